@@ -1,0 +1,130 @@
+//! Reads a bundle: [`Bundle`] checks the frame and the directory, [`File`] one file.
+
+use crate::config::{Config, FileIndex};
+use crate::error::{BundleError, FileError};
+use crate::format::{Directory, Encoding, FileEntry, Header, MAX_BUNDLE_BYTES};
+use alloc::borrow::Cow;
+use alloc::vec;
+
+/// A bundle whose header and directory have been verified.
+#[derive(Debug)]
+pub struct Bundle<'a> {
+    bytes: &'a [u8],
+    directory: Directory,
+}
+
+impl<'a> Bundle<'a> {
+    /// Verifies the header and the directory; the files are verified one by one in [`Bundle::file`].
+    ///
+    /// Bytes after the end of the bundle are allowed: a RAM disk may be padded.
+    ///
+    /// # Errors
+    /// The bundle as a whole is unusable.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, BundleError> {
+        let header = Header::parse(bytes)?;
+        if header.total_bytes > MAX_BUNDLE_BYTES {
+            return Err(BundleError::TooLarge {
+                bytes: header.total_bytes,
+            });
+        }
+        let bytes = slice(bytes, 0, header.total_bytes).ok_or(BundleError::Truncated {
+            expected_bytes: header.total_bytes,
+            actual_bytes: bytes.len() as u64,
+        })?;
+        let directory = slice(bytes, header.directory_offset, header.directory_bytes)
+            .ok_or(BundleError::DirectoryDamaged)?;
+        if crc32fast::hash(directory) != header.directory_crc32 {
+            return Err(BundleError::DirectoryDamaged);
+        }
+        let directory =
+            postcard::from_bytes(directory).map_err(|_| BundleError::DirectoryDamaged)?;
+        Ok(Self { bytes, directory })
+    }
+
+    /// The configuration.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.directory.config
+    }
+
+    /// Length of the bundle.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Number of files.
+    #[must_use]
+    pub fn file_count(&self) -> usize {
+        self.directory.files.len()
+    }
+
+    /// A file, once its checksum has been verified.
+    ///
+    /// # Errors
+    /// The file is missing or damaged.
+    pub fn file(&self, index: FileIndex) -> Result<File<'_>, FileError> {
+        let entry = usize::try_from(index.0)
+            .ok()
+            .and_then(|index| self.directory.files.get(index))
+            .ok_or(FileError::Missing { index })?;
+        let stored =
+            slice(self.bytes, entry.offset, entry.stored_bytes).ok_or(FileError::OutOfBounds {
+                name: entry.name.clone(),
+            })?;
+        if crc32fast::hash(stored) != entry.crc32 {
+            return Err(FileError::Damaged {
+                name: entry.name.clone(),
+            });
+        }
+        Ok(File { entry, stored })
+    }
+}
+
+/// A file whose checksum has been verified.
+#[derive(Clone, Copy, Debug)]
+pub struct File<'a> {
+    entry: &'a FileEntry,
+    stored: &'a [u8],
+}
+
+impl<'a> File<'a> {
+    /// Its name: for messages.
+    #[must_use]
+    pub fn name(&self) -> &'a str {
+        &self.entry.name
+    }
+
+    /// Its contents: a part of the bundle, or a copy where it was compressed.
+    ///
+    /// # Errors
+    /// It does not unpack to the length it should have.
+    pub fn contents(&self) -> Result<Cow<'a, [u8]>, FileError> {
+        let undecodable = || FileError::Undecodable {
+            name: self.entry.name.clone(),
+        };
+        match self.entry.encoding {
+            Encoding::Plain => Ok(Cow::Borrowed(self.stored)),
+            Encoding::Lz4 => {
+                if self.entry.length > MAX_BUNDLE_BYTES {
+                    return Err(undecodable());
+                }
+                let length = usize::try_from(self.entry.length).map_err(|_| undecodable())?;
+                let mut contents = vec![0; length];
+                let written = lz4_flex::block::decompress_into(self.stored, &mut contents)
+                    .map_err(|_| undecodable())?;
+                if written == length {
+                    Ok(Cow::Owned(contents))
+                } else {
+                    Err(undecodable())
+                }
+            }
+        }
+    }
+}
+
+fn slice(bytes: &[u8], offset: u64, length: u64) -> Option<&[u8]> {
+    let start = usize::try_from(offset).ok()?;
+    let end = start.checked_add(usize::try_from(length).ok()?)?;
+    bytes.get(start..end)
+}
