@@ -1,0 +1,86 @@
+//! The runtime that Plinth's tiny guest kernels share: entry, exceptions, probes, reports, power-off.
+//!
+//! A guest is one file in `src/bin`; it names its main function with [`guest!`], runs cases, and prints
+//! `PASS name`, `FAIL name: why` or `SKIP name: why` for each on the UART at 0x3f8, and at the end
+//! `DONE n passed, m failed`. Guests know nothing of Plinth: they check what the manuals promise, so the
+//! same binary runs on bare hardware. What holds under a hypervisor only is asked of [`cpu::hypervisor`].
+//!
+//! | guest        | form    | behaviour                                                                |
+//! |--------------|---------|--------------------------------------------------------------------------|
+//! | `hello`      | PVH     | long mode, and a short report of the machine it finds                    |
+//! | `hello64`    | ELF64   | the same from a plain ELF64 with a 64-bit entry                          |
+//!
+//! PVH: ELF64 with a `XEN_ELFNOTE_PHYS32_ENTRY` note. ELF64: no note, entered in 64-bit mode. Flat: raw bytes,
+//! loaded and started at 0x7c00 in real mode.
+
+#![no_std]
+
+pub mod cpu;
+pub mod descriptors;
+pub mod exceptions;
+pub mod machine;
+pub mod power;
+pub mod report;
+pub mod serial;
+pub mod single;
+pub mod start_info;
+
+use core::arch::global_asm;
+use core::panic::PanicInfo;
+
+pub use exceptions::{Fault, Vector, probe};
+pub use report::{Case, Report};
+pub use start_info::StartInfo;
+
+global_asm!(include_str!("boot.S"));
+
+/// Runs inline assembly with the operands of `core::arch::asm!`.
+///
+/// A guest kernel owns its whole machine, and what an instruction breaks is what the case is there to
+/// observe; so the one statement about safety is here and not at each instruction.
+#[macro_export]
+macro_rules! x86 {
+    ($($asm:tt)*) => {{
+        // SAFETY: the guest has the machine to itself, and each use names what its assembly clobbers. A
+        // fault lands in `exceptions`, which abandons the instruction and everything up to the probe.
+        #[allow(unused_unsafe)]
+        unsafe {
+            ::core::arch::asm!($($asm)*)
+        }
+    }};
+}
+
+/// Runs inline assembly inside a [`probe`]: `Ok(())`, or the [`Fault`] that it raised.
+#[macro_export]
+macro_rules! fault_of {
+    ($($asm:tt)*) => { $crate::probe(|| $crate::x86!($($asm)*)) };
+}
+
+/// Names the main function of a guest: `fn(&mut Report, StartInfo)`.
+#[macro_export]
+macro_rules! guest {
+    ($main:path) => {
+        #[unsafe(no_mangle)]
+        extern "C" fn guest_main(start_info: u32) -> ! {
+            $crate::run(start_info, $main)
+        }
+    };
+}
+
+/// Brings up the runtime, runs the guest's `main`, prints the totals and powers the machine off.
+pub fn run(start_info: u32, main: fn(&mut Report, StartInfo)) -> ! {
+    serial::init();
+    descriptors::init();
+    cpu::enable_extended_state();
+    let mut report = Report::default();
+    main(&mut report, StartInfo::at(start_info));
+    report.done();
+    power::off()
+}
+
+#[cfg(target_os = "none")]
+#[panic_handler]
+fn panic(info: &PanicInfo<'_>) -> ! {
+    println!("FAIL guest: {info}");
+    power::off()
+}

@@ -1,0 +1,68 @@
+//! The guest's console: the 16550 UART at 0x3f8, by polling.
+
+use core::fmt::{self, Write};
+
+use crate::cpu::{inb, outb};
+
+const BASE: u16 = 0x3f8;
+const LINE_CONTROL: u16 = BASE + 3;
+const LINE_STATUS: u16 = BASE + 5;
+/// LSR: the transmit holding register is empty.
+const THRE: u8 = 1 << 5;
+
+/// 115200 baud, 8N1, FIFO on, no interrupts.
+pub fn init() {
+    outb(BASE + 1, 0);
+    outb(LINE_CONTROL, 0x80);
+    outb(BASE, 1);
+    outb(BASE + 1, 0);
+    outb(LINE_CONTROL, 0x03);
+    outb(BASE + 2, 0x07);
+    outb(BASE + 4, 0x03);
+}
+
+/// Sends bytes, each as soon as the UART takes it; a line feed gets its carriage return.
+pub struct Serial;
+
+impl Serial {
+    fn send(byte: u8) {
+        while inb(LINE_STATUS) & THRE == 0 {
+            core::hint::spin_loop();
+        }
+        outb(BASE, byte);
+    }
+}
+
+impl Write for Serial {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            if byte == b'\n' {
+                Self::send(b'\r');
+            }
+            Self::send(byte);
+        }
+        Ok(())
+    }
+}
+
+/// What `print!` and `println!` write through.
+pub fn print(arguments: fmt::Arguments<'_>) {
+    // The serial port takes everything: the result is `Ok` unless an argument's own formatting fails.
+    let _ = Serial.write_fmt(arguments);
+}
+
+/// Prints to the serial port.
+#[macro_export]
+macro_rules! print {
+    ($($arguments:tt)*) => { $crate::serial::print(::core::format_args!($($arguments)*)) };
+}
+
+/// Prints a line to the serial port.
+#[macro_export]
+macro_rules! println {
+    () => { $crate::print!("\n") };
+    ($($arguments:tt)*) => {{
+        $crate::print!($($arguments)*);
+        $crate::print!("\n");
+    }};
+}

@@ -1,0 +1,23 @@
+//! [`Single`]: a static that only the one CPU of a guest touches.
+
+use core::cell::UnsafeCell;
+
+/// A static cell for the runtime's own tables. Guests run on one CPU, and an exception handler only touches
+/// what the interrupted code has left in a whole state, so pointers are handed out without a lock.
+#[repr(transparent)]
+pub struct Single<T>(UnsafeCell<T>);
+
+// SAFETY: the runtime never starts a second CPU.
+unsafe impl<T> Sync for Single<T> {}
+
+impl<T> Single<T> {
+    /// Wraps the initial value.
+    pub const fn new(value: T) -> Self {
+        Self(UnsafeCell::new(value))
+    }
+
+    /// The address of the value.
+    pub const fn get(&self) -> *mut T {
+        self.0.get()
+    }
+}
