@@ -1,0 +1,25 @@
+//! x86 as data: registers, segments, exceptions, MSRs, CPUID, paging formats and instruction decode.
+//!
+//! Nothing here touches a processor. The names are the manuals' ("SDM" is Intel's Software Developer's
+//! Manual); sections are cited by title.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+
+pub mod control;
+pub mod exception;
+pub mod gpr;
+pub mod msr;
+pub mod segment;
+mod width;
+
+pub use control::{Cr0, Cr4, Efer, Rflags, Xcr0};
+pub use exception::{Exception, Vector};
+pub use gpr::{Gpr, Gprs};
+pub use segment::{AccessRights, DescriptorTable, Segment, SegmentName};
+pub use width::Width;

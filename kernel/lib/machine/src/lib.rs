@@ -1,0 +1,18 @@
+//! The guest's PC: bus, interrupt lines, board, devices, ACPI tables and kernel loaders.
+//!
+//! A device knows no VM, CPU or lock. It gets an offset and a width, and what it wants done beyond its own
+//! registers it leaves in [`Effects`].
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+
+pub mod effects;
+pub mod interrupt;
+
+pub use effects::{Effects, Request};
+pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

@@ -1,0 +1,21 @@
+//! Memory as data: addresses, ranges, guest memory, and the algorithms over frames and page tables.
+//!
+//! The lowest layer: it knows no processor register and no device. What touches real memory implements
+//! [`GuestMemory`] or [`TableMemory`](table::TableMemory) in the kernel; the tests here implement them over
+//! plain vectors.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+
+mod addr;
+mod guest;
+mod range;
+
+pub use addr::{GuestPhys, GuestVirt, HostPhys, HostVirt, PageSize};
+pub use guest::{GuestMemory, Unbacked};
+pub use range::Range;

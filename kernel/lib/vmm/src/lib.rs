@@ -1,0 +1,22 @@
+//! The hypervisor's mind, without a vendor's word in it: what an exit means and what is to be done.
+//!
+//! [`VmExit`] says why a guest stopped, [`Cpu`] is its register file, [`Machine`] all that it can reach
+//! outside the CPU, and the handlers bring the three together. All of it runs under plain `cargo test`.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+
+pub mod cpu;
+pub mod exit;
+pub mod fault;
+pub mod machine;
+
+pub use cpu::Cpu;
+pub use exit::VmExit;
+pub use fault::{Event, GuestFault, VmError};
+pub use machine::Machine;

@@ -1,0 +1,36 @@
+//! All that a vCPU can reach outside itself: its VM's memory, ports, devices and other CPUs.
+
+use arch::Width;
+use machine::InterruptMessage;
+use memory::{GuestMemory, GuestPhys};
+
+/// The machine that a vCPU sits in. The kernel implements it over a VM and its locks; the tests over a board
+/// and a vector.
+pub trait Machine {
+    /// Its RAM.
+    type Memory: GuestMemory;
+
+    /// The RAM of the VM.
+    fn memory(&self) -> &Self::Memory;
+
+    /// Reads a port; bits above the width are zero. A port with no device reads all ones.
+    fn read_port(&mut self, port: u16, width: Width) -> u32;
+
+    /// Writes a port. A port with no device ignores it.
+    fn write_port(&mut self, port: u16, width: Width, value: u32);
+
+    /// Reads memory that is not RAM. Where no device is, all ones.
+    fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64;
+
+    /// Writes memory that is not RAM. Where no device is, nothing happens.
+    fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64);
+
+    /// Sends an interrupt message to the local APICs of the VM, the sender's included.
+    fn send(&mut self, message: InterruptMessage);
+
+    /// Tells the I/O APIC of an EOI for a level-triggered vector.
+    fn end_of_interrupt(&mut self, vector: arch::Vector);
+
+    /// Nanoseconds since the VM was made, which stand still while all of it is paused.
+    fn now_ns(&self) -> u64;
+}

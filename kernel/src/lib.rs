@@ -1,0 +1,2 @@
+//! Placeholder until the crate arrives.
+#![no_std]

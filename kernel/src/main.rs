@@ -1,0 +1,3 @@
+//! Plinth: entry point.
+#![no_std]
+#![no_main]
