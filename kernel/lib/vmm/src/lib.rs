@@ -15,6 +15,8 @@ pub mod cpu;
 pub mod exit;
 pub mod fault;
 pub mod machine;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use cpu::Cpu;
 pub use exit::VmExit;
