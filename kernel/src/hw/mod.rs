@@ -1,0 +1,3 @@
+//! The host's devices.
+
+pub mod serial;

@@ -1,2 +1,0 @@
-//! Placeholder until the crate arrives.
-#![no_std]
