@@ -12,6 +12,7 @@
 extern crate alloc;
 
 pub mod control;
+pub mod cpuid;
 pub mod exception;
 pub mod gpr;
 pub mod msr;
