@@ -1,4 +1,23 @@
-//! vmx
+//! VMX as data: VMCS fields, controls, capabilities, exit decoding, EPT, bitmaps and the entry checks.
+//!
+//! Nothing here executes a VMX instruction: the kernel's `backend/vmx` does, with these types. All of it runs
+//! under plain `cargo test`. "SDM" is Intel's Software Developer's Manual; sections are cited by title.
 #![no_std]
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+pub mod controls;
+pub mod fields;
+
+pub use controls::{
+    EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls,
+    SecondaryExitControls, TertiaryControls,
+};
+pub use fields::{Encoding, Field, VmcsReader, VmcsWriter};
