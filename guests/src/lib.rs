@@ -19,11 +19,13 @@ pub mod cpu;
 pub mod descriptors;
 pub mod exceptions;
 pub mod machine;
+pub mod paging;
 pub mod power;
 pub mod report;
 pub mod serial;
 pub mod single;
 pub mod start_info;
+pub mod user;
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;

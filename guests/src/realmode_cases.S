@@ -1,0 +1,438 @@
+// The cases that run in real mode. Each leaves with carry clear, or with carry set and ax = what it saw.
+
+.macro real_case routine, text
+.pushsection .realmode.names, "aw"
+\routine\()_name: .asciz "\text"
+.popsection
+.pushsection .realmode.cases, "aw"
+    .short \routine\()_name, \routine
+.popsection
+\routine:
+.endm
+
+// Leaves the case as failed unless the 16-bit register or memory word is as wanted.
+.macro expect value, wanted
+    cmp \value, \wanted
+    je 77f
+    mov ax, \value
+    stc
+    near_return
+77:
+.endm
+
+.macro expect_al wanted
+    xor ah, ah
+    expect ax, \wanted
+.endm
+
+.macro passes
+    clc
+    near_return
+.endm
+
+.macro set_vector number, handler
+    mov word ptr [\number * 4], offset \handler
+    mov word ptr [\number * 4 + 2], 0
+.endm
+
+.macro fault_handler number
+fault_\number:
+    mov word ptr cs:[fault_vector], \number
+    jmp fault_common
+.endm
+
+.section .text.realmode, "awx"
+.code16
+
+// Fault handlers: note the vector and the address, and continue at [resume].
+fault_handler 0
+fault_handler 4
+fault_handler 5
+fault_handler 6
+fault_handler 12
+fault_handler 13
+fault_common:
+    pop word ptr cs:[fault_ip]
+    push word ptr cs:[resume]
+    iret
+
+count_interrupts:
+    inc word ptr cs:[counter]
+    iret
+
+real_case segment_arithmetic, "real-segments-are-added-times-16"
+    mov ax, 0x2000
+    mov ds, ax
+    mov byte ptr [0x0123], 0x5e
+    mov ax, 0x2012
+    mov es, ax
+    mov al, es:[0x0003]
+    xor ah, ah
+    expect ax, 0x5e
+    mov ax, 0x2fff
+    mov gs, ax
+    mov byte ptr gs:[0xf], 0x61
+    mov al, [0xffff]
+    expect_al 0x61
+    passes
+
+real_case offset_limit, "real-word-at-offset-ffff-faults"
+    set_vector 13, fault_13
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset offset_limit_1
+offset_limit_2:  mov ax, [0xffff]
+offset_limit_1:  expect "word ptr [fault_vector]", 13
+    mov ax, [fault_ip]
+    expect ax, "offset offset_limit_2"
+    passes
+
+real_case far_control, "real-far-calls-jumps-and-returns"
+    mov bx, sp
+    .byte 0x9a                  // call 0x0100:far_target - 0x1000
+    .short far_target - 0x1000
+    .short 0x0100
+    mov cx, sp
+    expect cx, bx
+    expect ax, 0x0100
+    push 0x1111                 // an argument that retf 2 drops
+    push cs
+    push offset far_control_1
+    jmp far_target_2
+far_control_1:  mov cx, sp
+    expect cx, bx
+    passes
+far_target:
+    mov ax, cs
+    .byte 0xcb                  // retf
+far_target_2:
+    .byte 0xca, 2, 0            // retf 2
+
+real_case stack_wraps, "real-stack-wraps-at-zero"
+    mov bx, sp
+    mov ax, 0x2000
+    mov ss, ax
+    xor sp, sp
+    push 0xbeef
+    mov cx, sp
+    pop dx
+    mov si, sp
+    xor ax, ax
+    mov ss, ax
+    mov sp, bx
+    expect cx, 0xfffe
+    expect dx, 0xbeef
+    expect si, 0
+    passes
+
+real_case software_interrupt, "real-int-goes-through-the-vector-table"
+    set_vector 0x40, int_40
+    mov bx, sp
+    stc
+    pushf
+    pop cx
+    int 0x40
+    pushf
+    pop dx
+    mov si, sp
+    expect si, bx
+    expect dx, cx
+    test word ptr [counter], 0x0300
+    mov ax, [counter]
+    jnz 1f
+    passes
+1:  stc
+    near_return
+int_40:                         // notes the flags that the handler runs with, then disturbs them
+    pushf
+    pop word ptr cs:[counter]
+    clc
+    iret
+
+real_case breakpoint, "real-int3-and-into-trap"
+    mov word ptr [counter], 0
+    set_vector 3, count_interrupts
+    set_vector 4, count_interrupts
+    int3
+    mov al, 0x7f
+    add al, 1
+    into
+    xor al, al
+    into
+    expect "word ptr [counter]", 2
+    passes
+
+real_case divide_error, "real-divide-error-names-its-instruction"
+    set_vector 0, fault_0
+    mov word ptr [fault_vector], 0xff
+    mov word ptr [resume], offset divide_error_1
+    mov ax, 5
+    xor cl, cl
+divide_error_2:  div cl
+divide_error_1:  expect "word ptr [fault_vector]", 0
+    expect "word ptr [fault_ip]", "offset divide_error_2"
+    passes
+
+real_case bound_range, "real-bound-checks-its-range"
+    set_vector 5, fault_5
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset bound_range_1
+    mov dword ptr [0x600], 0x00050003
+    mov ax, 4
+    bound ax, [0x600]
+    expect "word ptr [fault_vector]", 0
+    mov ax, 6
+    bound ax, [0x600]
+bound_range_1:  expect "word ptr [fault_vector]", 5
+    passes
+
+real_case invalid_opcode, "real-ud2-traps"
+    set_vector 6, fault_6
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset invalid_opcode_1
+    ud2
+invalid_opcode_1:  expect "word ptr [fault_vector]", 6
+    passes
+
+real_case no_protected_instructions, "real-str-and-ltr-are-invalid"
+    set_vector 6, fault_6
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset no_protected_instructions_1
+    str ax
+no_protected_instructions_1:  expect "word ptr [fault_vector]", 6
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset no_protected_instructions_2
+    ltr ax
+no_protected_instructions_2:  expect "word ptr [fault_vector]", 6
+    passes
+
+real_case vector_table_moves, "real-lidt-moves-the-vector-table"
+    mov word ptr [counter], 0
+    set_vector 0x41, int_40
+    mov word ptr [0x600 + 0x41 * 4], offset count_interrupts
+    mov word ptr [0x602 + 0x41 * 4], 0
+    lidt [other_ivt]
+    int 0x41
+    lidt [ivt_pointer]
+    expect "word ptr [counter]", 1
+    sidt [0x5e0]
+    expect "word ptr [0x5e0]", 0x3ff
+    expect "word ptr [0x5e2]", 0
+    passes
+.pushsection .realmode.data, "aw"
+other_ivt:
+    .short 0x41 * 4 + 3
+    .long 0x600
+.popsection
+
+real_case flags_image, "real-popf-sets-interrupt-flag"
+    pushf
+    pop cx
+    or cx, 0x7000
+    push cx
+    popf
+    pushf
+    pop dx
+    and dx, 0x7000
+    expect dx, 0x7000
+    xor cx, cx
+    push cx
+    popf
+    pushf
+    pop dx
+    expect dx, 2
+    passes
+
+real_case port_bytes, "real-port-reads-and-writes"
+    mov dx, 0x3ff               // the UART's scratch register
+    mov al, 0x5a
+    out dx, al
+    mov eax, 0x11223344
+    in al, dx
+    cmp eax, 0x1122335a
+    jne 1f
+    mov al, 0xa5
+    out dx, al
+    in al, dx
+    expect_al 0xa5
+    passes
+1:  stc
+    near_return
+
+real_case port_strings, "real-string-port-forms"
+    mov ax, 0x2000
+    mov ds, ax
+    mov es, ax
+    mov dword ptr [0x300], 0x44332211
+    mov dword ptr [0x310], 0
+    mov dx, 0x3ff
+    mov si, 0x300
+    mov cx, 4
+    rep outsb
+    mov bx, si
+    expect bx, 0x304
+    expect cx, 0
+    in al, dx
+    expect_al 0x44
+    mov di, 0x312
+    mov cx, 3
+    std
+    rep insb
+    cld
+    mov bx, di
+    expect bx, 0x30f
+    expect "word ptr [0x310]", 0x4444
+    expect "word ptr [0x312]", 0x0044
+    passes
+
+real_case port_string_segments, "real-outs-segment-override-and-32-bit-address"
+    mov ax, 0x2000
+    mov fs, ax
+    mov byte ptr fs:[0x400], 0x3c
+    mov dx, 0x3ff
+    mov esi, 0x400
+    .byte 0x64, 0x6e            // outsb fs:[si]
+    in al, dx
+    expect_al 0x3c
+    mov byte ptr fs:[0x401], 0xc3
+    .byte 0x67, 0x64, 0x6e      // outsb fs:[esi]
+    in al, dx
+    expect_al 0xc3
+    mov bx, si
+    expect bx, 0x402
+    passes
+
+real_case wide_operands, "real-32-bit-operands-and-addresses"
+    mov eax, 0x12345678
+    mov ebx, 0x20500
+    shr ebx, 4
+    mov ds, bx
+    xor ebx, ebx
+    mov [ebx + ebx * 4 + 8], eax
+    mov cx, [0xa]
+    expect cx, 0x1234
+    mov eax, 0x10000
+    mul eax
+    mov cx, dx
+    expect cx, 1
+    passes
+
+real_case unreal, "real-unreal-mode-reaches-above-1-mib"
+    lgdt [gdt_pointer]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    mov bx, 0x10
+    mov fs, bx
+    and al, 0xfe
+    mov cr0, eax
+    mov esi, 0x200000
+    mov dword ptr fs:[esi], 0x600dcafe
+    xor eax, eax
+    cpuid                       // an exit must not disturb the hidden limit
+    mov ax, fs:[esi + 2]
+    expect ax, 0x600d
+    xor ax, ax
+    mov fs, ax                  // nor does a load in real mode
+    mov ax, fs:[esi]
+    expect ax, 0xcafe
+    lgdt [gdt_pointer]          // real mode's own limit again
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    mov bx, 0x20
+    mov fs, bx
+    and al, 0xfe
+    mov cr0, eax
+    passes
+
+real_case cpuid_and_tsc, "real-cpuid-rdtsc-and-rdmsr"
+    xor eax, eax
+    cpuid
+    or ax, ax
+    jz 1f
+    rdtsc
+    mov ebx, eax
+    mov esi, edx
+    rdtsc
+    sub eax, ebx
+    sbb edx, esi
+    jc 1f
+    mov ecx, 0xc0000080
+    rdmsr
+    and ax, 0x400               // LMA
+    expect ax, 0
+    passes
+1:  stc
+    near_return
+
+real_case machine_status, "real-smsw-and-control-registers"
+    smsw ax
+    test al, 1
+    jnz 1f
+    mov eax, cr0
+    mov ebx, eax
+    or eax, 8                   // TS
+    mov cr0, eax
+    smsw cx
+    clts
+    mov eax, cr0
+    mov cr0, ebx
+    and cx, 8
+    expect cx, 8
+    and ax, 8
+    expect ax, 0
+    passes
+1:  stc
+    near_return
+
+real_case descriptor_tables, "real-lgdt-and-sgdt"
+    lgdt [gdt_pointer]
+    sgdt [0x5e0]
+    mov ax, [gdt_pointer]
+    expect "word ptr [0x5e0]", ax
+    mov ax, [gdt_pointer + 2]
+    expect "word ptr [0x5e2]", ax
+    passes
+
+real_case single_step, "real-trap-flag-steps-over-cpuid-and-in"
+    set_vector 1, count_interrupts
+    mov word ptr [counter], 0
+    pushf
+    pop cx
+    mov di, cx
+    or cx, 0x100
+    push cx
+    popf                        // from the next instruction on, each traps after it
+    xor eax, eax
+    cpuid
+    in al, 0x61
+    push di
+    popf
+    nop
+    expect "word ptr [counter]", 5
+    passes
+
+real_case string_moves, "real-string-moves-in-both-directions"
+    mov ax, 0x2000
+    mov ds, ax
+    mov es, ax
+    mov si, 0x100
+    mov di, 0x101
+    mov byte ptr [si], 0xee
+    mov cx, 0x40
+    rep movsb                   // overlapping: smears the first byte
+    mov al, 0xee
+    mov di, 0x100
+    mov cx, 0x42
+    mov byte ptr [0x141], 0
+    repe scasb
+    expect di, 0x142
+    std
+    mov di, 0x140
+    mov ax, 0x1234
+    mov cx, 2
+    rep stosw
+    cld
+    expect di, 0x13c
+    expect "word ptr [0x13e]", 0x1234
+    passes
