@@ -13,9 +13,13 @@
 extern crate alloc;
 
 mod addr;
+pub mod frames;
 mod guest;
 mod range;
+pub mod table;
 
 pub use addr::{GuestPhys, GuestVirt, HostPhys, HostVirt, PageSize};
+pub use frames::{FrameAllocator, Placement};
 pub use guest::{GuestMemory, Unbacked};
 pub use range::Range;
+pub use table::{TableMemory, Tables, TlbEffect};

@@ -1,0 +1,485 @@
+//! Radix page tables as an algorithm, for every format whose tables are 512 entries of 8 bytes.
+//!
+//! [`Tables`] maps, unmaps, protects and translates over a [`Format`] (how an entry is encoded: the host's
+//! paging in `arch::paging`, EPT in `vmx`) and a [`TableMemory`] (where tables lie). Each step is one 8-byte
+//! store that leaves every address with its old or its new translation, so that CPUs may walk the tables
+//! meanwhile. Whether they must flush something afterwards is the returned [`TlbEffect`].
+
+use core::fmt;
+
+use crate::{HostPhys, PageSize};
+
+/// Entries in a table.
+pub const ENTRIES: usize = 512;
+
+/// What the address bits above those that the tables translate must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UpperBits {
+    /// All zero, as for EPT.
+    Zero,
+    /// Copies of the highest translated bit, as for canonical linear addresses.
+    SignExtended,
+}
+
+/// What one entry says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Entry<F> {
+    /// No translation.
+    Empty,
+    /// A table of the next lower level.
+    Table(HostPhys),
+    /// A page of the size that belongs to the level.
+    Leaf {
+        /// The first byte of the page.
+        frame: HostPhys,
+        /// Everything else that the format knows about the page.
+        flags: F,
+    },
+}
+
+/// How the entries of one kind of page table are encoded.
+pub trait Format {
+    /// Permissions, memory type and the like of a page.
+    type Flags: Copy + Eq + fmt::Debug;
+
+    /// Levels of tables; the root is a table of this level, and entries of level 1 are 4 KiB pages.
+    const LEVELS: u8;
+
+    /// Which addresses the tables can translate.
+    const UPPER_BITS: UpperBits;
+
+    /// An entry that leads to a table.
+    fn table_entry(table: HostPhys) -> u64;
+
+    /// An entry for a page. Two calls with equal arguments give entries that mean the same.
+    fn leaf_entry(frame: HostPhys, size: PageSize, flags: Self::Flags) -> u64;
+
+    /// What an entry of a table of this level means.
+    fn decode(entry: u64, level: u8) -> Entry<Self::Flags>;
+}
+
+/// Where the tables lie.
+pub trait TableMemory {
+    /// Reads an entry with one 8-byte load.
+    fn read_entry(&self, table: HostPhys, index: usize) -> u64;
+
+    /// Writes an entry with one 8-byte store that no earlier store may pass.
+    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64);
+
+    /// A table of zeroes, or `None` where there is no more memory.
+    fn allocate_table(&mut self) -> Option<HostPhys>;
+
+    /// Takes back a table that no entry refers to any more. CPUs may still have the path to it cached: it must
+    /// not be reused before those that walk these tables have flushed.
+    fn free_table(&mut self, table: HostPhys);
+}
+
+/// Whether TLBs may hold something that is no longer so.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "stale translations must be flushed"]
+pub enum TlbEffect {
+    /// Nothing but empty entries was changed.
+    None,
+    /// Translations were changed or taken away: flush the range on all CPUs that use the tables.
+    Stale,
+}
+
+impl TlbEffect {
+    /// Both effects together.
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::None, Self::None) => Self::None,
+            _ => Self::Stale,
+        }
+    }
+}
+
+/// Why tables could not be changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TableError {
+    /// Address, frame or length is not a multiple of 4 KiB.
+    Misaligned,
+    /// Some address of the range is none that the tables can translate, or the frames pass 2^64.
+    OutOfRange,
+    /// There was no memory for another table. The range is changed up to some address, and is to be flushed.
+    OutOfTables,
+}
+
+impl fmt::Display for TableError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Misaligned => "a mapping that is not made of whole pages",
+            Self::OutOfRange => "a mapping outside the address space",
+            Self::OutOfTables => "no memory left for page tables",
+        })
+    }
+}
+
+impl core::error::Error for TableError {}
+
+/// Where an address leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Translation<F> {
+    /// The physical address, page offset included.
+    pub address: HostPhys,
+    /// The size of the page that holds it.
+    pub size: PageSize,
+    /// The page's flags.
+    pub flags: F,
+}
+
+/// One set of tables, named by its root. It owns the tables below the root, but only
+/// [`destroy`](Self::destroy) gives them back.
+#[derive(Debug)]
+pub struct Tables<F> {
+    root: HostPhys,
+    format: core::marker::PhantomData<fn() -> F>,
+}
+
+/// A run of addresses below one table: the first and the last byte, page aligned at both ends.
+#[derive(Clone, Copy)]
+struct Span {
+    first: u64,
+    last: u64,
+}
+
+impl Span {
+    /// The part of the span that the entry of a table of this level covers which `self.first` falls in.
+    fn piece(self, level: u8) -> Self {
+        let entry_last = self.first | (entry_bytes(level) - 1);
+        Self { first: self.first, last: entry_last.min(self.last) }
+    }
+
+    /// What remains behind `piece`.
+    fn after(self, piece: Self) -> Option<Self> {
+        (piece.last < self.last)
+            .then(|| Self { first: piece.last.wrapping_add(1), last: self.last })
+    }
+
+    /// Whether the span is all that an entry of this level covers.
+    fn fills(self, level: u8) -> bool {
+        self.first & (entry_bytes(level) - 1) == 0
+            && self.last - self.first == entry_bytes(level) - 1
+    }
+}
+
+impl<F: Format> Tables<F> {
+    /// New tables without any translation, or `None` where there is no memory for the root.
+    pub fn new<M: TableMemory>(memory: &mut M) -> Option<Self> {
+        memory.allocate_table().map(Self::from_root)
+    }
+
+    /// The tables below an existing root.
+    pub const fn from_root(root: HostPhys) -> Self {
+        Self { root, format: core::marker::PhantomData }
+    }
+
+    /// The root table, for CR3 or the EPT pointer.
+    pub const fn root(&self) -> HostPhys {
+        self.root
+    }
+
+    /// Maps `bytes` bytes from `address` on to the frames from `frame` on, with the largest pages that
+    /// alignment and `largest` allow. Translations that are there already are replaced.
+    ///
+    /// # Errors
+    /// See [`TableError`]; only [`OutOfTables`](TableError::OutOfTables) leaves something changed.
+    pub fn map<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        address: u64,
+        frame: HostPhys,
+        bytes: u64,
+        flags: F::Flags,
+        largest: PageSize,
+    ) -> Result<TlbEffect, TableError> {
+        let Some(span) = Self::span(address, bytes)? else { return Ok(TlbEffect::None) };
+        if !frame.is_aligned(PageSize::Size4K) {
+            return Err(TableError::Misaligned);
+        }
+        frame.checked_add(bytes - 1).ok_or(TableError::OutOfRange)?;
+        map_in::<F, M>(memory, self.root, F::LEVELS, span, &Target { frame, flags, largest })
+    }
+
+    /// Takes away all translations of the `bytes` bytes from `address` on, and gives back the tables that
+    /// become empty.
+    ///
+    /// # Errors
+    /// See [`TableError`]; tables are needed where a large page is unmapped in part.
+    pub fn unmap<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        address: u64,
+        bytes: u64,
+    ) -> Result<TlbEffect, TableError> {
+        let Some(span) = Self::span(address, bytes)? else { return Ok(TlbEffect::None) };
+        unmap_in::<F, M>(memory, self.root, F::LEVELS, span)
+    }
+
+    /// Replaces the flags of what is mapped in the `bytes` bytes from `address` on by `change(flags)`. Large
+    /// pages are split where only a part of them changes.
+    ///
+    /// # Errors
+    /// See [`TableError`]; tables are needed where a large page is split.
+    pub fn protect<M: TableMemory>(
+        &mut self,
+        memory: &mut M,
+        address: u64,
+        bytes: u64,
+        change: impl Fn(F::Flags) -> F::Flags,
+    ) -> Result<TlbEffect, TableError> {
+        let Some(span) = Self::span(address, bytes)? else { return Ok(TlbEffect::None) };
+        protect_in::<F, M>(memory, self.root, F::LEVELS, span, &change)
+    }
+
+    /// Where `address` leads, or `None` where nothing is mapped or the tables cannot translate it.
+    pub fn translate<M: TableMemory>(
+        &self,
+        memory: &M,
+        address: u64,
+    ) -> Option<Translation<F::Flags>> {
+        if !is_translatable::<F>(address) {
+            return None;
+        }
+        let mut table = self.root;
+        for level in (1..=F::LEVELS).rev() {
+            match F::decode(memory.read_entry(table, index(address, level)), level) {
+                Entry::Empty => return None,
+                Entry::Table(next) => table = next,
+                Entry::Leaf { frame, flags } => {
+                    let size = page_size(level)?;
+                    let address = frame.wrapping_add(address & (size.bytes() - 1));
+                    return Some(Translation { address, size, flags });
+                }
+            }
+        }
+        None
+    }
+
+    /// Gives back all tables, the root included. No CPU may use them any more.
+    pub fn destroy<M: TableMemory>(self, memory: &mut M) {
+        free_tree::<F, M>(memory, self.root, F::LEVELS);
+    }
+
+    fn span(address: u64, bytes: u64) -> Result<Option<Span>, TableError> {
+        let page = PageSize::Size4K.bytes() - 1;
+        if (address | bytes) & page != 0 {
+            return Err(TableError::Misaligned);
+        }
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let last = address.checked_add(bytes - 1).ok_or(TableError::OutOfRange)?;
+        let same_half = upper_part::<F>(address) == upper_part::<F>(last);
+        if !same_half || !is_translatable::<F>(address) || !is_translatable::<F>(last) {
+            return Err(TableError::OutOfRange);
+        }
+        Ok(Some(Span { first: address, last }))
+    }
+}
+
+/// What a range is mapped to; `frame` belongs to the first address of the span at hand.
+struct Target<F> {
+    frame: HostPhys,
+    flags: F,
+    largest: PageSize,
+}
+
+fn map_in<F: Format, M: TableMemory>(
+    memory: &mut M,
+    table: HostPhys,
+    level: u8,
+    span: Span,
+    target: &Target<F::Flags>,
+) -> Result<TlbEffect, TableError> {
+    let mut effect = TlbEffect::None;
+    let mut rest = Some(span);
+    while let Some(span_left) = rest {
+        let piece = span_left.piece(level);
+        rest = span_left.after(piece);
+        let slot = index(piece.first, level);
+        let frame = target.frame.wrapping_add(piece.first - span.first);
+        let old = F::decode(memory.read_entry(table, slot), level);
+
+        let leaf_size = page_size(level)
+            .filter(|&size| size <= target.largest && piece.fills(level) && frame.is_aligned(size));
+        if let Some(size) = leaf_size {
+            if old == (Entry::Leaf { frame, flags: target.flags }) {
+                continue;
+            }
+            memory.write_entry(table, slot, F::leaf_entry(frame, size, target.flags));
+            if let Entry::Table(below) = old {
+                free_tree::<F, M>(memory, below, level - 1);
+            }
+            if old != Entry::Empty {
+                effect = TlbEffect::Stale;
+            }
+            continue;
+        }
+
+        let below = match old {
+            Entry::Table(below) => below,
+            Entry::Empty => {
+                let below = memory.allocate_table().ok_or(TableError::OutOfTables)?;
+                memory.write_entry(table, slot, F::table_entry(below));
+                below
+            }
+            Entry::Leaf { frame, flags } => {
+                effect = TlbEffect::Stale;
+                split::<F, M>(memory, table, slot, level, frame, flags)?
+            }
+        };
+        let target = Target { frame, ..*target };
+        effect = effect.and(map_in::<F, M>(memory, below, level - 1, piece, &target)?);
+    }
+    Ok(effect)
+}
+
+fn unmap_in<F: Format, M: TableMemory>(
+    memory: &mut M,
+    table: HostPhys,
+    level: u8,
+    span: Span,
+) -> Result<TlbEffect, TableError> {
+    let mut effect = TlbEffect::None;
+    let mut rest = Some(span);
+    while let Some(span_left) = rest {
+        let piece = span_left.piece(level);
+        rest = span_left.after(piece);
+        let slot = index(piece.first, level);
+        let old = F::decode(memory.read_entry(table, slot), level);
+        match old {
+            Entry::Empty => {}
+            Entry::Table(below) if piece.fills(level) => {
+                memory.write_entry(table, slot, 0);
+                free_tree::<F, M>(memory, below, level - 1);
+                effect = TlbEffect::Stale;
+            }
+            Entry::Leaf { .. } if piece.fills(level) => {
+                memory.write_entry(table, slot, 0);
+                effect = TlbEffect::Stale;
+            }
+            Entry::Table(below) => {
+                effect = effect.and(unmap_in::<F, M>(memory, below, level - 1, piece)?);
+                if is_empty::<F, M>(memory, below, level - 1) {
+                    memory.write_entry(table, slot, 0);
+                    memory.free_table(below);
+                    effect = TlbEffect::Stale;
+                }
+            }
+            Entry::Leaf { frame, flags } => {
+                let below = split::<F, M>(memory, table, slot, level, frame, flags)?;
+                effect = TlbEffect::Stale.and(unmap_in::<F, M>(memory, below, level - 1, piece)?);
+            }
+        }
+    }
+    Ok(effect)
+}
+
+fn protect_in<F: Format, M: TableMemory>(
+    memory: &mut M,
+    table: HostPhys,
+    level: u8,
+    span: Span,
+    change: &impl Fn(F::Flags) -> F::Flags,
+) -> Result<TlbEffect, TableError> {
+    let mut effect = TlbEffect::None;
+    let mut rest = Some(span);
+    while let Some(span_left) = rest {
+        let piece = span_left.piece(level);
+        rest = span_left.after(piece);
+        let slot = index(piece.first, level);
+        let below = match F::decode(memory.read_entry(table, slot), level) {
+            Entry::Empty => continue,
+            Entry::Table(below) => below,
+            Entry::Leaf { frame, flags } => {
+                let new = change(flags);
+                let Some(size) = page_size(level).filter(|_| new != flags) else { continue };
+                effect = TlbEffect::Stale;
+                if piece.fills(level) {
+                    memory.write_entry(table, slot, F::leaf_entry(frame, size, new));
+                    continue;
+                }
+                split::<F, M>(memory, table, slot, level, frame, flags)?
+            }
+        };
+        effect = effect.and(protect_in::<F, M>(memory, below, level - 1, piece, change)?);
+    }
+    Ok(effect)
+}
+
+/// Replaces a large page by a table of smaller pages with the same translation. The table is filled first
+/// and published by one store.
+fn split<F: Format, M: TableMemory>(
+    memory: &mut M,
+    table: HostPhys,
+    slot: usize,
+    level: u8,
+    frame: HostPhys,
+    flags: F::Flags,
+) -> Result<HostPhys, TableError> {
+    // Only levels 2 and 3 have large pages, so there always is a smaller size.
+    let size = page_size(level - 1).unwrap_or(PageSize::Size4K);
+    let below = memory.allocate_table().ok_or(TableError::OutOfTables)?;
+    for part in 0..ENTRIES {
+        let frame = frame.wrapping_add(part as u64 * size.bytes());
+        memory.write_entry(below, part, F::leaf_entry(frame, size, flags));
+    }
+    memory.write_entry(table, slot, F::table_entry(below));
+    Ok(below)
+}
+
+fn is_empty<F: Format, M: TableMemory>(memory: &M, table: HostPhys, level: u8) -> bool {
+    (0..ENTRIES).all(|slot| F::decode(memory.read_entry(table, slot), level) == Entry::Empty)
+}
+
+fn free_tree<F: Format, M: TableMemory>(memory: &mut M, table: HostPhys, level: u8) {
+    for slot in 0..ENTRIES {
+        if let Entry::Table(below) = F::decode(memory.read_entry(table, slot), level) {
+            free_tree::<F, M>(memory, below, level - 1);
+        }
+    }
+    memory.free_table(table);
+}
+
+/// Bytes that one entry of a table of this level covers.
+const fn entry_bytes(level: u8) -> u64 {
+    1 << entry_shift(level)
+}
+
+const fn entry_shift(level: u8) -> u32 {
+    12 + 9 * (level as u32 - 1)
+}
+
+/// The slot of `address` in a table of this level.
+const fn index(address: u64, level: u8) -> usize {
+    (address >> entry_shift(level)) as usize % ENTRIES
+}
+
+/// The size of pages that entries of a table of this level map.
+const fn page_size(level: u8) -> Option<PageSize> {
+    match level {
+        1 => Some(PageSize::Size4K),
+        2 => Some(PageSize::Size2M),
+        3 => Some(PageSize::Size1G),
+        _ => None,
+    }
+}
+
+/// The bits that no level translates.
+fn upper_part<F: Format>(address: u64) -> u64 {
+    address >> entry_shift(F::LEVELS + 1)
+}
+
+fn is_translatable<F: Format>(address: u64) -> bool {
+    match F::UPPER_BITS {
+        UpperBits::Zero => upper_part::<F>(address) == 0,
+        UpperBits::SignExtended => {
+            let unused = 64 - entry_shift(F::LEVELS + 1);
+            (((address << unused) as i64) >> unused) as u64 == address
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
