@@ -15,14 +15,25 @@ pub enum Request {
     Exit(u32),
 }
 
+/// What happened to the interrupt lines during one access, one bit for each GSI; the three happen in the
+/// order of the fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LineChanges {
+    /// Lines that went low before anything else.
+    pub lowered: u32,
+    /// Lines that then went high.
+    pub raised: u32,
+    /// Lines that went low after that.
+    pub lowered_after: u32,
+}
+
 /// Collected while a device handles an access; applied by its caller after the device has returned.
 ///
 /// Creating one costs a few stores. The board consumes the line changes; messages, output and the request
 /// travel on to the virtual machine.
 #[derive(Debug, Default)]
 pub struct Effects {
-    asserted: u32,
-    deasserted: u32,
+    lines: LineChanges,
     /// Interrupt messages for the local APICs, in order.
     pub messages: ArrayVec<InterruptMessage, { Effects::MESSAGES }>,
     /// Bytes that the guest says on its console.
@@ -40,36 +51,38 @@ impl Effects {
     /// Nothing to do.
     pub const fn new() -> Self {
         Self {
-            asserted: 0,
-            deasserted: 0,
+            lines: LineChanges { lowered: 0, raised: 0, lowered_after: 0 },
             messages: ArrayVec::new_const(),
             output: ArrayVec::new_const(),
             request: None,
         }
     }
 
-    /// Sets the level of a line. Assert and then deassert within one access is a pulse: both are seen.
+    /// Sets the level of a line. A line that goes low and high again within one access, or high and low, has
+    /// an edge that is seen.
     pub const fn set_line(&mut self, gsi: Gsi, level: Level) {
         let bit = 1u32.wrapping_shl(gsi.0 as u32);
+        let lines = &mut self.lines;
         match level {
             Level::Asserted => {
-                self.asserted |= bit;
-                self.deasserted &= !bit;
+                lines.lowered |= lines.lowered_after & bit;
+                lines.lowered_after &= !bit;
+                lines.raised |= bit;
             }
-            Level::Deasserted => self.deasserted |= bit,
+            Level::Deasserted if lines.raised & bit != 0 => lines.lowered_after |= bit,
+            Level::Deasserted => lines.lowered |= bit,
         }
     }
 
     /// Whether any line was touched.
     pub const fn has_line_changes(&self) -> bool {
-        self.asserted | self.deasserted != 0
+        (self.lines.lowered | self.lines.raised) != 0
     }
 
-    /// Takes the line changes: the masks of lines to assert and of lines to deassert after that.
-    pub const fn take_lines(&mut self) -> (u32, u32) {
-        let lines = (self.asserted, self.deasserted);
-        self.asserted = 0;
-        self.deasserted = 0;
+    /// Takes the line changes.
+    pub const fn take_lines(&mut self) -> LineChanges {
+        let lines = self.lines;
+        self.lines = LineChanges { lowered: 0, raised: 0, lowered_after: 0 };
         lines
     }
 
@@ -90,16 +103,27 @@ mod tests {
         let mut effects = Effects::new();
         effects.set_line(Gsi(4), Level::Asserted);
         effects.set_line(Gsi(4), Level::Deasserted);
-        assert_eq!(effects.take_lines(), (1 << 4, 1 << 4));
+        let wanted = LineChanges { lowered: 0, raised: 1 << 4, lowered_after: 1 << 4 };
+        assert_eq!(effects.take_lines(), wanted);
         assert!(!effects.has_line_changes());
     }
 
     #[test]
-    fn an_assertion_after_a_deassertion_stays() {
+    fn a_line_that_dips_has_a_rising_edge_and_stays_high() {
         let mut effects = Effects::new();
+        effects.set_line(Gsi(2), Level::Deasserted);
+        effects.set_line(Gsi(2), Level::Asserted);
+        let wanted = LineChanges { lowered: 1 << 2, raised: 1 << 2, lowered_after: 0 };
+        assert_eq!(effects.take_lines(), wanted);
+    }
+
+    #[test]
+    fn a_pulse_followed_by_an_assertion_ends_high() {
+        let mut effects = Effects::new();
+        effects.set_line(Gsi(1), Level::Asserted);
         effects.set_line(Gsi(1), Level::Deasserted);
         effects.set_line(Gsi(1), Level::Asserted);
-        assert_eq!(effects.take_lines(), (1 << 1, 0));
+        assert_eq!(effects.take_lines().lowered_after, 0);
     }
 
     #[test]

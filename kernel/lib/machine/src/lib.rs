@@ -11,8 +11,12 @@
 
 extern crate alloc;
 
+mod board;
+mod bus;
+pub mod devices;
 pub mod effects;
 pub mod interrupt;
 
-pub use effects::{Effects, Request};
+pub use board::{Board, BoardConfig};
+pub use effects::{Effects, LineChanges, Request};
 pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

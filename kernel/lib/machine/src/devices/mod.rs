@@ -1,0 +1,12 @@
+//! The devices of the guest's PC, one file each.
+//!
+//! A device is a plain struct. Byte-wide ones have `read(offset, now_ns, fx) -> u8` and `write(offset, value,
+//! now_ns, fx)`; the bus splits wider accesses for them. Those whose registers are wider take a width, too.
+//! Time is guest time in nanoseconds, passed in; a device that wants to act later says when by
+//! `next_deadline_ns()` and acts in `expire(now_ns, fx)`.
+
+mod pic;
+mod uart;
+
+pub use pic::Pic;
+pub use uart::Uart;
