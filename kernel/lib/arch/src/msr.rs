@@ -107,6 +107,12 @@ msrs! {
     IA32_VMX_TRUE_EXIT_CTLS = 0x48f;
     /// Allowed VM-entry controls, true form.
     IA32_VMX_TRUE_ENTRY_CTLS = 0x490;
+    /// Allowed VM functions.
+    IA32_VMX_VMFUNC = 0x491;
+    /// Allowed tertiary processor-based controls.
+    IA32_VMX_PROCBASED_CTLS3 = 0x492;
+    /// Allowed secondary VM-exit controls.
+    IA32_VMX_EXIT_CTLS2 = 0x493;
     /// TSC-deadline of the local APIC timer; CPUID.1.ECX\[24\].
     IA32_TSC_DEADLINE = 0x6e0;
     /// First of the x2APIC registers; CPUID.1.ECX\[21\].

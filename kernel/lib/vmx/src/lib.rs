@@ -13,11 +13,17 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod capability;
 pub mod controls;
+pub mod feature_control;
+pub mod features;
 pub mod fields;
 
+pub use capability::{Capabilities, MissingControls, RawCapabilities};
 pub use controls::{
     EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls,
     SecondaryExitControls, TertiaryControls,
 };
+pub use feature_control::FeatureControl;
+pub use features::{Feature, Features};
 pub use fields::{Encoding, Field, VmcsReader, VmcsWriter};
