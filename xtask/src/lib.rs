@@ -1,1 +1,18 @@
-//! x
+//! The front door of Plinth: builds, runs, tests, checks and installs it.
+//!
+//! `main.rs` only picks the command; each command is a file in [`commands`]. What they share: [`toolchain`] (the
+//! compiler for the bare machine), [`build`] (the hypervisor, the guests, disk images), [`guests`] (the bundle),
+//! [`emulator`] (machines to run them on) and [`system`] (the distribution and its packages). The integration
+//! tests in `tests/` use [`build`], [`guests`] and [`emulator`] as a library.
+
+#![forbid(unsafe_code)]
+
+pub mod build;
+pub mod commands;
+pub mod emulator;
+pub mod guests;
+pub mod paths;
+pub mod report;
+pub mod system;
+pub mod terminal;
+pub mod toolchain;

@@ -1,0 +1,209 @@
+//! Bochs: its configuration file and command line.
+//!
+//! The choices come from trying: only the Cirrus card's VGA BIOS lists its modes in an order the boot loader
+//! copes with; the SDL display with its dummy driver is the one that needs no window; the exit status means
+//! nothing, so runs are judged by what the serial port said.
+
+use super::{CpuModel, Debugger, Disk, Machine, Pace, emulator_command, files};
+use crate::system::packages::Need;
+use anyhow::{Context, Result};
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const CONFIGURATION: &str = "bochsrc";
+const DEBUGGER_SCRIPT: &str = "debugger.rc";
+
+/// The firmware files of a machine.
+#[derive(Clone, Debug)]
+pub struct Roms {
+    /// The BIOS.
+    pub bios: PathBuf,
+    /// The BIOS of the Cirrus VGA card.
+    pub vga: PathBuf,
+}
+
+/// Writes the files Bochs reads, and gives the command that runs it in `folder`.
+pub(super) fn command(
+    machine: &Machine,
+    folder: &Path,
+    serial_port: u16,
+    bundle_address: Option<u64>,
+) -> Result<Command> {
+    let roms = Roms {
+        bios: Need::BochsBios
+            .find()
+            .context("the Bochs BIOS is not there")?,
+        vga: Need::CirrusVgaBios
+            .find()
+            .context("the Cirrus VGA BIOS is not there")?,
+    };
+    fs::write(
+        folder.join(CONFIGURATION),
+        configuration(machine, &roms, serial_port, bundle_address),
+    )?;
+    fs::write(
+        folder.join(DEBUGGER_SCRIPT),
+        debugger_script(&machine.debugger),
+    )?;
+    let mut command = emulator_command("bochs");
+    command
+        .args(["-q", "-unlock", "-f", CONFIGURATION, "-rc", DEBUGGER_SCRIPT])
+        .env("SDL_VIDEODRIVER", "dummy");
+    Ok(command)
+}
+
+/// What Bochs's debugger does first. In a plain run it starts the machine, and quits when the machine stops.
+fn debugger_script(debugger: &Debugger) -> String {
+    match debugger {
+        Debugger::BuiltIn { symbols } => format!("ldsym global \"{}\"\n", symbols.display()),
+        Debugger::None | Debugger::Gdb { .. } => RUN_SCRIPT.into(),
+    }
+}
+
+/// Runs the machine. Where it is stopped (by an interrupt signal), the registers of the current CPU follow.
+const RUN_SCRIPT: &str = "c\nr\ncreg\nsreg\nq\n";
+
+/// The registers in what Bochs's debugger has printed, without its prompts.
+pub(super) fn register_dump(output: &str) -> String {
+    let mut text = String::new();
+    for line in output.lines() {
+        let line = line.trim_end();
+        let line = line.rsplit_once("> ").map_or(line, |(_, rest)| rest);
+        if line.contains(':') || line.contains('=') {
+            let _ = writeln!(text, "  {line}");
+        }
+    }
+    text
+}
+
+/// Instructions for each second of the machine's time.
+fn instructions_per_second(pace: Pace) -> u32 {
+    match pace {
+        // Few instructions pass in delays that a guest counts in time.
+        Pace::Free => 10_000_000,
+        // Bochs manages about a hundred million; with less than that, time would be held back for no reason.
+        Pace::RealTime => 80_000_000,
+    }
+}
+
+/// The configuration file.
+#[must_use]
+pub fn configuration(
+    machine: &Machine,
+    roms: &Roms,
+    serial_port: u16,
+    bundle_address: Option<u64>,
+) -> String {
+    let model = match machine.cpu_model {
+        CpuModel::Haswell => "corei7_haswell_4770",
+        CpuModel::Skylake => "corei7_skylake_x",
+        CpuModel::Tigerlake => "tigerlake",
+    };
+    let clock = match machine.pace {
+        Pace::Free => "none",
+        Pace::RealTime => "slowdown",
+    };
+    let mut text = format!(
+        "config_interface: textconfig\n\
+         display_library: sdl2\n\
+         plugin_ctrl: e1000=0, sb16=0, es1370=0, voodoo=0\n\
+         megs: {memory}\n\
+         cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
+         romimage: file={bios}, options=fastboot\n\
+         vgaromimage: file={vga}\n\
+         vga: extension=cirrus, update_freq=1\n\
+         pci: enabled=1, chipset=i440fx, slot1=cirrus\n\
+         clock: sync={clock}, time0=946684800, rtc_sync=0\n\
+         boot: disk\n\
+         ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
+         ata0-master: type=disk, path={disk}, mode=flat\n\
+         com1: enabled=1, mode=socket-client, dev=localhost:{serial_port}\n\
+         com2: enabled=1, mode=file, dev={second}\n\
+         port_e9_hack: enabled=1\n\
+         sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy\n\
+         log: {log}\n\
+         panic: action=fatal\n\
+         error: action=report\n",
+        memory = machine.memory_mib,
+        cpus = machine.cpus,
+        ips = instructions_per_second(machine.pace),
+        bios = roms.bios.display(),
+        vga = roms.vga.display(),
+        disk = files::DISK,
+        second = files::SECOND_SERIAL,
+        log = files::LOG,
+    );
+    if let (Disk::WithPointer { .. }, Some(address)) = (&machine.disk, bundle_address) {
+        let _ = writeln!(
+            text,
+            "optramimage1: file={}, address={address:#x}",
+            files::BUNDLE
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::machine;
+    use super::super::{Engine, Firmware};
+    use super::*;
+
+    fn configured(machine: &Machine) -> String {
+        let roms = Roms {
+            bios: "/roms/bios".into(),
+            vga: "/roms/vga".into(),
+        };
+        configuration(machine, &roms, 4321, Some(0x1fa0_0000))
+    }
+
+    #[test]
+    fn the_configuration_names_memory_cpus_roms_and_the_serial_port() {
+        let text = configured(&machine(Engine::Bochs, Firmware::Bios));
+        for line in [
+            "megs: 512",
+            "cpu: model=corei7_skylake_x, count=2, ips=10000000, reset_on_triple_fault=0, ignore_bad_msrs=0",
+            "romimage: file=/roms/bios, options=fastboot",
+            "vgaromimage: file=/roms/vga",
+            "com1: enabled=1, mode=socket-client, dev=localhost:4321",
+            "clock: sync=none, time0=946684800, rtc_sync=0",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is not in\n{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_bundle_is_loaded_by_bochs_only_where_the_image_has_a_pointer() {
+        let mut machine = machine(Engine::Bochs, Firmware::Bios);
+        assert!(!configured(&machine).contains("optramimage1"));
+        machine.disk = Disk::WithPointer {
+            image: "i".into(),
+            bundle: vec![],
+        };
+        assert!(configured(&machine).contains("optramimage1: file=bundle, address=0x1fa00000\n"));
+    }
+
+    #[test]
+    fn somebody_who_types_gets_real_time() {
+        let mut machine = machine(Engine::Bochs, Firmware::Bios);
+        machine.pace = Pace::RealTime;
+        let text = configured(&machine);
+        assert!(text.contains("sync=slowdown") && text.contains("ips=80000000"));
+    }
+
+    #[test]
+    fn the_debugger_runs_the_machine_and_quits_unless_somebody_wants_it() {
+        let script = debugger_script(&Debugger::None);
+        assert!(script.starts_with("c\n") && script.ends_with("\nq\n"));
+        let symbols = "/s/symbols".into();
+        assert_eq!(
+            debugger_script(&Debugger::BuiltIn { symbols }),
+            "ldsym global \"/s/symbols\"\n"
+        );
+    }
+}

@@ -1,0 +1,73 @@
+//! Leaves nothing behind: emulators and their folders are cleared away also when `xtask` is interrupted.
+
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{SetArg, Termios, tcsetattr};
+use nix::unistd::Pid;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+
+/// What has to be undone. Locked briefly by whoever starts or ends something, and by the signal's thread.
+static STATE: Mutex<State> = Mutex::new(State {
+    runs: Vec::new(),
+    terminal: None,
+});
+static HANDLER: Once = Once::new();
+
+struct State {
+    runs: Vec<(u32, PathBuf)>,
+    terminal: Option<Termios>,
+}
+
+fn state() -> MutexGuard<'static, State> {
+    STATE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The status of a program that was interrupted, as shells have it.
+pub const INTERRUPTED: i32 = 130;
+
+/// Remembers an emulator until it is dropped.
+#[derive(Debug)]
+pub struct Registration(u32);
+
+/// Remembers the emulator `pid` and its folder.
+pub fn register(pid: u32, folder: &Path) -> Registration {
+    install_handler();
+    state().runs.push((pid, folder.to_owned()));
+    Registration(pid)
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        state().runs.retain(|(pid, _)| *pid != self.0);
+    }
+}
+
+/// Remembers (or forgets) the settings that the terminal is to have again.
+pub fn remember_terminal(settings: Option<Termios>) {
+    install_handler();
+    state().terminal = settings;
+}
+
+fn install_handler() {
+    HANDLER.call_once(|| {
+        // Without a handler an interrupted run would leave its emulator behind; that is no reason not to run.
+        let _ = ctrlc::set_handler(|| {
+            undo();
+            std::process::exit(INTERRUPTED);
+        });
+    });
+}
+
+fn undo() {
+    let mut state = state();
+    for (pid, folder) in state.runs.drain(..) {
+        if let Ok(pid) = i32::try_from(pid) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        let _ = fs::remove_dir_all(folder);
+    }
+    if let Some(settings) = state.terminal.take() {
+        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &settings);
+    }
+}

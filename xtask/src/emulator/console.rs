@@ -1,0 +1,227 @@
+//! Reads a machine's serial port: line by line with a deadline for tests, and for the lines by which the
+//! hypervisor says how its guests have ended.
+
+use anyhow::Result;
+use std::io::Read;
+use std::net::TcpStream;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::Instant;
+
+/// How one guest ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestEnd {
+    /// The guest's name.
+    pub name: String,
+    /// What happened.
+    pub how: End,
+    /// More about it.
+    pub detail: String,
+}
+
+/// What ended a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It switched itself off.
+    PowerOff,
+    /// It asked for a reset.
+    Reset,
+    /// It could not go on, or could not start.
+    Crash,
+    /// Somebody ended it.
+    Killed,
+}
+
+/// A line of the hypervisor that is meant for programs. Guests cannot make one: each line of theirs has their
+/// name before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announcement {
+    /// `plinth: end NAME HOW: DETAIL`
+    GuestEnded(GuestEnd),
+    /// `plinth: all guests have ended, status N`
+    AllEnded {
+        /// 0 where all switched themselves off.
+        status: u8,
+    },
+}
+
+impl Announcement {
+    /// Recognises an announcement.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
+        let rest = line.trim_end().strip_prefix("plinth: ")?;
+        if let Some(status) = rest.strip_prefix("all guests have ended, status ") {
+            return Some(Self::AllEnded {
+                status: status.parse().ok()?,
+            });
+        }
+        let (head, detail) = match rest.strip_prefix("end ")?.split_once(':') {
+            Some((head, detail)) => (head, detail.trim()),
+            None => (rest.strip_prefix("end ")?, ""),
+        };
+        let (name, how) = head.rsplit_once(' ')?;
+        let how = match how {
+            "poweroff" => End::PowerOff,
+            "reset" => End::Reset,
+            "crash" => End::Crash,
+            "killed" => End::Killed,
+            _ => return None,
+        };
+        Some(Self::GuestEnded(GuestEnd {
+            name: name.to_owned(),
+            how,
+            detail: detail.to_owned(),
+        }))
+    }
+}
+
+/// Cuts a stream of bytes into lines, without line ends and without what terminals are told by escape sequences.
+#[derive(Debug, Default)]
+pub struct Lines {
+    unfinished: Vec<u8>,
+}
+
+impl Lines {
+    /// Takes more bytes, gives the lines that they complete.
+    pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for &byte in bytes {
+            if byte == b'\n' {
+                lines.push(self.take());
+            } else {
+                self.unfinished.push(byte);
+            }
+        }
+        lines
+    }
+
+    /// What came after the last line end.
+    pub fn take(&mut self) -> String {
+        let bytes = std::mem::take(&mut self.unfinished);
+        let text = String::from_utf8_lossy(&bytes);
+        without_escapes(text.trim_end_matches('\r'))
+    }
+}
+
+/// Removes control sequences (ESC [ ... letter), which only concern a terminal.
+fn without_escapes(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        if character == '\x1b' && characters.peek() == Some(&'[') {
+            characters.next();
+            for parameter in characters.by_ref() {
+                if ('@'..='~').contains(&parameter) {
+                    break;
+                }
+            }
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+/// What comes next from the serial port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// A line.
+    Line(String),
+    /// Nothing did in time; what stands there without a line end so far.
+    Timeout,
+    /// Nothing will: the emulator has ended.
+    Closed,
+}
+
+/// Lines of a serial port, with a deadline for each wait.
+#[derive(Debug)]
+pub struct LineReader {
+    lines: Receiver<String>,
+}
+
+impl LineReader {
+    /// Reads `serial` in a thread of its own until it is closed.
+    pub fn start(mut serial: TcpStream) -> Result<Self> {
+        let (sender, lines) = channel();
+        std::thread::Builder::new()
+            .name("serial".into())
+            .spawn(move || {
+                let mut cutter = Lines::default();
+                let mut buffer = [0; 4096];
+                while let Ok(count) = serial.read(&mut buffer) {
+                    if count == 0 {
+                        break;
+                    }
+                    for line in cutter.push(&buffer[..count]) {
+                        if sender.send(line).is_err() {
+                            return;
+                        }
+                    }
+                }
+                let rest = cutter.take();
+                if !rest.is_empty() {
+                    let _ = sender.send(rest);
+                }
+            })?;
+        Ok(Self { lines })
+    }
+
+    /// The next line, if it comes before `deadline`.
+    #[must_use]
+    pub fn next(&self, deadline: Instant) -> Next {
+        let patience = deadline.saturating_duration_since(Instant::now());
+        match self.lines.recv_timeout(patience) {
+            Ok(line) => Next::Line(line),
+            Err(RecvTimeoutError::Timeout) => Next::Timeout,
+            Err(RecvTimeoutError::Disconnected) => Next::Closed,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_of_a_run_is_recognised() {
+        assert_eq!(
+            Announcement::parse("plinth: all guests have ended, status 2\r"),
+            Some(Announcement::AllEnded { status: 2 })
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_guest_is_recognised_with_its_reason() {
+        assert_eq!(
+            Announcement::parse("plinth: end my guest crash: triple fault at 0x1000: no IDT"),
+            Some(Announcement::GuestEnded(GuestEnd {
+                name: "my guest".into(),
+                how: End::Crash,
+                detail: "triple fault at 0x1000: no IDT".into(),
+            }))
+        );
+    }
+
+    #[test]
+    fn a_guest_cannot_announce_anything() {
+        for line in [
+            "hello| plinth: all guests have ended, status 0",
+            " plinth: all guests have ended, status 0",
+            "plinth: all guests have ended, status many",
+            "plinth: end hello exploded: loudly",
+            "plinth: ready",
+        ] {
+            assert_eq!(Announcement::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_are_put_together_from_pieces() {
+        let mut lines = Lines::default();
+        assert!(lines.push(b"one").is_empty());
+        assert_eq!(
+            lines.push(b" line\r\nand \x1b[1;31manother\x1b[0m\nrest"),
+            ["one line", "and another"]
+        );
+        assert_eq!(lines.take(), "rest");
+    }
+}

@@ -1,0 +1,235 @@
+//! Fetches Debian packages and unpacks them without installing them.
+//!
+//! Everything apt knows and keeps is redirected into a folder of ours: own sources, own lists, own cache. The
+//! mirror comes from the sources that the machine has, in the one-line form or in deb822.
+
+use crate::report::Step;
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// Where the machine's keys are.
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+
+/// A private apt: a folder with its state, and what it may fetch from.
+pub struct Apt {
+    folder: PathBuf,
+}
+
+impl Apt {
+    /// An apt that only knows `suite` of the machine's own mirror.
+    pub fn with_suite(folder: PathBuf, suite: &str) -> Result<Self> {
+        let mirror = machine_mirror()
+            .context("this machine's apt sources name no Debian mirror to take packages from")?;
+        let signed_by = if Path::new(KEYRING).exists() {
+            format!("[signed-by={KEYRING}] ")
+        } else {
+            String::new()
+        };
+        Self::with_sources(folder, &format!("deb {signed_by}{mirror} {suite} main\n"))
+    }
+
+    /// An apt that knows the release the machine itself runs.
+    pub fn with_own_release(folder: PathBuf) -> Result<Self> {
+        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
+        let codename = release
+            .lines()
+            .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
+            .context("/etc/os-release names no release")?
+            .trim_matches('"')
+            .to_owned();
+        Self::with_suite(folder, &codename)
+    }
+
+    fn with_sources(folder: PathBuf, sources: &str) -> Result<Self> {
+        for part in ["state", "lists/partial", "archives/partial"] {
+            fs::create_dir_all(folder.join(part))
+                .with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        fs::write(folder.join("sources.list"), sources)?;
+        Ok(Self { folder })
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let at = |part: &str| self.folder.join(part).display().to_string();
+        let mut command = Command::new(program);
+        for option in [
+            format!("Dir::Etc::sourcelist={}", at("sources.list")),
+            "Dir::Etc::sourceparts=/dev/null".into(),
+            format!("Dir::State={}", at("state")),
+            format!("Dir::State::lists={}", at("lists")),
+            "Dir::State::status=/var/lib/dpkg/status".into(),
+            format!("Dir::Cache={}", self.folder.display()),
+            format!("Dir::Cache::archives={}", at("archives")),
+            // Without this, root's downloads are done by a user who may not write here.
+            "APT::Sandbox::User=root".into(),
+        ] {
+            command.arg("-o").arg(option);
+        }
+        command
+    }
+
+    /// Fetches the package lists.
+    pub fn update(&self, step: &Step) -> Result<()> {
+        step.run(
+            self.command("apt-get").arg("update"),
+            &self.folder.join("update.log"),
+        )
+    }
+
+    /// The newest version of `package` that starts with `prefix`.
+    pub fn version(&self, package: &str, prefix: &str) -> Result<String> {
+        let listing = self.query(&["madison", package])?;
+        pick_version(&listing, prefix)
+            .map(str::to_owned)
+            .with_context(|| format!("no version {prefix}* of {package} is to be had"))
+    }
+
+    /// The first package that `package` depends on and whose name starts with `prefix`.
+    pub fn dependency(&self, package: &str, prefix: &str) -> Result<String> {
+        let listing = self.query(&["depends", package])?;
+        listing
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "))
+            .find(|name| name.starts_with(prefix))
+            .map(str::to_owned)
+            .with_context(|| format!("{package} depends on nothing called {prefix}*"))
+    }
+
+    fn query(&self, arguments: &[&str]) -> Result<String> {
+        let output = self
+            .command("apt-cache")
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run apt-cache")?;
+        if !output.status.success() {
+            bail!(
+                "apt-cache: {}",
+                String::from_utf8_lossy(&output.stderr).trim()
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// Fetches `package` (a name, or name=version) and unpacks it into `into`.
+    pub fn unpack(&self, step: &Step, package: &str, into: &Path) -> Result<()> {
+        let downloads = tempfile::tempdir_in(&self.folder)?;
+        step.run(
+            self.command("apt-get")
+                .arg("download")
+                .arg(package)
+                .current_dir(downloads.path()),
+            &self.folder.join("download.log"),
+        )?;
+        let archive = fs::read_dir(downloads.path())?
+            .flatten()
+            .map(|entry| entry.path())
+            .find(|path| path.extension().is_some_and(|extension| extension == "deb"))
+            .with_context(|| format!("apt-get downloaded no file for {package}"))?;
+        fs::create_dir_all(into)?;
+        step.run(
+            Command::new("dpkg-deb").arg("-x").arg(archive).arg(into),
+            &self.folder.join("unpack.log"),
+        )
+    }
+}
+
+/// The version column of `apt-cache madison`, newest first.
+fn pick_version<'a>(madison: &'a str, prefix: &str) -> Option<&'a str> {
+    madison
+        .lines()
+        .filter_map(|line| line.split('|').nth(1))
+        .map(str::trim)
+        .find(|version| {
+            // 1.95.0 must not match 1.95.01.
+            version
+                .strip_prefix(prefix)
+                .is_some_and(|rest| !rest.starts_with(|c: char| c.is_ascii_digit()))
+        })
+}
+
+/// The mirror of the machine's own Debian sources.
+fn machine_mirror() -> Option<String> {
+    let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
+    let parts = fs::read_dir("/etc/apt/sources.list.d").ok();
+    let mut parts: Vec<_> = parts
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|e| e.path())
+        .collect();
+    parts.sort();
+    texts.extend(
+        parts
+            .iter()
+            .filter_map(|path| fs::read_to_string(path).ok()),
+    );
+    texts.iter().find_map(|text| mirror_in(text))
+}
+
+/// The first address of a Debian main archive in an apt sources file of either form.
+fn mirror_in(sources: &str) -> Option<String> {
+    let one_line = sources.lines().filter_map(|line| {
+        let mut rest = line.trim().strip_prefix("deb ")?.trim_start();
+        if rest.starts_with('[') {
+            rest = rest.split_once(']')?.1.trim_start();
+        }
+        rest.split_whitespace().next()
+    });
+    let deb822 = sources
+        .lines()
+        .filter_map(|line| line.strip_prefix("URIs:"))
+        .flat_map(str::split_whitespace);
+    one_line
+        .chain(deb822)
+        .find(|uri| is_main_archive(uri))
+        .map(|uri| uri.trim_end_matches('/').to_owned())
+}
+
+/// A mirror's main archive ends in `/debian`; the security archive and third parties do not.
+fn is_main_archive(uri: &str) -> bool {
+    uri.trim_end_matches('/').ends_with("/debian")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mirror_is_found_in_a_one_line_source() {
+        let text = "# deb http://old.example/debian x main\n\
+                    deb [arch=amd64 signed-by=/k] http://mirror.example/debian/ bookworm main contrib\n";
+        assert_eq!(
+            mirror_in(text).as_deref(),
+            Some("http://mirror.example/debian")
+        );
+    }
+
+    #[test]
+    fn the_mirror_is_found_in_a_deb822_source_and_security_is_passed_over() {
+        let text = "Types: deb\nURIs: http://m.example/debian-security\nSuites: s\n\n\
+                    Types: deb\nURIs: http://m.example/debian http://other.example/debian\nSuites: bookworm\n";
+        assert_eq!(mirror_in(text).as_deref(), Some("http://m.example/debian"));
+    }
+
+    #[test]
+    fn third_parties_are_no_mirror() {
+        assert_eq!(
+            mirror_in("deb https://apt.example/tool stable main\n"),
+            None
+        );
+    }
+
+    #[test]
+    fn the_newest_version_with_the_prefix_is_picked() {
+        let madison = " rust-src | 1.96.1+dfsg1-2~bpo13+1 | http://m trixie-backports/main amd64 Packages\n \
+                       rust-src | 1.95.0+dfsg1-2~bpo13+1 | http://m trixie-backports/main amd64 Packages\n";
+        assert_eq!(
+            pick_version(madison, "1.95.0"),
+            Some("1.95.0+dfsg1-2~bpo13+1")
+        );
+        assert_eq!(pick_version(madison, "1.9"), None);
+    }
+}

@@ -1,0 +1,117 @@
+//! The user's terminal during a run: every key goes to the guest, except those after Ctrl-A.
+
+use crate::emulator::cleanup::remember_terminal;
+use anyhow::Result;
+use nix::sys::termios::{
+    InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
+};
+use std::io::{IsTerminal, stdin, stdout};
+
+/// What xtask tells about the keys.
+pub const HELP: &str = "Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this; \
+                        all other keys, Ctrl-C too, go to the guest";
+
+/// Whether somebody sits before this program.
+#[must_use]
+pub fn is_interactive() -> bool {
+    stdin().is_terminal() && stdout().is_terminal()
+}
+
+/// The terminal passes every key on as it is pressed, until this is dropped.
+#[derive(Debug)]
+pub struct RawInput {
+    before: Termios,
+}
+
+impl RawInput {
+    /// Changes the terminal's settings.
+    pub fn begin() -> Result<Self> {
+        let before = tcgetattr(stdin())?;
+        remember_terminal(Some(before.clone()));
+        let mut raw = before.clone();
+        // Output stays as it is: the terminal still turns a bare line feed into a new line.
+        raw.local_flags
+            .remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN);
+        raw.input_flags
+            .remove(InputFlags::IXON | InputFlags::ICRNL | InputFlags::INLCR | InputFlags::IGNCR);
+        raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
+        raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
+        tcsetattr(stdin(), SetArg::TCSANOW, &raw)?;
+        Ok(Self { before })
+    }
+}
+
+impl Drop for RawInput {
+    fn drop(&mut self) {
+        let _ = tcsetattr(stdin(), SetArg::TCSANOW, &self.before);
+        remember_terminal(None);
+    }
+}
+
+/// What a pressed key means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// It goes to the guest.
+    Send(u8),
+    /// Leave.
+    Leave,
+    /// Show the help.
+    Help,
+}
+
+/// Recognises the keys after Ctrl-A.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Escapes {
+    after_prefix: bool,
+}
+
+impl Escapes {
+    const PREFIX: u8 = 0x01;
+
+    /// Takes a key; none where it is the first half of something.
+    pub fn push(&mut self, key: u8) -> Option<Key> {
+        if !std::mem::take(&mut self.after_prefix) {
+            if key == Self::PREFIX {
+                self.after_prefix = true;
+                return None;
+            }
+            return Some(Key::Send(key));
+        }
+        match key {
+            b'x' | b'X' | b'q' => Some(Key::Leave),
+            Self::PREFIX | b'a' => Some(Key::Send(Self::PREFIX)),
+            b'h' | b'?' => Some(Key::Help),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(input: &[u8]) -> Vec<Key> {
+        let mut escapes = Escapes::default();
+        input.iter().filter_map(|key| escapes.push(*key)).collect()
+    }
+
+    #[test]
+    fn ordinary_keys_and_ctrl_c_go_to_the_guest() {
+        assert_eq!(keys(b"a\x03"), [Key::Send(b'a'), Key::Send(3)]);
+    }
+
+    #[test]
+    fn ctrl_a_x_leaves() {
+        assert_eq!(keys(b"\x01x"), [Key::Leave]);
+    }
+
+    #[test]
+    fn ctrl_a_twice_sends_one() {
+        assert_eq!(keys(b"\x01\x01x"), [Key::Send(1), Key::Send(b'x')]);
+    }
+
+    #[test]
+    fn an_unknown_key_after_ctrl_a_is_swallowed_and_the_next_one_is_not() {
+        assert_eq!(keys(b"\x01zx"), [Key::Send(b'x')]);
+    }
+}
