@@ -15,6 +15,7 @@
 
 #![no_std]
 
+pub mod compat;
 pub mod cpu;
 pub mod descriptors;
 pub mod exceptions;
