@@ -15,6 +15,9 @@ extern crate std;
 
 pub mod capability;
 pub mod controls;
+pub mod event;
+pub mod exit;
+pub mod exit_reason;
 pub mod feature_control;
 pub mod features;
 pub mod fields;
@@ -24,6 +27,9 @@ pub use controls::{
     EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls,
     SecondaryExitControls, TertiaryControls,
 };
+pub use event::{EntryEvent, InterruptionInfo};
+pub use exit::{ExitFields, decode};
+pub use exit_reason::{ExitReason, RawExitReason};
 pub use feature_control::FeatureControl;
 pub use features::{Feature, Features};
 pub use fields::{Encoding, Field, VmcsReader, VmcsWriter};
