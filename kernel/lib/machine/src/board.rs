@@ -8,7 +8,7 @@ use arch::{Vector, Width};
 use memory::GuestPhys;
 
 use crate::bus::{self, Port};
-use crate::devices::{Pic, Uart};
+use crate::devices::{Pic, PowerManagement, ResetControl, Uart};
 use crate::{Effects, Gsi, Level};
 
 /// What differs between boards.
@@ -24,6 +24,8 @@ pub struct Board {
     config: BoardConfig,
     pic: Pic,
     uart: Uart,
+    pm: PowerManagement,
+    reset: ResetControl,
     /// The earliest of the devices' deadlines; `u64::MAX` if there is none.
     deadline_ns: u64,
 }
@@ -31,6 +33,8 @@ pub struct Board {
 impl Board {
     /// The interrupt line of the serial port.
     pub const UART_GSI: Gsi = Gsi(4);
+    /// The interrupt line of ACPI (SCI).
+    pub const SCI_GSI: Gsi = Gsi(9);
 
     /// A board after power-on.
     pub fn new(config: BoardConfig) -> Self {
@@ -38,6 +42,8 @@ impl Board {
             config,
             pic: Pic::new(),
             uart: Uart::new(Self::UART_GSI),
+            pm: PowerManagement::new(Self::SCI_GSI),
+            reset: ResetControl::new(),
             deadline_ns: u64::MAX,
         }
     }
@@ -82,7 +88,13 @@ impl Board {
     }
 
     /// Reads memory that is not RAM; bits above the width are zero. Where no device is, all ones.
-    pub fn read_mmio(&mut self, gpa: GuestPhys, width: Width, now_ns: u64, fx: &mut Effects) -> u64 {
+    pub fn read_mmio(
+        &mut self,
+        gpa: GuestPhys,
+        width: Width,
+        now_ns: u64,
+        fx: &mut Effects,
+    ) -> u64 {
         let _ = (gpa, now_ns, fx);
         width.mask()
     }
@@ -122,14 +134,25 @@ impl Board {
     /// When [`expire`](Self::expire) is next due, in guest time; `None` if no device waits for anything.
     #[inline]
     pub const fn next_deadline_ns(&self) -> Option<u64> {
-        if self.deadline_ns == u64::MAX { None } else { Some(self.deadline_ns) }
+        if self.deadline_ns == u64::MAX {
+            None
+        } else {
+            Some(self.deadline_ns)
+        }
     }
 
     /// Does what is due at `now_ns`. Calling it early or late is harmless.
     pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
         self.uart.expire(now_ns, fx);
+        self.pm.expire(now_ns, fx);
         self.settle(fx);
         self.update_deadline();
+    }
+
+    /// Somebody presses the power button; a guest with ACPI shuts down.
+    pub fn press_power_button(&mut self, fx: &mut Effects) {
+        self.pm.press_power_button(fx);
+        self.settle(fx);
     }
 
     /// Whether the 8259As' INTR wire, which leads to LINT0 of the local APICs, is asserted.
@@ -153,6 +176,13 @@ impl Board {
                 self.update_deadline();
                 value
             }
+            Port::PowerManagement => {
+                let value = self.pm.read(port & 0xf, now_ns, fx);
+                self.update_deadline();
+                value
+            }
+            Port::SystemControl => self.reset.read_system(),
+            Port::Reset => self.reset.read_reset(),
         }
     }
 
@@ -165,6 +195,12 @@ impl Board {
                 self.uart.write(port, value, now_ns, fx);
                 self.update_deadline();
             }
+            Port::PowerManagement => {
+                self.pm.write(port & 0xf, value, now_ns, fx);
+                self.update_deadline();
+            }
+            Port::SystemControl => self.reset.write_system(value, fx),
+            Port::Reset => self.reset.write_reset(value, fx),
         }
     }
 
@@ -180,15 +216,13 @@ impl Board {
         value
     }
 
-    fn write_bytes(
-        &mut self,
-        port: u16,
-        width: Width,
-        value: u32,
-        now_ns: u64,
-        fx: &mut Effects,
-    ) {
-        for (index, byte) in value.to_le_bytes().into_iter().take(width.bytes()).enumerate() {
+    fn write_bytes(&mut self, port: u16, width: Width, value: u32, now_ns: u64, fx: &mut Effects) {
+        for (index, byte) in value
+            .to_le_bytes()
+            .into_iter()
+            .take(width.bytes())
+            .enumerate()
+        {
             let at = port.wrapping_add(index as u16);
             self.write_byte(bus::owner(at), at, byte, now_ns, fx);
             self.settle(fx);
@@ -230,6 +264,10 @@ impl Board {
     }
 
     fn update_deadline(&mut self) {
-        self.deadline_ns = self.uart.next_deadline_ns().unwrap_or(u64::MAX);
+        self.deadline_ns = [self.uart.next_deadline_ns(), self.pm.next_deadline_ns()]
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or(u64::MAX);
     }
 }

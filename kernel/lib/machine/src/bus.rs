@@ -15,6 +15,12 @@ pub(crate) enum Port {
     Elcr,
     /// The serial port at 0x3f8.
     Uart,
+    /// The fixed ACPI hardware.
+    PowerManagement,
+    /// Port 0x92: fast reset and A20.
+    SystemControl,
+    /// Port 0xcf9: reset. The PCI address register, one doubleword, begins before and ends behind it.
+    Reset,
 }
 
 /// Ports below this number have an entry in the table; above, nothing is assigned.
@@ -23,14 +29,20 @@ const TABLE_PORTS: usize = 0xd00;
 /// The assigned ranges: first port, number of ports, owner.
 const RANGES: &[(usize, usize, Port)] = &[
     (0x20, 2, Port::Pic),
+    (0x92, 1, Port::SystemControl),
     (0xa0, 2, Port::Pic),
     (0x3f8, 8, Port::Uart),
     (0x4d0, 2, Port::Elcr),
+    (0x600, 12, Port::PowerManagement),
+    (0xcf9, 1, Port::Reset),
 ];
 
 static TABLE: [Port; TABLE_PORTS] = build();
 
-#[allow(clippy::indexing_slicing, reason = "runs in the compiler, which rejects an index out of bounds")]
+#[allow(
+    clippy::indexing_slicing,
+    reason = "runs in the compiler, which rejects an index out of bounds"
+)]
 const fn build() -> [Port; TABLE_PORTS] {
     let mut table = [Port::Unassigned; TABLE_PORTS];
     let mut index = 0;
@@ -38,7 +50,10 @@ const fn build() -> [Port; TABLE_PORTS] {
         let (first, count, owner) = RANGES[index];
         let mut port = first;
         while port < first + count {
-            assert!(matches!(table[port], Port::Unassigned), "two devices claim a port");
+            assert!(
+                matches!(table[port], Port::Unassigned),
+                "two devices claim a port"
+            );
             table[port] = owner;
             port += 1;
         }

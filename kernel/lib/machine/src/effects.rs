@@ -51,7 +51,11 @@ impl Effects {
     /// Nothing to do.
     pub const fn new() -> Self {
         Self {
-            lines: LineChanges { lowered: 0, raised: 0, lowered_after: 0 },
+            lines: LineChanges {
+                lowered: 0,
+                raised: 0,
+                lowered_after: 0,
+            },
             messages: ArrayVec::new_const(),
             output: ArrayVec::new_const(),
             request: None,
@@ -82,7 +86,11 @@ impl Effects {
     /// Takes the line changes.
     pub const fn take_lines(&mut self) -> LineChanges {
         let lines = self.lines;
-        self.lines = LineChanges { lowered: 0, raised: 0, lowered_after: 0 };
+        self.lines = LineChanges {
+            lowered: 0,
+            raised: 0,
+            lowered_after: 0,
+        };
         lines
     }
 
@@ -103,7 +111,11 @@ mod tests {
         let mut effects = Effects::new();
         effects.set_line(Gsi(4), Level::Asserted);
         effects.set_line(Gsi(4), Level::Deasserted);
-        let wanted = LineChanges { lowered: 0, raised: 1 << 4, lowered_after: 1 << 4 };
+        let wanted = LineChanges {
+            lowered: 0,
+            raised: 1 << 4,
+            lowered_after: 1 << 4,
+        };
         assert_eq!(effects.take_lines(), wanted);
         assert!(!effects.has_line_changes());
     }
@@ -113,7 +125,11 @@ mod tests {
         let mut effects = Effects::new();
         effects.set_line(Gsi(2), Level::Deasserted);
         effects.set_line(Gsi(2), Level::Asserted);
-        let wanted = LineChanges { lowered: 1 << 2, raised: 1 << 2, lowered_after: 0 };
+        let wanted = LineChanges {
+            lowered: 1 << 2,
+            raised: 1 << 2,
+            lowered_after: 0,
+        };
         assert_eq!(effects.take_lines(), wanted);
     }
 

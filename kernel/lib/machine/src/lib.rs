@@ -6,7 +6,12 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(
     not(test),
-    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+    warn(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing
+    )
 )]
 
 extern crate alloc;
@@ -16,6 +21,8 @@ mod bus;
 pub mod devices;
 pub mod effects;
 pub mod interrupt;
+pub mod layout;
+pub mod loader;
 
 pub use board::{Board, BoardConfig};
 pub use effects::{Effects, LineChanges, Request};

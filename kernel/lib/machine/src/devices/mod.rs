@@ -6,7 +6,11 @@
 //! `next_deadline_ns()` and acts in `expire(now_ns, fx)`.
 
 mod pic;
+mod pm;
+mod reset;
 mod uart;
 
 pub use pic::Pic;
+pub use pm::{PowerManagement, SOFT_OFF_TYPE};
+pub use reset::ResetControl;
 pub use uart::Uart;

@@ -138,12 +138,17 @@ impl Chip {
 
     /// How many inputs go before this one: 0 is the most urgent.
     const fn rank(&self, mask: u8) -> u32 {
-        mask.rotate_right((self.lowest as u32 + 1) & 7).trailing_zeros()
+        mask.rotate_right((self.lowest as u32 + 1) & 7)
+            .trailing_zeros()
     }
 
     /// The most urgent input of `mask`.
     const fn most_urgent(&self, mask: u8) -> Option<u8> {
-        if mask == 0 { None } else { Some(((self.rank(mask) + self.lowest as u32 + 1) & 7) as u8) }
+        if mask == 0 {
+            None
+        } else {
+            Some(((self.rank(mask) + self.lowest as u32 + 1) & 7) as u8)
+        }
     }
 
     /// The input that the INT output stands for.
@@ -156,7 +161,11 @@ impl Chip {
         if self.mask_mode == MaskMode::Special {
             blocking &= !self.masked;
         }
-        let mut limit = if blocking == 0 { 8 } else { self.rank(blocking) };
+        let mut limit = if blocking == 0 {
+            8
+        } else {
+            self.rank(blocking)
+        };
         if self.nesting == Nesting::SpecialFully && blocking & self.cascades != 0 {
             // The slave in service may ask again; inputs less urgent than it stay blocked.
             let cascade = self.rank(blocking & self.cascades);
@@ -164,7 +173,9 @@ impl Chip {
                 limit += 1;
             }
         }
-        (self.rank(candidates) < limit).then(|| self.most_urgent(candidates)).flatten()
+        (self.rank(candidates) < limit)
+            .then(|| self.most_urgent(candidates))
+            .flatten()
     }
 
     /// The INTA cycle for an input.
@@ -243,13 +254,23 @@ impl Chip {
             }
             // The wiring of a PC is fixed, whatever the word says.
             Phase::Icw3 => {
-                self.phase = if self.wants_icw4 { Phase::Icw4 } else { Phase::Operating };
+                self.phase = if self.wants_icw4 {
+                    Phase::Icw4
+                } else {
+                    Phase::Operating
+                };
             }
             Phase::Icw4 => {
-                self.end_mode =
-                    if value & 0x02 != 0 { EndMode::Automatic } else { EndMode::BySoftware };
-                self.nesting =
-                    if value & 0x10 != 0 { Nesting::SpecialFully } else { Nesting::Normal };
+                self.end_mode = if value & 0x02 != 0 {
+                    EndMode::Automatic
+                } else {
+                    EndMode::BySoftware
+                };
+                self.nesting = if value & 0x10 != 0 {
+                    Nesting::SpecialFully
+                } else {
+                    Nesting::Normal
+                };
                 self.phase = Phase::Operating;
             }
         }
@@ -339,7 +360,11 @@ impl Pic {
 
     /// As firmware leaves them: vectors 0x08 and 0x70, everything masked.
     pub const fn new() -> Self {
-        Self { master: Chip::new(0x08, bit(CASCADE)), slave: Chip::new(0x70, 0), asserted: false }
+        Self {
+            master: Chip::new(0x08, bit(CASCADE)),
+            slave: Chip::new(0x70, 0),
+            asserted: false,
+        }
     }
 
     /// Sets an input line, 0 to 15. Input 2 is the cascade and takes nothing from outside.
@@ -386,7 +411,11 @@ impl Pic {
     /// Reads port 0x20, 0x21, 0xa0 or 0xa1.
     pub fn read(&mut self, port: u16) -> u8 {
         let chip = self.chip(port);
-        let value = if port & 1 == 0 { chip.read_even() } else { chip.read_odd() };
+        let value = if port & 1 == 0 {
+            chip.read_even()
+        } else {
+            chip.read_odd()
+        };
         self.update();
         value
     }
@@ -394,7 +423,11 @@ impl Pic {
     /// Writes port 0x20, 0x21, 0xa0 or 0xa1.
     pub fn write(&mut self, port: u16, value: u8) {
         let chip = self.chip(port);
-        if port & 1 == 0 { chip.write_even(value) } else { chip.write_odd(value) }
+        if port & 1 == 0 {
+            chip.write_even(value)
+        } else {
+            chip.write_odd(value)
+        }
         self.update();
     }
 
@@ -420,13 +453,20 @@ impl Pic {
     }
 
     const fn chip(&mut self, port: u16) -> &mut Chip {
-        if port & 0x80 == 0 { &mut self.master } else { &mut self.slave }
+        if port & 0x80 == 0 {
+            &mut self.master
+        } else {
+            &mut self.slave
+        }
     }
 
     /// Carries the slave's output to the master and the master's to the processor.
     fn update(&mut self) {
-        let level =
-            if self.slave.pending().is_some() { Level::Asserted } else { Level::Deasserted };
+        let level = if self.slave.pending().is_some() {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        };
         self.master.set_line(CASCADE, level);
         self.asserted = self.master.pending().is_some();
     }
@@ -444,8 +484,10 @@ mod tests {
 
     fn with_icw4(master: u8, slave: u8) -> Pic {
         let mut pic = Pic::new();
-        for (port, words) in [(0x20, [0x11, 0x30, 0x04, master]), (0xa0, [0x11, 0x38, 0x02, slave])]
-        {
+        for (port, words) in [
+            (0x20, [0x11, 0x30, 0x04, master]),
+            (0xa0, [0x11, 0x38, 0x02, slave]),
+        ] {
             pic.write(port, words[0]);
             for word in &words[1..] {
                 pic.write(port + 1, *word);
@@ -477,7 +519,10 @@ mod tests {
         assert!(!pic.is_asserted());
         assert_eq!(isr(&mut pic), (0x10, 0));
         pic.write(0x20, 0x20);
-        assert!(!pic.is_asserted(), "the line is high, but there was no new edge");
+        assert!(
+            !pic.is_asserted(),
+            "the line is high, but there was no new edge"
+        );
         pic.set_line(4, Deasserted);
         pic.set_line(4, Asserted);
         assert!(pic.is_asserted());
@@ -504,7 +549,11 @@ mod tests {
         assert_eq!(pic.acknowledge(), Vector(0x3c));
         assert_eq!(isr(&mut pic), (0x04, 0x10));
         pic.set_line(1, Asserted);
-        assert_eq!(pic.acknowledge(), Vector(0x31), "input 1 goes before the cascade");
+        assert_eq!(
+            pic.acknowledge(),
+            Vector(0x31),
+            "input 1 goes before the cascade"
+        );
         pic.set_line(3, Asserted);
         assert!(!pic.is_asserted(), "input 3 comes after it");
     }
@@ -519,7 +568,11 @@ mod tests {
         pic.set_line(0, Asserted);
         assert_eq!(pic.acknowledge(), Vector(0x30));
         pic.write(0x20, 0x20);
-        assert_eq!(isr(&mut pic).0, 0x08, "the end is that of the most urgent one");
+        assert_eq!(
+            isr(&mut pic).0,
+            0x08,
+            "the end is that of the most urgent one"
+        );
         pic.write(0x20, 0x63);
         assert_eq!(pic.acknowledge(), Vector(0x35));
     }
@@ -641,7 +694,11 @@ mod tests {
         assert!(pic.is_asserted());
         assert_eq!(pic.acknowledge(), Vector(0x36));
         pic.write(0x20, 0x20);
-        assert_eq!(isr(&mut pic).0, 0x08, "an end without a number passes by the masked one");
+        assert_eq!(
+            isr(&mut pic).0,
+            0x08,
+            "an end without a number passes by the masked one"
+        );
         pic.write(0x20, 0x48);
         pic.write(0x20, 0x20);
         assert_eq!(isr(&mut pic).0, 0);
@@ -660,7 +717,10 @@ mod tests {
         assert!(!normal.is_asserted());
         assert!(special.is_asserted());
         assert_eq!(special.acknowledge(), Vector(0x39));
-        assert!(!special.is_asserted(), "input 5 is still less urgent than the cascade");
+        assert!(
+            !special.is_asserted(),
+            "input 5 is still less urgent than the cascade"
+        );
     }
 
     #[test]
@@ -686,6 +746,10 @@ mod tests {
         assert_eq!(isr(&mut pic).0, 0);
         assert!(!pic.is_asserted());
         pic.set_line(6, Asserted);
-        assert_eq!(pic.acknowledge(), Vector(0x46), "single mode skips the third word");
+        assert_eq!(
+            pic.acknowledge(),
+            Vector(0x46),
+            "single mode skips the third word"
+        );
     }
 }

@@ -120,8 +120,15 @@ struct Fifo {
 
 impl Fifo {
     const fn new() -> Self {
-        let empty = Character { byte: 0, errors: LineStatus::empty() };
-        Self { slots: [empty; FIFO_BYTES], first: 0, count: 0 }
+        let empty = Character {
+            byte: 0,
+            errors: LineStatus::empty(),
+        };
+        Self {
+            slots: [empty; FIFO_BYTES],
+            first: 0,
+            count: 0,
+        }
     }
 
     fn push(&mut self, character: Character) {
@@ -139,11 +146,19 @@ impl Fifo {
     }
 
     fn front(&self) -> Option<Character> {
-        if self.count == 0 { None } else { self.slots.get(self.first).copied() }
+        if self.count == 0 {
+            None
+        } else {
+            self.slots.get(self.first).copied()
+        }
     }
 
     fn front_mut(&mut self) -> Option<&mut Character> {
-        if self.count == 0 { None } else { self.slots.get_mut(self.first) }
+        if self.count == 0 {
+            None
+        } else {
+            self.slots.get_mut(self.first)
+        }
     }
 
     fn has_errors(&self) -> bool {
@@ -267,7 +282,11 @@ impl Uart {
 
     /// When [`expire`](Self::expire) is next due.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        if self.enable.contains(InterruptEnable::RECEIVED) { self.timeout_at_ns } else { None }
+        if self.enable.contains(InterruptEnable::RECEIVED) {
+            self.timeout_at_ns
+        } else {
+            None
+        }
     }
 
     /// The time has come: characters below the trigger level have waited for four character times.
@@ -302,7 +321,9 @@ impl Uart {
             FifoMode::Off => 0,
             FifoMode::On { .. } => FIFOS_ENABLED,
         };
-        let Some(source) = self.source() else { return fifos | NO_INTERRUPT };
+        let Some(source) = self.source() else {
+            return fifos | NO_INTERRUPT;
+        };
         if source == Source::TransmitterEmpty {
             self.empty_pending = false;
             self.update_line(fx);
@@ -347,10 +368,22 @@ impl Uart {
             return ModemStatus::CTS | ModemStatus::DSR | ModemStatus::DCD;
         }
         let mut lines = ModemStatus::empty();
-        lines.set(ModemStatus::CTS, self.modem_control.contains(ModemControl::RTS));
-        lines.set(ModemStatus::DSR, self.modem_control.contains(ModemControl::DTR));
-        lines.set(ModemStatus::RI, self.modem_control.contains(ModemControl::OUT1));
-        lines.set(ModemStatus::DCD, self.modem_control.contains(ModemControl::OUT2));
+        lines.set(
+            ModemStatus::CTS,
+            self.modem_control.contains(ModemControl::RTS),
+        );
+        lines.set(
+            ModemStatus::DSR,
+            self.modem_control.contains(ModemControl::DTR),
+        );
+        lines.set(
+            ModemStatus::RI,
+            self.modem_control.contains(ModemControl::OUT1),
+        );
+        lines.set(
+            ModemStatus::DCD,
+            self.modem_control.contains(ModemControl::OUT2),
+        );
         lines
     }
 
@@ -358,7 +391,13 @@ impl Uart {
     /// empty again and says so.
     fn send(&mut self, byte: u8, now_ns: u64, fx: &mut Effects) {
         if self.modem_control.contains(ModemControl::LOOPBACK) {
-            self.loop_back(Character { byte, errors: LineStatus::empty() }, now_ns);
+            self.loop_back(
+                Character {
+                    byte,
+                    errors: LineStatus::empty(),
+                },
+                now_ns,
+            );
         } else if !self.line_control.contains(LineControl::BREAK) {
             // One access sends at most a few bytes, which the caller takes out before the next one.
             let _ = fx.output.try_push(byte);
@@ -459,8 +498,13 @@ impl Uart {
         let depth = self.depth();
         let before = self.fifo.count;
         while self.fifo.count < depth {
-            let Some(byte) = self.backlog.pop_front() else { break };
-            self.fifo.push(Character { byte, errors: LineStatus::empty() });
+            let Some(byte) = self.backlog.pop_front() else {
+                break;
+            };
+            self.fifo.push(Character {
+                byte,
+                errors: LineStatus::empty(),
+            });
         }
         if self.fifo.count != before {
             self.restart_timeout(now_ns);
@@ -670,11 +714,18 @@ mod tests {
         assert!(!bench.high);
         assert_eq!(bench.read(IIR), 0x01);
         bench.write(DATA, b'x');
-        assert!(bench.high, "each character sent empties the transmitter anew");
+        assert!(
+            bench.high,
+            "each character sent empties the transmitter anew"
+        );
         bench.write(IER, 0);
         assert!(!bench.high);
         bench.write(IER, 0x02);
-        assert_eq!(bench.read(IIR), 0x02, "as the kernel's test for broken chips expects");
+        assert_eq!(
+            bench.read(IIR),
+            0x02,
+            "as the kernel's test for broken chips expects"
+        );
     }
 
     #[test]
@@ -752,7 +803,11 @@ mod tests {
         assert_eq!(bench.read(LSR) & 0x02, 0x02);
         assert_eq!(bench.read(IIR) & 0x0f, 0x04, "data");
         for byte in 0..16 {
-            assert_eq!(bench.read(DATA), byte, "the byte that overran is the lost one");
+            assert_eq!(
+                bench.read(DATA),
+                byte,
+                "the byte that overran is the lost one"
+            );
         }
         assert_eq!(bench.read(IIR) & 0x0f, 0x02, "transmitter");
         assert_eq!(bench.read(IIR) & 0x0f, 0x00, "modem");
@@ -765,7 +820,11 @@ mod tests {
     fn in_loopback_nothing_leaves_and_the_outputs_come_back() {
         let mut bench = Bench::new().usual();
         bench.write(MCR, 0x10);
-        assert_eq!(bench.read(MSR), 0x0b, "the three lines that were up went down");
+        assert_eq!(
+            bench.read(MSR),
+            0x0b,
+            "the three lines that were up went down"
+        );
         for (mcr, msr) in [(0x11, 0x22), (0x12, 0x13), (0x14, 0x41), (0x18, 0x8c)] {
             bench.write(MCR, mcr);
             assert_eq!(bench.read(MSR), msr, "MCR {mcr:#x}");
