@@ -10,6 +10,7 @@
 pub mod build;
 pub mod commands;
 pub mod emulator;
+pub mod flash;
 pub mod guests;
 pub mod paths;
 pub mod report;

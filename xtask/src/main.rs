@@ -1,23 +1,49 @@
 //! `cargo xtask`: picks the command.
 
-use anyhow::{Result, bail};
-use lexopt::prelude::{Long, Short, Value, ValueExt};
+use anyhow::Result;
+use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::build::Artifacts;
-use xtask::commands::run;
+use xtask::commands::{doctor, flash, image, run};
 use xtask::paths::Paths;
 
-const HELP: &str = "\
-cargo xtask COMMAND [options]
+/// Builds, runs, tests and installs Plinth
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Line {
+    #[command(subcommand)]
+    command: Command,
+}
 
-  run [NAME]      boot Plinth in an emulator and run a guest (the default guest: hello)
-  build           build the hypervisor, the guests and the disk image
-
-`cargo xtask COMMAND --help` says more.
-";
+#[derive(Subcommand)]
+enum Command {
+    /// Boot Plinth in an emulator and run a guest
+    #[command(after_help = run::EXIT_STATUS)]
+    Run(run::RunOptions),
+    /// Build the hypervisor, the guests and the disk image
+    Build,
+    /// Make a disk image that BIOS and UEFI machines start from
+    Image(image::ImageOptions),
+    /// Write such an image to a USB stick
+    Flash(flash::FlashOptions),
+    /// Tell what this machine has and lacks, and what to do about it
+    Doctor,
+}
 
 fn main() -> ExitCode {
-    match command() {
+    let line = match Line::try_parse() {
+        Ok(line) => line,
+        Err(error) => {
+            let _ = error.print();
+            // clap's own status for a wrong option is 2, which here tells that a guest has crashed.
+            return if error.use_stderr() {
+                ExitCode::from(run::CANNOT_RUN)
+            } else {
+                ExitCode::SUCCESS
+            };
+        }
+    };
+    match execute(&line.command) {
         Ok(status) => status,
         Err(error) => {
             eprintln!("xtask: {error:#}");
@@ -26,31 +52,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn command() -> Result<ExitCode> {
+fn execute(command: &Command) -> Result<ExitCode> {
     let paths = Paths::of_checkout();
-    let mut parser = lexopt::Parser::from_env();
-    let name = match parser.next()? {
-        Some(Value(name)) => name.string()?,
-        None | Some(Short('h') | Long("help")) => {
-            print!("{HELP}");
-            return Ok(ExitCode::SUCCESS);
-        }
-        Some(other) => return Err(other.unexpected().into()),
-    };
-    match name.as_str() {
-        "run" => match run::Options::parse(&mut parser)? {
-            Some(options) => run::run(&paths, &options),
-            None => help(run::HELP_TEXT),
-        },
-        "build" => {
+    match command {
+        Command::Run(options) => return run::run(&paths, options),
+        Command::Build => {
             Artifacts::build(&paths)?;
-            Ok(ExitCode::SUCCESS)
         }
-        other => bail!("there is no command `{other}`. See `cargo xtask --help`"),
+        Command::Image(options) => image::image(&paths, options)?,
+        Command::Flash(options) => flash::flash(&paths, options)?,
+        Command::Doctor if !doctor::doctor(&paths) => return Ok(ExitCode::FAILURE),
+        Command::Doctor => {}
     }
-}
-
-fn help(text: &str) -> Result<ExitCode> {
-    print!("{text}");
     Ok(ExitCode::SUCCESS)
 }

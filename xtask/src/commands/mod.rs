@@ -1,3 +1,7 @@
 //! The commands of `cargo xtask`, one file each.
 
+pub mod doctor;
+pub mod flash;
+pub mod image;
+pub mod options;
 pub mod run;

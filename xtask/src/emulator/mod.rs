@@ -14,6 +14,7 @@ use crate::system::host::Virtualisation;
 use crate::system::packages::{Need, ensure};
 use anyhow::{Context, Result, bail};
 use bundle::Pointer;
+use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs::{self, File};
@@ -21,12 +22,11 @@ use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::str::FromStr;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What executes the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Engine {
     /// QEMU with nested KVM: real VT-x.
     Kvm,
@@ -48,38 +48,13 @@ impl Engine {
     }
 }
 
-impl FromStr for Engine {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "kvm" => Ok(Self::Kvm),
-            "bochs" => Ok(Self::Bochs),
-            "qemu" => Ok(Self::Qemu),
-            _ => bail!("there is no engine `{text}`: kvm, bochs or qemu"),
-        }
-    }
-}
-
 /// What starts the machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Firmware {
     /// The old way.
     Bios,
     /// The new way.
     Uefi,
-}
-
-impl FromStr for Firmware {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "bios" => Ok(Self::Bios),
-            "uefi" => Ok(Self::Uefi),
-            _ => bail!("there is no firmware `{text}`: bios or uefi"),
-        }
-    }
 }
 
 /// How an emulated machine's time passes.
@@ -92,7 +67,7 @@ pub enum Pace {
 }
 
 /// The processor that Bochs emulates.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum CpuModel {
     /// Without PML, TSC scaling and XSAVES.
     Haswell,
@@ -101,19 +76,6 @@ pub enum CpuModel {
     Skylake,
     /// With CET, UMIP and sub-page protection as well.
     Tigerlake,
-}
-
-impl FromStr for CpuModel {
-    type Err = anyhow::Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        match text {
-            "haswell" => Ok(Self::Haswell),
-            "skylake" => Ok(Self::Skylake),
-            "tigerlake" => Ok(Self::Tigerlake),
-            _ => bail!("there is no CPU model `{text}`: haswell, skylake or tigerlake"),
-        }
-    }
 }
 
 /// Who controls the machine from outside.

@@ -136,6 +136,12 @@ impl Apt {
     }
 }
 
+/// Whether packages can be fetched at all: apt is there, and knows a mirror.
+#[must_use]
+pub fn can_fetch_packages() -> bool {
+    super::which("apt-get").is_some() && machine_mirror().is_some()
+}
+
 /// The version column of `apt-cache madison`, newest first.
 fn pick_version<'a>(madison: &'a str, prefix: &str) -> Option<&'a str> {
     madison

@@ -1,0 +1,281 @@
+//! `cargo xtask doctor`: what this machine has and lacks, and what to do about it.
+
+use crate::paths::Paths;
+use crate::system::apt::can_fetch_packages;
+use crate::system::host::Virtualisation;
+use crate::system::packages::{Manager, Need};
+use crate::toolchain::Active;
+use std::process::Command;
+
+/// The state of one thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It is there.
+    Good,
+    /// It is not there, and xtask gets it by itself when it is needed.
+    Later,
+    /// It is not there, and is not needed.
+    Optional,
+    /// It is not there, and somebody has to do something.
+    Bad,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Good => "ok",
+            Self::Later => "later",
+            Self::Optional => "-",
+            Self::Bad => "MISSING",
+        }
+    }
+}
+
+/// One line of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Row {
+    what: String,
+    state: State,
+    found: String,
+    remedy: String,
+}
+
+impl Row {
+    fn new(what: &str, state: State, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            what: what.to_owned(),
+            state,
+            found: found.into(),
+            remedy: remedy.into(),
+        }
+    }
+}
+
+/// Prints the table; false where somebody has to do something.
+pub fn doctor(paths: &Paths) -> bool {
+    let manager = Manager::of_this_machine();
+    let mut rows = toolchain_rows(paths, manager);
+    rows.extend(Need::ALL.iter().map(|need| need_row(*need, manager)));
+    rows.extend(virtualisation_rows(Virtualisation::of_this_machine()));
+    print!("{}", table(&rows));
+    let is_healthy = rows.iter().all(|row| row.state != State::Bad);
+    println!();
+    if is_healthy {
+        println!(
+            "`cargo xtask run` and `cargo xtask test` will work here. `later` is fetched when it is needed."
+        );
+    } else {
+        println!("Something is missing that xtask cannot get by itself: see the last column.");
+    }
+    is_healthy
+}
+
+fn toolchain_rows(paths: &Paths, manager: Option<Manager>) -> Vec<Row> {
+    let active = match Active::find(paths) {
+        Ok(active) => active,
+        Err(error) => {
+            let remedy = "install rustup: https://rustup.rs";
+            return vec![Row::new("Rust", State::Bad, format!("{error:#}"), remedy)];
+        }
+    };
+    let component = |what: &str, is_there: bool, fetched: bool, source: &str| {
+        if is_there {
+            Row::new(what, State::Good, "from rustup", "")
+        } else if fetched {
+            Row::new(what, State::Good, "in target/toolchain", "")
+        } else if manager == Some(Manager::Apt) && can_fetch_packages() {
+            Row::new(what, State::Later, "", format!("from {source}, by itself"))
+        } else {
+            Row::new(what, State::Bad, "", format!("rustup component add {what}"))
+        }
+    };
+    let private = Active {
+        sysroot: paths.toolchain().join("sysroot"),
+        ..active.clone()
+    };
+    vec![
+        Row::new(
+            "Rust",
+            State::Good,
+            format!("{} for {}", active.release, active.host),
+            "",
+        ),
+        component(
+            "rust-src",
+            active.has_source(),
+            private.has_source(),
+            "Debian's package rust-src",
+        ),
+        component(
+            "llvm-tools",
+            active.has_llvm_tools(),
+            private.has_llvm_tools(),
+            "Debian's package llvm",
+        ),
+    ]
+}
+
+fn need_row(need: Need, manager: Option<Manager>) -> Row {
+    if let Some(path) = need.find() {
+        return Row::new(need.name(), State::Good, version_of(need, &path), "");
+    }
+    let package = manager.and_then(|manager| Some((manager, need.package(manager)?)));
+    match package {
+        Some((Manager::Apt, package)) => {
+            let state = if need == Need::Gdb {
+                State::Optional
+            } else {
+                State::Later
+            };
+            let remedy = match state {
+                State::Optional => format!(
+                    "for `cargo xtask debug`: {}",
+                    Manager::Apt.command(&[package])
+                ),
+                _ => format!("package {package}, by itself"),
+            };
+            Row::new(need.name(), state, "", remedy)
+        }
+        Some((manager, package)) => {
+            let state = if need == Need::Gdb {
+                State::Optional
+            } else {
+                State::Bad
+            };
+            Row::new(need.name(), state, "", manager.command(&[package]))
+        }
+        None => Row::new(need.name(), State::Bad, "", "install it by hand"),
+    }
+}
+
+/// A program's version, or where a file is.
+fn version_of(need: Need, path: &std::path::Path) -> String {
+    let argument = match need {
+        Need::Qemu | Need::Gdb | Need::LlvmTools => "--version",
+        Need::Bochs => "--help",
+        _ => return path.display().to_string(),
+    };
+    let output = Command::new(path).arg(argument).output();
+    let text = output.map_or_else(
+        |_| String::new(),
+        |output| {
+            let both = [output.stdout, output.stderr].concat();
+            String::from_utf8_lossy(&both).into_owned()
+        },
+    );
+    text.lines()
+        .map(|line| line.trim_matches(|c: char| c == '=' || c.is_whitespace()))
+        .find(|line| line.chars().any(|c| c.is_ascii_digit()))
+        .map_or_else(|| path.display().to_string(), str::to_owned)
+}
+
+fn virtualisation_rows(virtualisation: Virtualisation) -> Vec<Row> {
+    let row = |what: &str, is_there: bool, yes: &str, no: &str, remedy: &str| {
+        let state = if is_there {
+            State::Good
+        } else {
+            State::Optional
+        };
+        Row::new(
+            what,
+            state,
+            if is_there { yes } else { no },
+            if is_there { "" } else { remedy },
+        )
+    };
+    let Virtualisation { kvm, vmx, nested } = virtualisation;
+    let engine = if virtualisation.can_nest() {
+        "kvm"
+    } else {
+        "bochs"
+    };
+    vec![
+        row(
+            "KVM",
+            kvm,
+            "/dev/kvm opens",
+            "/dev/kvm does not open",
+            "not needed: Bochs is used",
+        ),
+        row(
+            "VT-x",
+            vmx,
+            "the CPU shows vmx",
+            "the CPU shows no vmx",
+            "not needed: Bochs emulates it",
+        ),
+        row(
+            "nested VT-x",
+            nested,
+            "kvm_intel passes it on",
+            "kvm_intel does not pass it on",
+            if vmx {
+                "sudo modprobe -r kvm_intel && sudo modprobe kvm_intel nested=1"
+            } else {
+                "not needed"
+            },
+        ),
+        Row::new("default engine", State::Good, engine, ""),
+    ]
+}
+
+/// The rows in columns.
+fn table(rows: &[Row]) -> String {
+    let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
+    let what = width(|row| row.what.chars().count());
+    let found = width(|row| row.found.chars().count()).min(60);
+    let mut text = String::new();
+    for row in rows {
+        let line = format!(
+            "{:what$}  {:7}  {:found$}  {}",
+            row.what,
+            row.state.word(),
+            row.found,
+            row.remedy
+        );
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_has_straight_columns_and_no_trailing_spaces() {
+        let rows = [
+            Row::new("a", State::Good, "x", ""),
+            Row::new("longer", State::Bad, "", "do this"),
+        ];
+        assert_eq!(
+            table(&rows),
+            "a       ok       x\nlonger  MISSING     do this\n"
+        );
+    }
+
+    #[test]
+    fn a_machine_without_vmx_is_told_that_it_needs_none() {
+        let rows = virtualisation_rows(Virtualisation {
+            kvm: true,
+            vmx: false,
+            nested: false,
+        });
+        assert!(rows.iter().all(|row| row.state != State::Bad));
+        assert_eq!(rows.last().unwrap().found, "bochs");
+    }
+
+    #[test]
+    fn nesting_that_is_switched_off_gets_the_command_that_switches_it_on() {
+        let rows = virtualisation_rows(Virtualisation {
+            kvm: true,
+            vmx: true,
+            nested: false,
+        });
+        assert!(
+            rows.iter()
+                .any(|row| row.remedy.contains("kvm_intel nested=1"))
+        );
+    }
+}

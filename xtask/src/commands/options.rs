@@ -1,0 +1,244 @@
+//! Options that several commands share: which guest, and which machine.
+
+use crate::build::{Artifacts, ImageMaker, lock};
+use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Pace};
+use crate::guests::{Guest, host_memory_mib, pack, parse_size};
+use crate::paths::Paths;
+use crate::system::host::Virtualisation;
+use crate::terminal::is_interactive;
+use crate::toolchain::Toolchain;
+use anyhow::{Context, Result, bail};
+use bundle::{Compression, HypervisorOptions, LogLevel};
+use clap::Args;
+use std::fs;
+use std::path::PathBuf;
+
+/// Which guest.
+#[derive(Args, Clone, Debug)]
+pub struct GuestOptions {
+    /// One of our own tiny guests [default: hello]; with --kernel, what to call yours
+    name: Option<String>,
+    /// Run this kernel instead
+    #[arg(long, value_name = "FILE")]
+    kernel: Option<PathBuf>,
+    /// Give it this initial RAM disk
+    #[arg(long, value_name = "FILE", requires = "kernel")]
+    initrd: Option<PathBuf>,
+    /// Give it this command line
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
+    cmdline: Option<String>,
+    /// Give it this many virtual CPUs
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    cpus: u32,
+    /// Give it this much memory: 64M, 1G ... [default: 32M for ours, 512M for yours]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    memory: Option<u64>,
+    /// How much the hypervisor logs: error, warn, info, debug, trace
+    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse_level)]
+    log: LogLevel,
+}
+
+fn parse_level(text: &str) -> Result<LogLevel> {
+    Ok(match text {
+        "error" => LogLevel::Error,
+        "warn" => LogLevel::Warn,
+        "info" => LogLevel::Info,
+        "debug" => LogLevel::Debug,
+        "trace" => LogLevel::Trace,
+        _ => bail!("possible values: error, warn, info, debug, trace"),
+    })
+}
+
+impl GuestOptions {
+    /// The guest that the options describe.
+    pub(super) fn guest(&self, artifacts: &Artifacts) -> Result<Guest> {
+        let mut guest = match &self.kernel {
+            Some(kernel) => {
+                let stem = kernel
+                    .file_stem()
+                    .unwrap_or(kernel.as_os_str())
+                    .to_string_lossy();
+                let name = self.name.clone().unwrap_or_else(|| stem.into_owned());
+                Guest::new(name, kernel, Guest::USUAL_BYTES)
+            }
+            None => Guest::tiny(artifacts, self.name.as_deref().unwrap_or("hello"))?,
+        };
+        guest.initrd.clone_from(&self.initrd);
+        guest.config.cpus = self.cpus;
+        if let Some(cmdline) = &self.cmdline {
+            guest.config.cmdline.clone_from(cmdline);
+        }
+        if let Some(bytes) = self.memory {
+            guest.config.memory_bytes = bytes;
+        }
+        Ok(guest)
+    }
+
+    /// What they say about the hypervisor itself.
+    pub(super) fn hypervisor(&self) -> HypervisorOptions {
+        HypervisorOptions {
+            log_level: self.log,
+            ..HypervisorOptions::default()
+        }
+    }
+}
+
+/// Which machine.
+#[derive(Args, Clone, Debug)]
+pub struct MachineOptions {
+    /// kvm is QEMU with nested VT-x, bochs has VT-x in software, qemu has none [default: kvm where it works,
+    /// else bochs]
+    #[arg(long, value_enum, value_name = "NAME")]
+    pub(super) engine: Option<Engine>,
+    /// What starts the machine
+    #[arg(long, value_enum, value_name = "NAME", default_value = "bios")]
+    firmware: Firmware,
+    /// CPUs of the machine
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
+    host_cpus: u32,
+    /// Memory of the machine [default: what the guests need and a little more]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    host_memory: Option<u64>,
+    /// The processor that Bochs emulates
+    #[arg(long, value_enum, value_name = "NAME", default_value = "skylake")]
+    cpu_model: CpuModel,
+}
+
+impl MachineOptions {
+    /// The machine that runs `guests`.
+    pub(super) fn machine(
+        &self,
+        paths: &Paths,
+        artifacts: &Artifacts,
+        guests: &[Guest],
+        hypervisor: HypervisorOptions,
+        debugger: Debugger,
+    ) -> Result<Machine> {
+        let bundle = pack(guests, hypervisor, Compression::Off)?;
+        let memory_mib = match self.host_memory {
+            Some(bytes) => {
+                u32::try_from(bytes >> 20).context("--host-memory is more than any machine has")?
+            }
+            None => host_memory_mib(guests, bundle.len() as u64),
+        };
+        let disk = match self.firmware {
+            Firmware::Bios => Disk::WithPointer {
+                image: artifacts.image.clone(),
+                bundle,
+            },
+            Firmware::Uefi => complete_image(paths, artifacts, &bundle)?,
+        };
+        Ok(Machine {
+            engine: self.engine(),
+            firmware: self.firmware,
+            cpus: self.host_cpus,
+            cpu_model: self.cpu_model,
+            memory_mib,
+            pace: if is_interactive() {
+                Pace::RealTime
+            } else {
+                Pace::Free
+            },
+            debugger,
+            disk,
+        })
+    }
+
+    fn engine(&self) -> Engine {
+        let virtualisation = Virtualisation::of_this_machine();
+        self.engine.unwrap_or(match self.firmware {
+            Firmware::Bios => Engine::choose(virtualisation),
+            // Bochs has no UEFI firmware.
+            Firmware::Uefi if virtualisation.can_nest() => Engine::Kvm,
+            Firmware::Uefi => Engine::Qemu,
+        })
+    }
+}
+
+/// An image with the bundle in it, for firmware that would overwrite one loaded by the emulator.
+fn complete_image(paths: &Paths, artifacts: &Artifacts, bundle: &[u8]) -> Result<Disk> {
+    let _lock = lock(paths)?;
+    let maker = ImageMaker::build(paths, &Toolchain::provide(paths)?)?;
+    let file = paths.artifacts().join("bundle");
+    let image = paths.artifacts().join("plinth-uefi-run.img");
+    fs::write(&file, bundle)?;
+    maker.make(&artifacts.kernel, &file, &image)?;
+    Ok(Disk::Complete { image })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser, Debug)]
+    struct Line {
+        #[command(flatten)]
+        guest: GuestOptions,
+        #[command(flatten)]
+        machine: MachineOptions,
+    }
+
+    fn parse(arguments: &[&str]) -> Result<Line, clap::Error> {
+        Line::try_parse_from(std::iter::once(&"xtask").chain(arguments))
+    }
+
+    #[test]
+    fn the_options_of_a_guest_and_a_machine_are_read() {
+        let Line { guest, machine } = parse(&[
+            "linux",
+            "--kernel",
+            "/boot/vmlinuz",
+            "--memory",
+            "1G",
+            "--cpus=4",
+            "--engine",
+            "qemu",
+            "--firmware=uefi",
+            "--log",
+            "debug",
+            "--cmdline",
+            "-- a b",
+        ])
+        .unwrap();
+        assert_eq!(guest.name.as_deref(), Some("linux"));
+        assert_eq!(guest.kernel, Some("/boot/vmlinuz".into()));
+        assert_eq!(guest.memory, Some(1 << 30));
+        assert_eq!(guest.cpus, 4);
+        assert_eq!(guest.log, LogLevel::Debug);
+        assert_eq!(guest.cmdline.as_deref(), Some("-- a b"));
+        assert_eq!(machine.engine, Some(Engine::Qemu));
+        assert_eq!(machine.firmware, Firmware::Uefi);
+    }
+
+    #[test]
+    fn wrong_options_are_refused_with_the_choices() {
+        for (arguments, expected) in [
+            (&["--engine", "vbox"][..], "kvm, bochs, qemu"),
+            (&["--firmware", "coreboot"], "bios, uefi"),
+            (&["--cpus", "0"], "1.."),
+            (&["--initrd", "x"], "--kernel"),
+            (&["--memory", "lots"], "64M"),
+            (&["a", "b"], "unexpected"),
+            (&["--log", "loud"], "trace"),
+        ] {
+            let error = parse(arguments).unwrap_err().to_string();
+            assert!(error.contains(expected), "{arguments:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_kernel_of_ones_own_is_called_after_its_file() {
+        let artifacts = Artifacts {
+            kernel_with_symbols: PathBuf::new(),
+            kernel: PathBuf::new(),
+            image: PathBuf::new(),
+            guests: [("hello".to_owned(), PathBuf::from("/g/hello"))].into(),
+        };
+        let guest = |arguments: &[&str]| parse(arguments).unwrap().guest.guest(&artifacts);
+        assert_eq!(guest(&["--kernel", "/b/my.elf"]).unwrap().config.name, "my");
+        assert_eq!(guest(&[]).unwrap().kernel, PathBuf::from("/g/hello"));
+        let error = guest(&["nobody"]).unwrap_err().to_string();
+        assert!(error.contains("There are: hello"), "{error}");
+    }
+}
