@@ -13,23 +13,31 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod bitmap;
 pub mod capability;
 pub mod controls;
+pub mod ept;
 pub mod event;
 pub mod exit;
 pub mod exit_reason;
 pub mod feature_control;
 pub mod features;
 pub mod fields;
+pub mod preemption;
+pub mod vpid;
 
+pub use bitmap::{IoBitmaps, MsrBitmap};
 pub use capability::{Capabilities, MissingControls, RawCapabilities};
 pub use controls::{
     EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls,
     SecondaryExitControls, TertiaryControls,
 };
+pub use ept::{Ept, EptFlags, EptPointer};
 pub use event::{EntryEvent, InterruptionInfo};
 pub use exit::{ExitFields, decode};
 pub use exit_reason::{ExitReason, RawExitReason};
 pub use feature_control::FeatureControl;
 pub use features::{Feature, Features};
 pub use fields::{Encoding, Field, VmcsReader, VmcsWriter};
+pub use preemption::PreemptionTimer;
+pub use vpid::{Vpid, VpidAllocator};

@@ -1,0 +1,108 @@
+//! The VMX-preemption timer: from a point in TSC time to the value for the VMCS.
+//!
+//! The timer starts at the entry, counts down by one whenever bit X of the TSC changes, and exits at zero. So
+//! it runs on a grid of 2^X ticks that the entry does not shift. SDM vol. 3, VMX-Preemption Timer, and
+//! Miscellaneous Data for X.
+
+use crate::capability::Capabilities;
+
+/// The timer's rate on this processor.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PreemptionTimer {
+    shift: u32,
+}
+
+impl PreemptionTimer {
+    /// Of a processor with these capabilities.
+    pub const fn new(caps: &Capabilities) -> Self {
+        Self { shift: caps.preemption_timer_shift() }
+    }
+
+    /// One count is two to this power TSC ticks.
+    pub const fn shift(self) -> u32 {
+        self.shift
+    }
+
+    /// The value with which an entry at host TSC `now` exits at the first grid point not before `deadline`.
+    ///
+    /// Never early, and late by less than two counts, however long ago `now` was read. Two things to know:
+    /// a deadline that lies too far ahead gives the longest time that there is, so an exit proves nothing and
+    /// the deadline must be looked at again; and one that has passed gives 1, not 0, since an entry with 0
+    /// exits before the guest's first instruction.
+    #[inline]
+    pub const fn value_until(self, deadline: u64, now: u64) -> u32 {
+        let Some(grid_mask) = (1_u64 << self.shift).checked_sub(1) else { return 1 };
+        // The count of grid points at or below the deadline, rounded up without overflow.
+        let target = (deadline >> self.shift) + (deadline & grid_mask != 0) as u64;
+        match target.checked_sub(now >> self.shift) {
+            None | Some(0) => 1,
+            Some(counts) if counts > u32::MAX as u64 => u32::MAX,
+            Some(counts) => counts as u32,
+        }
+    }
+
+    /// TSC ticks that this value lasts at most.
+    pub const fn ticks(self, value: u32) -> u64 {
+        (value as u64) << self.shift
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// The processor: the TSC at which a timer that was loaded with `value` at `entry` expires.
+    fn expires_at(shift: u32, entry: u64, value: u32) -> u64 {
+        ((entry >> shift) + u64::from(value)) << shift
+    }
+
+    fn timer(shift: u32) -> PreemptionTimer {
+        PreemptionTimer { shift }
+    }
+
+    #[test]
+    fn the_rate_comes_from_the_capabilities() {
+        let caps = Capabilities::new(crate::capability::tests::skylake());
+        assert_eq!(PreemptionTimer::new(&caps).shift(), 5);
+        assert_eq!(PreemptionTimer::new(&caps).ticks(3), 96);
+    }
+
+    #[test]
+    fn a_deadline_that_has_passed_still_lets_the_guest_move() {
+        assert_eq!(timer(5).value_until(100, 5000), 1);
+        assert_eq!(timer(5).value_until(0, 0), 1);
+        assert_eq!(timer(0).value_until(7, 7), 1);
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_timer_gives_the_longest_time() {
+        assert_eq!(timer(0).value_until(u64::MAX, 0), u32::MAX);
+        assert_eq!(timer(5).value_until(1 << 50, 0), u32::MAX);
+        assert_eq!(timer(31).value_until(u64::MAX, u64::MAX - 1), 1);
+    }
+
+    #[test]
+    fn a_deadline_between_grid_points_waits_for_the_next() {
+        assert_eq!(timer(5).value_until(1000 + 33, 1000), 2);
+        assert_eq!(timer(5).value_until(1024, 1000), 1);
+        assert_eq!(timer(5).value_until(1025, 1000), 2);
+        assert_eq!(timer(0).value_until(1025, 1000), 25);
+    }
+
+    proptest! {
+        #[test]
+        fn it_never_expires_early_and_little_late(
+            shift in 0_u32..20,
+            now in 0..1_u64 << 60,
+            ahead in 1_u64..1 << 31,
+            entry_delay in 0_u64..1000,
+        ) {
+            let deadline = now + ahead;
+            let value = timer(shift).value_until(deadline, now);
+            let expiry = expires_at(shift, now + entry_delay, value);
+            prop_assert!(expiry >= deadline);
+            prop_assert!(expiry < deadline + entry_delay + (2 << shift));
+        }
+    }
+}
