@@ -12,13 +12,20 @@
 extern crate alloc;
 
 pub mod cpu;
+pub mod cpuid;
 pub mod exit;
 pub mod fault;
+pub mod handle;
 pub mod machine;
+pub mod mtrr;
+pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
 pub use cpu::Cpu;
+pub use cpuid::CpuidTable;
 pub use exit::VmExit;
 pub use fault::{Event, GuestFault, VmError};
+pub use handle::{Next, handle};
 pub use machine::Machine;
+pub use state::VcpuState;

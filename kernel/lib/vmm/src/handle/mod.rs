@@ -1,0 +1,195 @@
+//! What is done about each exit.
+//!
+//! [`handle`] is one exhaustive match. A handler either finishes the instruction, and then [`complete`]
+//! moves RIP past it, the only place that does so, or returns the [`GuestFault`] that real hardware would
+//! raise, with the state as it was before the instruction.
+
+mod control_register;
+mod cpuid;
+mod debug_register;
+mod exception;
+mod hypercall;
+mod misc;
+mod msr;
+mod port;
+
+use arch::{AccessRights, Efer, Exception, Rflags, SegmentName};
+
+use crate::cpu::{Blocking, Cpu};
+use crate::exit::VmExit;
+use crate::fault::{Event, GuestFault, VmError};
+use crate::machine::Machine;
+use crate::state::VcpuState;
+
+/// How the vCPU goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Enters the guest again.
+    Resume,
+    /// Sleeps until an interrupt, an NMI, INIT or a debug exception is pending.
+    Halt,
+    /// Spins: another vCPU of the VM had better run.
+    Yield,
+    /// Enters the guest again with this event, which it was about to take when it exited.
+    Inject(Event),
+    /// Ends with its whole VM.
+    Stop(VmError),
+}
+
+/// DR6: a single-step trap (SDM vol. 3, Debug Status Register).
+const DR6_BS: u64 = 1 << 14;
+/// IA32_DEBUGCTL: TF traps on branches only.
+const DEBUGCTL_BTF: u64 = 1 << 1;
+
+/// Does what an exit asks for.
+///
+/// Exits that concern the host only (its interrupts, NMIs and timers, a full dirty log) and windows that the
+/// injection had asked for need nothing here: the run loop has dealt with them, or does so next.
+///
+/// # Errors
+/// The exception to raise in the guest. State and RIP are then as the exception's handler has to find them:
+/// before the instruction for a fault, behind it for a trap.
+#[inline]
+pub fn handle<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    exit: VmExit,
+) -> Result<Next, GuestFault> {
+    match exit {
+        VmExit::Cpuid => {
+            cpuid::cpuid(cpu, vcpu);
+            complete(cpu, Next::Resume)
+        }
+        VmExit::PortIo(access) => port::access(cpu, vcpu, machine, access),
+        VmExit::ReadMsr => {
+            msr::read(cpu, vcpu)?;
+            complete(cpu, Next::Resume)
+        }
+        VmExit::WriteMsr => {
+            msr::write(cpu, vcpu)?;
+            complete(cpu, Next::Resume)
+        }
+        VmExit::Hlt => complete(cpu, Next::Halt),
+        VmExit::Hypercall => {
+            hypercall::hypercall(cpu, machine);
+            complete(cpu, Next::Resume)
+        }
+        VmExit::ControlRegister(access) => control_register::access(cpu, vcpu, machine, access),
+        VmExit::DebugRegister(access) => debug_register::access(cpu, access),
+        VmExit::Pause => complete(cpu, Next::Yield),
+        // No device of the host is the guest's, so that no cache of its memory is ever out of date.
+        VmExit::Invd | VmExit::Wbinvd => complete(cpu, Next::Resume),
+        VmExit::Invlpg(gva) => {
+            cpu.flush_address(gva);
+            complete(cpu, Next::Resume)
+        }
+        VmExit::Xsetbv => {
+            misc::xsetbv(cpu, vcpu)?;
+            complete(cpu, Next::Resume)
+        }
+        VmExit::Rdtsc => {
+            misc::rdtsc(cpu);
+            complete(cpu, Next::Resume)
+        }
+        VmExit::Rdtscp => {
+            misc::rdtscp(cpu);
+            complete(cpu, Next::Resume)
+        }
+        // CPUID shows no performance counter, so that every index is a wrong one.
+        VmExit::Rdpmc => Err(GuestFault::GP0),
+        // CPUID shows none of these.
+        VmExit::Monitor | VmExit::Mwait | VmExit::Random | VmExit::NoSuchInstruction => {
+            Err(GuestFault::InvalidOpcode)
+        }
+        VmExit::Exception(info) => exception::reflect(cpu, info),
+        VmExit::ApicEoi(vector) => {
+            machine.end_of_interrupt(vector);
+            Ok(Next::Resume)
+        }
+        VmExit::DescriptorTable
+        | VmExit::Memory(_)
+        | VmExit::ApicAccess { .. }
+        | VmExit::ApicWrite { .. }
+        | VmExit::TaskSwitch(_) => Ok(Next::Stop(VmError::Unsupported("this exit"))),
+        VmExit::TprBelowThreshold
+        | VmExit::InterruptWindow
+        | VmExit::NmiWindow
+        | VmExit::SingleStep
+        | VmExit::HostInterrupt(_)
+        | VmExit::HostNmi
+        | VmExit::HostTimer
+        | VmExit::HostInit
+        | VmExit::HostSmi
+        | VmExit::DirtyLogFull => Ok(Next::Resume),
+        VmExit::HostMachineCheck => Ok(Next::Stop(VmError::MachineCheck)),
+        VmExit::TripleFault => Ok(Next::Stop(VmError::TripleFault)),
+        VmExit::MemoryMisconfigured(gpa) => Ok(Next::Stop(VmError::MemoryMisconfigured(gpa))),
+        VmExit::EntryRefused { code } => Ok(Next::Stop(VmError::EntryRefused(code))),
+        VmExit::Unexpected { code } => Ok(Next::Stop(VmError::UnexpectedExit(code))),
+    }
+}
+
+/// Ends the instruction that exited: moves RIP past it, ends the shadow of STI or MOV SS and of RF, and
+/// traps where TF is set.
+#[inline]
+fn complete<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
+    let rip = cpu.rip();
+    let mut behind = rip.wrapping_add(u64::from(cpu.instruction_length()));
+    if (rip ^ behind) >> 32 != 0 && !in_64_bit_mode(cpu) {
+        behind &= 0xffff_ffff;
+    }
+    cpu.set_rip(behind);
+    finish(cpu, next)
+}
+
+/// The part of [`complete`] that has nothing to do with RIP.
+#[inline]
+fn finish<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
+    let shadow = Blocking::STI | Blocking::MOV_SS;
+    let blocking = cpu.blocking();
+    if blocking.intersects(shadow) {
+        cpu.set_blocking(blocking - shadow);
+    }
+    let rflags = cpu.rflags();
+    if rflags.intersects(Rflags::RF | Rflags::TF) {
+        return finish_with_flags(cpu, rflags, next);
+    }
+    Ok(next)
+}
+
+#[cold]
+fn finish_with_flags<C: Cpu>(cpu: &mut C, rflags: Rflags, next: Next) -> Result<Next, GuestFault> {
+    if rflags.contains(Rflags::RF) {
+        cpu.set_rflags(rflags - Rflags::RF);
+    }
+    let branches_only =
+        cpu.hardware_msr(arch::msr::IA32_DEBUGCTL).is_some_and(|value| value & DEBUGCTL_BTF != 0);
+    match next {
+        Next::Resume | Next::Halt | Next::Yield
+            if rflags.contains(Rflags::TF) && !branches_only =>
+        {
+            Err(GuestFault::Debug { dr6: DR6_BS })
+        }
+        _ => Ok(next),
+    }
+}
+
+/// Whether the CPU is in 64-bit mode (SDM vol. 3, IA-32e Mode Operation).
+pub(crate) fn in_64_bit_mode<C: Cpu>(cpu: &C) -> bool {
+    cpu.efer().contains(Efer::LMA)
+        && cpu.segment(SegmentName::Cs).access.contains(AccessRights::LONG)
+}
+
+/// The event that delivers an exception that exited before its delivery.
+fn exception_event(exception: Exception, error_code: Option<u32>, length: u8) -> Event {
+    match exception {
+        Exception::Breakpoint | Exception::Overflow => {
+            Event::SoftwareException { exception, length }
+        }
+        _ => Event::Exception { exception, error_code },
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,236 @@
+//! RDMSR and WRMSR: an allow-list. What is not named here is a #GP(0), as on a processor without it.
+//!
+//! Each MSR keeps the rules of the SDM, vol. 4, and is there only when CPUID shows the feature that it
+//! belongs to. FS and GS base, SYSENTER and SYSCALL registers usually do not exit; they are here for
+//! backends and moments where they do.
+
+use arch::cpuid::{ExtendedEdx, Leaf1Edx, Leaf7Edx};
+use arch::{Cr0, Cr4, Efer, Gpr, msr};
+
+use super::misc::{edx_eax, set_edx_eax};
+use crate::cpu::Cpu;
+use crate::fault::GuestFault;
+use crate::state::VcpuState;
+
+/// IA32_FEATURE_CONTROL: locked, and so without VMX.
+const FEATURE_CONTROL_LOCKED: u64 = 1;
+/// IA32_MISC_ENABLE: REP MOVS and STOS are fast. The one bit of it that a guest may change.
+const MISC_ENABLE_FAST_STRINGS: u64 = 1;
+/// IA32_MISC_ENABLE: bits that are read-only, writes to which are ignored.
+const MISC_ENABLE_READ_ONLY: u64 = 1 << 11 | 1 << 12;
+/// IA32_MCG_STATUS: RIPV, EIPV and MCIP.
+const MCG_STATUS_WRITABLE: u64 = 7;
+/// IA32_DEBUGCTL: last-branch records (none are shown, the bit is ignored) and BTF.
+const DEBUGCTL_LBR: u64 = 1;
+const DEBUGCTL_BTF: u64 = 1 << 1;
+/// IA32_PRED_CMD: IBPB.
+const PRED_CMD_IBPB: u64 = 1;
+/// IA32_FLUSH_CMD: FLUSH_CMD.
+const FLUSH_CMD_L1D: u64 = 1;
+/// IA32_SPEC_CTRL.
+const SPEC_CTRL_IBRS: u64 = 1;
+const SPEC_CTRL_STIBP: u64 = 1 << 1;
+const SPEC_CTRL_SSBD: u64 = 1 << 2;
+
+/// RDMSR of the MSR in ECX.
+#[inline]
+pub(super) fn read<C: Cpu>(cpu: &mut C, vcpu: &VcpuState) -> Result<(), GuestFault> {
+    let index = cpu.gpr(Gpr::Rcx) as u32;
+    let value = read_msr(cpu, vcpu, index).ok_or(GuestFault::GP0)?;
+    set_edx_eax(cpu, value);
+    Ok(())
+}
+
+/// WRMSR of the MSR in ECX.
+#[inline]
+pub(super) fn write<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState) -> Result<(), GuestFault> {
+    let index = cpu.gpr(Gpr::Rcx) as u32;
+    let value = edx_eax(cpu);
+    write_msr(cpu, vcpu, index, value).ok_or(GuestFault::GP0)
+}
+
+/// The value of an MSR, or `None` for a #GP.
+fn read_msr<C: Cpu>(cpu: &C, vcpu: &VcpuState, index: u32) -> Option<u64> {
+    let msrs = &vcpu.msrs;
+    match index {
+        msr::IA32_EFER => Some(cpu.efer().bits()),
+        msr::IA32_APIC_BASE => Some(msrs.apic_base),
+        msr::IA32_TIME_STAMP_COUNTER => Some(cpu.guest_tsc()),
+        msr::IA32_TSC_ADJUST => Some(msrs.tsc_adjust),
+        msr::IA32_SYSENTER_CS
+        | msr::IA32_SYSENTER_ESP
+        | msr::IA32_SYSENTER_EIP
+        | msr::IA32_DEBUGCTL
+        | msr::IA32_PAT
+        | msr::IA32_STAR
+        | msr::IA32_LSTAR
+        | msr::IA32_CSTAR
+        | msr::IA32_FMASK
+        | msr::IA32_FS_BASE
+        | msr::IA32_GS_BASE
+        | msr::IA32_KERNEL_GS_BASE => is_shown(vcpu, index).then(|| cpu.hardware_msr(index))?,
+        msr::IA32_SPEC_CTRL | msr::IA32_TSC_AUX => {
+            is_shown(vcpu, index).then(|| cpu.hardware_msr(index))?
+        }
+        msr::IA32_MISC_ENABLE => Some(msrs.misc_enable),
+        msr::IA32_FEATURE_CONTROL => Some(FEATURE_CONTROL_LOCKED),
+        msr::IA32_BIOS_SIGN_ID => Some(msrs.microcode),
+        msr::IA32_PLATFORM_ID => Some(msrs.platform_id),
+        // No bank: machine checks of the host are not the guest's.
+        msr::IA32_MCG_CAP | msr::IA32_P5_MC_ADDR | msr::IA32_P5_MC_TYPE => Some(0),
+        msr::IA32_MCG_STATUS => Some(msrs.mcg_status),
+        msr::IA32_ARCH_CAPABILITIES => is_shown(vcpu, index).then_some(msrs.arch_capabilities),
+        msr::IA32_XSS => vcpu.cpuid.allowed_xss().map(|_| msrs.xss),
+        _ => msrs.mtrrs.read(index),
+    }
+}
+
+/// Writes an MSR; `None` for a #GP.
+fn write_msr<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState, index: u32, value: u64) -> Option<()> {
+    match index {
+        msr::IA32_EFER => write_efer(cpu, vcpu, value),
+        msr::IA32_TIME_STAMP_COUNTER => {
+            let moved = value.wrapping_sub(cpu.guest_tsc());
+            vcpu.msrs.tsc_adjust = vcpu.msrs.tsc_adjust.wrapping_add(moved);
+            cpu.set_guest_tsc(value);
+            Some(())
+        }
+        msr::IA32_TSC_ADJUST => {
+            let moved = value.wrapping_sub(vcpu.msrs.tsc_adjust);
+            vcpu.msrs.tsc_adjust = value;
+            let tsc = cpu.guest_tsc().wrapping_add(moved);
+            cpu.set_guest_tsc(tsc);
+            Some(())
+        }
+        msr::IA32_SYSENTER_CS | msr::IA32_FMASK => store(cpu, vcpu, index, value & 0xffff_ffff),
+        msr::IA32_STAR => store(cpu, vcpu, index, value),
+        msr::IA32_SYSENTER_ESP
+        | msr::IA32_SYSENTER_EIP
+        | msr::IA32_LSTAR
+        | msr::IA32_CSTAR
+        | msr::IA32_FS_BASE
+        | msr::IA32_GS_BASE
+        | msr::IA32_KERNEL_GS_BASE => {
+            if !is_canonical(value, vcpu.cpuid.linear_address_bits()) {
+                return None;
+            }
+            store(cpu, vcpu, index, value)
+        }
+        msr::IA32_PAT => is_valid_pat(value).then(|| store(cpu, vcpu, index, value))?,
+        msr::IA32_DEBUGCTL => {
+            let valid = value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0;
+            valid.then(|| store(cpu, vcpu, index, value & DEBUGCTL_BTF))?
+        }
+        msr::IA32_TSC_AUX => (value >> 32 == 0).then(|| store(cpu, vcpu, index, value))?,
+        msr::IA32_SPEC_CTRL => {
+            let valid = value & !spec_ctrl_bits(vcpu) == 0;
+            valid.then(|| store(cpu, vcpu, index, value))?
+        }
+        msr::IA32_PRED_CMD => command(cpu, vcpu, index, value, PRED_CMD_IBPB),
+        msr::IA32_FLUSH_CMD => command(cpu, vcpu, index, value, FLUSH_CMD_L1D),
+        msr::IA32_MISC_ENABLE => {
+            let old = vcpu.msrs.misc_enable;
+            let changed = (old ^ value) & !MISC_ENABLE_READ_ONLY;
+            if changed & !MISC_ENABLE_FAST_STRINGS != 0 {
+                return None;
+            }
+            vcpu.msrs.misc_enable = old ^ changed;
+            Some(())
+        }
+        // Software writes zero before it asks for the revision by CPUID and a read.
+        msr::IA32_BIOS_SIGN_ID | msr::IA32_P5_MC_ADDR | msr::IA32_P5_MC_TYPE => Some(()),
+        msr::IA32_MCG_STATUS => {
+            (value & !MCG_STATUS_WRITABLE == 0).then(|| vcpu.msrs.mcg_status = value)
+        }
+        msr::IA32_XSS => {
+            let allowed = vcpu.cpuid.allowed_xss()?;
+            (value & !allowed == 0).then(|| vcpu.msrs.xss = value)
+        }
+        _ => {
+            let reserved = vcpu.cpuid.reserved_physical_bits();
+            vcpu.msrs.mtrrs.write(index, value, reserved)
+        }
+    }
+}
+
+fn store<C: Cpu>(cpu: &mut C, vcpu: &VcpuState, index: u32, value: u64) -> Option<()> {
+    (is_shown(vcpu, index) && cpu.set_hardware_msr(index, value)).then_some(())
+}
+
+/// A write-only MSR that makes the processor do something; a zero does nothing.
+fn command<C: Cpu>(
+    cpu: &mut C,
+    vcpu: &VcpuState,
+    index: u32,
+    value: u64,
+    defined: u64,
+) -> Option<()> {
+    if !is_shown(vcpu, index) || value & !defined != 0 {
+        return None;
+    }
+    (value == 0 || cpu.set_hardware_msr(index, value)).then_some(())
+}
+
+/// Whether CPUID shows the feature that the MSR belongs to.
+fn is_shown(vcpu: &VcpuState, index: u32) -> bool {
+    let cpuid = &vcpu.cpuid;
+    match index {
+        msr::IA32_SYSENTER_CS | msr::IA32_SYSENTER_ESP | msr::IA32_SYSENTER_EIP => {
+            cpuid.leaf_1_edx().contains(Leaf1Edx::SEP)
+        }
+        msr::IA32_PAT => cpuid.leaf_1_edx().contains(Leaf1Edx::PAT),
+        msr::IA32_STAR
+        | msr::IA32_LSTAR
+        | msr::IA32_CSTAR
+        | msr::IA32_FMASK
+        | msr::IA32_FS_BASE
+        | msr::IA32_GS_BASE
+        | msr::IA32_KERNEL_GS_BASE => cpuid.extended_1_edx().contains(ExtendedEdx::LONG_MODE),
+        msr::IA32_TSC_AUX => cpuid.extended_1_edx().contains(ExtendedEdx::RDTSCP),
+        msr::IA32_SPEC_CTRL => spec_ctrl_bits(vcpu) != 0,
+        msr::IA32_PRED_CMD => cpuid.leaf_7_edx().contains(Leaf7Edx::SPEC_CTRL),
+        msr::IA32_FLUSH_CMD => cpuid.leaf_7_edx().contains(Leaf7Edx::FLUSH_CMD),
+        msr::IA32_ARCH_CAPABILITIES => cpuid.leaf_7_edx().contains(Leaf7Edx::ARCH_CAPABILITIES),
+        _ => true,
+    }
+}
+
+/// The bits of IA32_SPEC_CTRL that CPUID shows.
+fn spec_ctrl_bits(vcpu: &VcpuState) -> u64 {
+    let shown = vcpu.cpuid.leaf_7_edx();
+    let bit = |feature, bit| if shown.contains(feature) { bit } else { 0 };
+    bit(Leaf7Edx::SPEC_CTRL, SPEC_CTRL_IBRS)
+        | bit(Leaf7Edx::STIBP, SPEC_CTRL_STIBP)
+        | bit(Leaf7Edx::SSBD, SPEC_CTRL_SSBD)
+}
+
+/// SDM vol. 3, Extended Feature Enable Register, and Initializing IA-32e Mode: LMA follows LME and paging,
+/// and what is written to it is ignored; LME does not change under paging.
+fn write_efer<C: Cpu>(cpu: &mut C, vcpu: &VcpuState, value: u64) -> Option<()> {
+    let new = Efer::from_bits_retain(value);
+    if !vcpu.cpuid.allowed_efer().contains(new) {
+        return None;
+    }
+    let old = cpu.efer();
+    let changed = old ^ new;
+    let paging = cpu.cr0().contains(Cr0::PG);
+    if changed.contains(Efer::LME) && paging {
+        return None;
+    }
+    cpu.set_efer((new - Efer::LMA) | (old & Efer::LMA));
+    if changed.contains(Efer::NXE) && paging && cpu.cr4().contains(Cr4::PAE) {
+        cpu.flush_all();
+    }
+    Some(())
+}
+
+/// Whether all bits above the highest of the linear address equal it.
+pub(super) const fn is_canonical(address: u64, bits: u8) -> bool {
+    let unused = 64 - bits as u32;
+    ((address << unused) as i64 >> unused) as u64 == address
+}
+
+/// Whether each of the eight bytes is a memory type that exists (SDM vol. 3, IA32_PAT MSR).
+fn is_valid_pat(value: u64) -> bool {
+    value.to_le_bytes().into_iter().all(|byte| matches!(byte, 0 | 1 | 4..=7))
+}

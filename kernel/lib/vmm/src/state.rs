@@ -1,0 +1,66 @@
+//! What a vCPU has beyond the registers that the hardware keeps.
+
+use crate::cpuid::CpuidTable;
+use crate::mtrr::Mtrrs;
+
+/// The state of one vCPU that the handlers own.
+#[derive(Clone, Debug)]
+pub struct VcpuState {
+    /// What CPUID says to it.
+    pub cpuid: CpuidTable,
+    /// The MSRs that only software keeps.
+    pub msrs: SoftMsrs,
+}
+
+/// MSRs whose value is kept here, because the hardware has no guest copy of them.
+#[derive(Clone, Debug)]
+pub struct SoftMsrs {
+    /// IA32_TSC_ADJUST.
+    pub tsc_adjust: u64,
+    /// IA32_MISC_ENABLE.
+    pub misc_enable: u64,
+    /// IA32_MCG_STATUS.
+    pub mcg_status: u64,
+    /// IA32_XSS.
+    pub xss: u64,
+    /// The memory-type range registers.
+    pub mtrrs: Mtrrs,
+    /// IA32_BIOS_SIGN_ID: the microcode revision in the upper half. Never changes.
+    pub microcode: u64,
+    /// IA32_PLATFORM_ID. Never changes.
+    pub platform_id: u64,
+    /// IA32_ARCH_CAPABILITIES. Never changes.
+    pub arch_capabilities: u64,
+    /// IA32_APIC_BASE.
+    pub apic_base: u64,
+}
+
+/// IA32_APIC_BASE: the local APIC is enabled.
+const APIC_ENABLE: u64 = 1 << 11;
+
+impl VcpuState {
+    /// A vCPU after reset that sees this CPUID.
+    pub fn new(cpuid: CpuidTable) -> Self {
+        let bootstrap = if cpuid.apic_id() == 0 { 1 << 8 } else { 0 };
+        let msrs = SoftMsrs {
+            tsc_adjust: 0,
+            misc_enable: MISC_ENABLE_AT_RESET,
+            mcg_status: 0,
+            xss: 0,
+            mtrrs: Mtrrs::default(),
+            microcode: 0,
+            platform_id: 0,
+            arch_capabilities: 0,
+            apic_base: 0xfee0_0000 | APIC_ENABLE | bootstrap,
+        };
+        Self { cpuid, msrs }
+    }
+
+    /// Whether IA32_APIC_BASE has the local APIC enabled.
+    pub const fn apic_enabled(&self) -> bool {
+        self.msrs.apic_base & APIC_ENABLE != 0
+    }
+}
+
+/// Fast strings on; no branch trace store, no precise event sampling.
+const MISC_ENABLE_AT_RESET: u64 = 1 | 1 << 11 | 1 << 12;
