@@ -1,0 +1,1 @@
+//! What a guest sees of a local APIC, area by area.
