@@ -76,6 +76,7 @@ impl Gpr {
 #[repr(C)]
 pub struct Gprs([u64; 16]);
 
+#[allow(clippy::indexing_slicing, reason = "`slot` masks the number to the length")]
 impl Gprs {
     /// All registers zero.
     pub const fn new() -> Self {
@@ -85,7 +86,6 @@ impl Gprs {
     /// The 64-bit value of `register`.
     #[inline]
     pub const fn get(&self, register: Gpr) -> u64 {
-        // The cast of a 16-variant enum is always below the length; the match in `slot` keeps that visible.
         self.0[slot(register)]
     }
 

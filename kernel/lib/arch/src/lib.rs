@@ -13,14 +13,24 @@ extern crate alloc;
 
 pub mod control;
 pub mod cpuid;
+pub mod descriptor;
 pub mod exception;
 pub mod gpr;
+pub mod linear;
 pub mod msr;
+pub mod mtrr;
+pub mod paging;
 pub mod segment;
+pub mod walk;
 mod width;
 
 pub use control::{Cr0, Cr4, Efer, Rflags, Xcr0};
+pub use cpuid::{CpuidLeaf, CpuidResult};
+pub use descriptor::{Descriptor, Selector};
 pub use exception::{Exception, Vector};
 pub use gpr::{Gpr, Gprs};
+pub use linear::{CpuMode, LinearWidth, Segmentation};
+pub use paging::PageFlags;
 pub use segment::{AccessRights, DescriptorTable, Segment, SegmentName};
+pub use walk::{AccessKind, GuestPaging, Privilege};
 pub use width::Width;

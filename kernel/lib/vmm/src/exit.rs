@@ -3,6 +3,7 @@
 //! A backend decodes its hardware's report into a [`VmExit`]; this is the last form that knows nothing of
 //! VMX and all that the handlers need.
 
+pub use arch::AccessKind;
 use arch::{Exception, Gpr, SegmentName, Vector, Width};
 use memory::{GuestPhys, GuestVirt};
 
@@ -193,15 +194,6 @@ pub struct DebugRegisterAccess {
     pub direction: Direction,
     /// The other operand.
     pub gpr: Gpr,
-}
-
-/// Read, write or instruction fetch.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[allow(missing_docs, reason = "the words say it")]
-pub enum AccessKind {
-    Read,
-    Write,
-    Execute,
 }
 
 /// An access to guest-physical memory that was stopped.
