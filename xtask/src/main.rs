@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::build::Artifacts;
-use xtask::commands::{doctor, flash, image, run};
+use xtask::commands::{check, doctor, flash, image, run, test};
 use xtask::paths::Paths;
 
 /// Builds, runs, tests and installs Plinth
@@ -26,6 +26,10 @@ enum Command {
     Image(image::ImageOptions),
     /// Write such an image to a USB stick
     Flash(flash::FlashOptions),
+    /// Run all tests, or those whose names contain FILTER
+    Test(test::TestOptions),
+    /// Check formatting, lints and the rules of the house
+    Check,
     /// Tell what this machine has and lacks, and what to do about it
     Doctor,
 }
@@ -61,6 +65,8 @@ fn execute(command: &Command) -> Result<ExitCode> {
         }
         Command::Image(options) => image::image(&paths, options)?,
         Command::Flash(options) => flash::flash(&paths, options)?,
+        Command::Test(options) => return test::test(&paths, options),
+        Command::Check => check::check(&paths)?,
         Command::Doctor if !doctor::doctor(&paths) => return Ok(ExitCode::FAILURE),
         Command::Doctor => {}
     }

@@ -1,7 +1,9 @@
 //! The commands of `cargo xtask`, one file each.
 
+pub mod check;
 pub mod doctor;
 pub mod flash;
 pub mod image;
 pub mod options;
 pub mod run;
+pub mod test;

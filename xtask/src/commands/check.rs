@@ -1,0 +1,163 @@
+//! `cargo xtask check`: formatting, lints with warnings denied, and the rules of the house.
+
+use crate::build::{GUESTS, KERNEL};
+use crate::check::{Violation, layers, source};
+use crate::paths::Paths;
+use crate::report::say;
+use crate::toolchain::{BARE_ARGUMENTS, Toolchain, plain_cargo};
+use anyhow::{Context, Result, bail};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+/// Runs every check, also after one has failed.
+pub fn check(paths: &Paths) -> Result<()> {
+    let toolchain = Toolchain::provide(paths)?;
+    let mut failed = Vec::new();
+    let mut note = |what: &str, is_fine: bool| {
+        if !is_fine {
+            failed.push(what.to_owned());
+        }
+    };
+    say("formatting");
+    note(
+        "formatting (cargo fmt)",
+        succeeds(plain_cargo(paths).args(["fmt", "--all", "--check"]))?,
+    );
+    say("rules of the house");
+    note("rules of the house", rules(paths)?);
+    say("lints of what runs on the host");
+    note(
+        "lints of what runs on the host",
+        succeeds(&mut host_lints(paths))?,
+    );
+    say("lints of what runs on the bare machine");
+    note(
+        "lints of what runs on the bare machine",
+        succeeds(&mut bare_lints(paths, &toolchain))?,
+    );
+    say("lints of the image maker");
+    note(
+        "lints of the image maker",
+        succeeds(&mut boot_lints(paths, &toolchain))?,
+    );
+    if !failed.is_empty() {
+        bail!("not in order: {}", failed.join("; "));
+    }
+    say("everything is in order");
+    Ok(())
+}
+
+fn succeeds(command: &mut Command) -> Result<bool> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot run {}", command.get_program().display()))?;
+    Ok(status.success())
+}
+
+fn host_lints(paths: &Paths) -> Command {
+    let mut cargo = plain_cargo(paths);
+    cargo.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    for package in [KERNEL, GUESTS, "plinth-boot"] {
+        cargo.args(["--exclude", package]);
+    }
+    cargo.args(["--", "-D", "warnings"]);
+    cargo
+}
+
+fn bare_lints(paths: &Paths, toolchain: &Toolchain) -> Command {
+    let mut cargo = toolchain.cargo(paths, &paths.bare());
+    cargo
+        .args([
+            "clippy",
+            "--quiet",
+            "--package",
+            KERNEL,
+            "--package",
+            GUESTS,
+        ])
+        .args(BARE_ARGUMENTS)
+        .args(["--", "-D", "warnings"]);
+    cargo
+}
+
+fn boot_lints(paths: &Paths, toolchain: &Toolchain) -> Command {
+    let mut cargo = toolchain.cargo(paths, &paths.boot());
+    cargo.args([
+        "clippy",
+        "--quiet",
+        "--package",
+        "plinth-boot",
+        "--",
+        "-D",
+        "warnings",
+    ]);
+    cargo
+}
+
+fn rules(paths: &Paths) -> Result<bool> {
+    let output = plain_cargo(paths)
+        .args(["metadata", "--no-deps", "--format-version", "1"])
+        .output()
+        .context("cannot run cargo metadata")?;
+    if !output.status.success() {
+        bail!(
+            "cargo metadata: {}",
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+    }
+    let metadata = serde_json::from_slice(&output.stdout)?;
+    let mut violations = layers::violations(&metadata);
+    for folder in ["boot", "guests", "kernel", "tests", "xtask"] {
+        check_folder(paths.root(), &paths.root().join(folder), &mut violations)?;
+    }
+    for violation in &violations {
+        eprintln!("{violation}");
+    }
+    Ok(violations.is_empty())
+}
+
+fn check_folder(root: &Path, folder: &Path, violations: &mut Vec<Violation>) -> Result<()> {
+    let mut entries: Vec<_> = fs::read_dir(folder)?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
+    entries.sort();
+    for path in entries {
+        let relative = path
+            .strip_prefix(root)
+            .unwrap_or(&path)
+            .to_string_lossy()
+            .into_owned();
+        if path.is_dir() {
+            check_folder(root, &path, violations)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            violations.extend(source::violations(&relative, &fs::read_to_string(&path)?));
+        } else if path.file_name().is_some_and(|name| name == "Cargo.toml") {
+            violations.extend(manifest_violation(&relative, &fs::read_to_string(&path)?));
+        }
+    }
+    Ok(())
+}
+
+/// Each crate takes part in the workspace's lints, among them that every `unsafe` block has a SAFETY comment.
+fn manifest_violation(path: &str, manifest: &str) -> Option<Violation> {
+    let takes_part = manifest
+        .split_once("[lints]")
+        .is_some_and(|(_, rest)| rest.trim_start().starts_with("workspace = true"));
+    (!takes_part).then(|| Violation {
+        place: path.to_owned(),
+        message: "must have `[lints] workspace = true`".into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crate_outside_the_common_lints_is_noticed() {
+        assert!(manifest_violation("x/Cargo.toml", "[package]\nname = \"x\"\n").is_some());
+        assert!(manifest_violation("x/Cargo.toml", "[lints]\nworkspace = true\n").is_none());
+    }
+}
