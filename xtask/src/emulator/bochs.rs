@@ -43,15 +43,35 @@ pub(super) fn command(
         folder.join(CONFIGURATION),
         configuration(machine, &roms, serial_port, bundle_address),
     )?;
-    fs::write(
-        folder.join(DEBUGGER_SCRIPT),
-        debugger_script(&machine.debugger),
-    )?;
+    let mut script = match (&machine.disk, bundle_address) {
+        (Disk::WithPointer { bundle, .. }, Some(address)) => touches(address, bundle.len() as u64),
+        _ => String::new(),
+    };
+    script.push_str(&debugger_script(&machine.debugger));
+    fs::write(folder.join(DEBUGGER_SCRIPT), script)?;
     let mut command = emulator_command("bochs");
     command
         .args(["-q", "-unlock", "-f", CONFIGURATION, "-rc", DEBUGGER_SCRIPT])
         .env("SDL_VIDEODRIVER", "dummy");
     Ok(command)
+}
+
+/// Bochs hands out the memory behind the machine's in blocks of this size, at the first touch of each.
+const BLOCK_BYTES: u64 = 128 << 10;
+
+/// Debugger commands that put a loaded bundle into its place.
+///
+/// `optramimage1` reads the whole file to where the machine's first block of it lies, and so also over what comes
+/// behind that block on the host, which belongs to no block of the machine yet. Touching the blocks that follow, in
+/// their order and before anything else does, makes exactly that theirs.
+fn touches(address: u64, bytes: u64) -> String {
+    let mut text = String::new();
+    let mut at = address + BLOCK_BYTES;
+    while at < address + bytes {
+        let _ = writeln!(text, "xp /1bx {at:#x}");
+        at += BLOCK_BYTES;
+    }
+    text
 }
 
 /// What Bochs's debugger does first. In a plain run it starts the machine, and quits when the machine stops.
@@ -194,6 +214,15 @@ mod tests {
         machine.pace = Pace::RealTime;
         let text = configured(&machine);
         assert!(text.contains("sync=slowdown") && text.contains("ips=80000000"));
+    }
+
+    #[test]
+    fn every_block_of_a_bundle_but_the_first_is_touched_in_order() {
+        assert_eq!(touches(0x100_0000, 128 << 10), "");
+        assert_eq!(
+            touches(0x100_0000, (256 << 10) + 1),
+            "xp /1bx 0x1020000\nxp /1bx 0x1040000\n"
+        );
     }
 
     #[test]
