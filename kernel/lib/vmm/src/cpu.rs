@@ -51,6 +51,10 @@ pub trait Cpu {
     fn xcr0(&self) -> Xcr0;
     /// Sets XCR0.
     fn set_xcr0(&mut self, xcr0: Xcr0);
+    /// PKRU; a backend whose guests are shown no protection keys has none to tell.
+    fn pkru(&self) -> u32 {
+        0
+    }
     /// A segment register with its hidden part.
     fn segment(&self, name: SegmentName) -> Segment;
     /// Sets a segment register with its hidden part.

@@ -16,6 +16,7 @@ pub mod cpuid;
 pub mod exit;
 pub mod fault;
 pub mod handle;
+pub mod linear;
 pub mod machine;
 pub mod mtrr;
 pub mod state;

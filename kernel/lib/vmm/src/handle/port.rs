@@ -1,24 +1,33 @@
 //! IN, OUT, INS and OUTS. The hardware has checked IOPL and the I/O permission bitmap before it exits.
 
-use arch::Gpr;
+use arch::walk::AccessKind;
+use arch::{Cr4, Gpr, Rflags, SegmentName, Width};
+use memory::{GuestPhys, GuestVirt, PageSize};
 
-use super::{Next, complete};
+use super::{Next, complete, finish};
 use crate::cpu::Cpu;
-use crate::exit::{Direction, PortIo};
-use crate::fault::{GuestFault, VmError};
+use crate::exit::{Direction, PortIo, Repeat, StringIo};
+use crate::fault::GuestFault;
+use crate::linear::{AccessError, Linear, read_physical, write_physical};
 use crate::machine::Machine;
 use crate::state::VcpuState;
+
+/// A repeated instruction does at most so many elements before the guest gets a chance to take an interrupt.
+const ELEMENTS_PER_EXIT: u32 = 256;
+
+/// DR7: a breakpoint is enabled.
+const DR7_ANY_ENABLED: u64 = 0xff;
 
 /// Does one port instruction, or a bounded part of a repeated one.
 #[inline]
 pub(super) fn access<C: Cpu, M: Machine>(
     cpu: &mut C,
-    _vcpu: &mut VcpuState,
+    vcpu: &VcpuState,
     machine: &mut M,
     access: PortIo,
 ) -> Result<Next, GuestFault> {
-    if access.string.is_some() {
-        return Ok(Next::Stop(VmError::Unsupported("string port I/O")));
+    if let Some(string) = access.string {
+        return string_access(cpu, vcpu, machine, access, string);
     }
     match access.direction {
         Direction::Out => {
@@ -30,5 +39,205 @@ pub(super) fn access<C: Cpu, M: Machine>(
             cpu.write_gpr(Gpr::Rax, access.width, u64::from(value));
         }
     }
-    complete(cpu, Next::Resume)
+    let outcome = complete(cpu, Next::Resume);
+    trap_on_breakpoint(cpu, access, outcome)
 }
+
+/// Adds the I/O breakpoints that the access met to the outcome of its instruction.
+#[inline]
+fn trap_on_breakpoint<C: Cpu>(
+    cpu: &C,
+    access: PortIo,
+    outcome: Result<Next, GuestFault>,
+) -> Result<Next, GuestFault> {
+    let dr7 = cpu.debug_register(7);
+    if dr7 & DR7_ANY_ENABLED == 0 {
+        return outcome;
+    }
+    let met = breakpoints_met(cpu, dr7, access);
+    match outcome {
+        _ if met == 0 => outcome,
+        Ok(_) => Err(GuestFault::Debug { dr6: met }),
+        Err(GuestFault::Debug { dr6 }) => Err(GuestFault::Debug { dr6: dr6 | met }),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The bits of DR6 for I/O breakpoints in the range of ports (SDM vol. 3, Debug Address Registers).
+#[cold]
+fn breakpoints_met<C: Cpu>(cpu: &C, dr7: u64, access: PortIo) -> u64 {
+    const ON_IO: u64 = 0b10;
+    if !cpu.cr4().contains(Cr4::DE) {
+        return 0;
+    }
+    let (first, last) = (u64::from(access.port), u64::from(access.port) + access.width as u64 - 1);
+    let mut met = 0;
+    for number in 0..4u8 {
+        let enabled = dr7 >> (2 * number) & 3 != 0;
+        let condition = dr7 >> (16 + 4 * number) & 3;
+        // 1, 2, 8 and 4 bytes are encoded as 0 to 3.
+        let length = match dr7 >> (18 + 4 * number) & 3 {
+            0 => 1,
+            1 => 2,
+            2 => 8,
+            _ => 4,
+        };
+        let start = cpu.debug_register(number) & !(length - 1);
+        if enabled && condition == ON_IO && start <= last && first < start.saturating_add(length) {
+            met |= 1 << number;
+        }
+    }
+    met
+}
+
+/// INS or OUTS.
+fn string_access<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &VcpuState,
+    machine: &mut M,
+    access: PortIo,
+    string: StringIo,
+) -> Result<Next, GuestFault> {
+    let linear = Linear::new(cpu, &vcpu.cpuid);
+    let rflags = cpu.rflags();
+    let mut walker = Walker { linear, page: None };
+    let stepping = rflags.contains(Rflags::TF) || cpu.debug_register(7) & DR7_ANY_ENABLED != 0;
+    let limit = if stepping { 1 } else { ELEMENTS_PER_EXIT };
+    let stride = match rflags.contains(Rflags::DF) {
+        false => access.width.bytes() as u64,
+        true => (access.width.bytes() as u64).wrapping_neg(),
+    };
+    let index = match access.direction {
+        Direction::In => Gpr::Rdi,
+        Direction::Out => Gpr::Rsi,
+    };
+    let address_width = string.address_width;
+    let mut left = match string.repeat {
+        Repeat::Once => 1,
+        Repeat::ByCount => address_width.truncate(cpu.gpr(Gpr::Rcx)),
+    };
+    if left == 0 {
+        return complete(cpu, Next::Resume);
+    }
+    for _ in 0..limit {
+        match walker.element(cpu, machine, access, string, index) {
+            Ok(()) => {}
+            Err(AccessError::Fault(fault)) => return Err(fault),
+            Err(AccessError::Retry) => return Ok(Next::Resume),
+        }
+        let next = cpu.gpr(index).wrapping_add(stride);
+        cpu.write_gpr(index, address_width, next);
+        left -= 1;
+        if string.repeat == Repeat::ByCount {
+            cpu.write_gpr(Gpr::Rcx, address_width, left);
+        }
+        if left == 0 {
+            break;
+        }
+    }
+    // Traps come between elements, with RIP still at the instruction while there are more.
+    let outcome = if left == 0 { complete(cpu, Next::Resume) } else { finish(cpu, Next::Resume) };
+    trap_on_breakpoint(cpu, access, outcome)
+}
+
+/// Moves elements, and remembers where the last page was.
+struct Walker {
+    linear: Linear,
+    page: Option<(GuestVirt, GuestPhys)>,
+}
+
+impl Walker {
+    /// One element. For INS the memory is known to be writable before the port is read.
+    fn element<C: Cpu, M: Machine>(
+        &mut self,
+        cpu: &C,
+        machine: &mut M,
+        access: PortIo,
+        string: StringIo,
+        index: Gpr,
+    ) -> Result<(), AccessError> {
+        let offset = string.address_width.truncate(cpu.gpr(index));
+        let width = access.width;
+        let (segment, kind) = match access.direction {
+            Direction::In => (SegmentName::Es, AccessKind::Write),
+            Direction::Out => (string.segment, AccessKind::Read),
+        };
+        let gva = self.linear.operand(cpu, segment, offset, width, kind)?;
+        let mut value = [0; 4];
+        let bytes = value.get_mut(..width.bytes()).unwrap_or(&mut []);
+        match access.direction {
+            Direction::Out => {
+                self.read(machine, gva, bytes)?;
+                machine.write_port(access.port, width, u32::from_le_bytes(value));
+            }
+            Direction::In => {
+                let target = self.prepare_write(machine, gva, width)?;
+                value = machine.read_port(access.port, width).to_le_bytes();
+                let bytes = value.get(..width.bytes()).unwrap_or(&[]);
+                match target {
+                    Some(gpa) => write_physical(machine, gpa, bytes),
+                    None => self.linear.write(machine, gva, bytes, self.linear.privilege)?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn read<M: Machine>(
+        &mut self,
+        machine: &mut M,
+        gva: GuestVirt,
+        bytes: &mut [u8],
+    ) -> Result<(), AccessError> {
+        match self.in_one_page(machine, gva, bytes.len(), AccessKind::Read)? {
+            Some(gpa) => read_physical(machine, gpa, bytes),
+            None => self.linear.read(machine, gva, bytes, self.linear.privilege)?,
+        }
+        Ok(())
+    }
+
+    /// Where the element goes, or `None` where it goes to two pages, both of them writable.
+    fn prepare_write<M: Machine>(
+        &mut self,
+        machine: &M,
+        gva: GuestVirt,
+        width: Width,
+    ) -> Result<Option<GuestPhys>, AccessError> {
+        let target = self.in_one_page(machine, gva, width.bytes(), AccessKind::Write)?;
+        if target.is_none() {
+            let privilege = self.linear.privilege;
+            self.linear.pieces(machine, gva, width.bytes(), AccessKind::Write, privilege)?;
+        }
+        Ok(target)
+    }
+
+    /// The physical address of an element that lies in one page; all elements of an instruction are accessed
+    /// alike, so that a translation holds for its page.
+    fn in_one_page<M: Machine>(
+        &mut self,
+        machine: &M,
+        gva: GuestVirt,
+        bytes: usize,
+        kind: AccessKind,
+    ) -> Result<Option<GuestPhys>, AccessError> {
+        let offset = gva.page_offset(PageSize::Size4K);
+        if offset + bytes as u64 > PageSize::Size4K.bytes() {
+            return Ok(None);
+        }
+        let page = gva.align_down(PageSize::Size4K);
+        let frame = match self.page {
+            Some((known, frame)) if known == page => frame,
+            _ => {
+                let privilege = self.linear.privilege;
+                let gpa = self.linear.translate(machine.memory(), gva, kind, privilege)?;
+                let frame = gpa.align_down(PageSize::Size4K);
+                self.page = Some((page, frame));
+                frame
+            }
+        };
+        Ok(Some(frame.wrapping_add(offset)))
+    }
+}
+
+#[cfg(test)]
+mod tests;
