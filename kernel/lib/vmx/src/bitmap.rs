@@ -53,6 +53,11 @@ impl MsrBitmap {
         write_high: [0xff; 1024],
     };
 
+    /// The four areas of the page, in their order.
+    pub const fn areas(&self) -> [&[u8; 1024]; 4] {
+        [&self.read_low, &self.read_high, &self.write_low, &self.write_high]
+    }
+
     /// Says what becomes of an access to an MSR.
     ///
     /// # Errors
@@ -105,6 +110,11 @@ impl IoBitmaps {
     pub const ALL_EXIT: Self = Self { a: [0xff; 4096], b: [0xff; 4096] };
     /// Bytes from bitmap A to bitmap B.
     pub const B_OFFSET: usize = core::mem::offset_of!(Self, b);
+
+    /// The two pages, A and B.
+    pub const fn pages(&self) -> [&[u8; 4096]; 2] {
+        [&self.a, &self.b]
+    }
 
     /// Says what becomes of accesses to a port. A wide access exits if one of its ports does.
     pub fn set(&mut self, port: u16, intercept: Intercept) {

@@ -1,0 +1,101 @@
+//! What the hypervisor needs from the processor's virtualisation extension, whoever makes the processor.
+//!
+//! A backend is chosen once at boot and the run loop is compiled for it, so nothing here is called through a
+//! pointer. Its vCPU is plain data that may move between CPUs; only the handle that [`Backend::load`] gives, and
+//! that stays on this CPU, can read registers and enter the guest.
+
+pub(crate) mod vmx;
+
+use arch::{Cr4, Xcr0};
+use memory::HostPhys;
+use vmm::cpuid::Backing;
+use vmm::{Cpu, Event, VmExit};
+
+use crate::memory::GuestRam;
+
+/// A virtualisation extension.
+pub(crate) trait Backend: Sized + 'static {
+    /// One vCPU while it does not run.
+    type Vcpu: Send;
+    /// The second-level page tables of one VM.
+    type AddressSpace: Send + Sync;
+    /// One vCPU on this CPU.
+    type Loaded<'a>: LoadedVcpu;
+
+    /// What it lets guests use of the processor.
+    fn guest_features(&self) -> GuestFeatures;
+
+    /// Maps all of a VM's RAM at the largest page size that the pieces allow.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`] where no frame is left for a page table; nothing stays allocated then.
+    fn address_space(&self, ram: &GuestRam) -> Result<Self::AddressSpace, OutOfFrames>;
+
+    /// Makes a vCPU in the architectural reset state.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`] where no frame is left for what the hardware wants to own.
+    fn vcpu(&self, space: &Self::AddressSpace, start: &VcpuSetup) -> Result<Self::Vcpu, OutOfFrames>;
+
+    /// Brings a vCPU onto this CPU; cheap where it was the last one here.
+    fn load<'a>(&self, vcpu: &'a mut Self::Vcpu) -> Self::Loaded<'a>;
+
+    /// Takes a vCPU off this CPU with all of its state, so that another one, or another CPU, may go on.
+    fn unload(&self, vcpu: &mut Self::Vcpu);
+}
+
+/// What a backend lets guests use of the processor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GuestFeatures {
+    /// The extended state that is switched with a guest.
+    pub(crate) xcr0: Xcr0,
+    /// Features that hang on the backend's controls.
+    pub(crate) backing: Backing,
+}
+
+/// What a new vCPU is told about the machine that it sits in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct VcpuSetup {
+    /// The guest's TSC reads 0 when the host's reads this.
+    pub(crate) tsc_origin: u64,
+    /// Where the guest-physical page of the local APIC is kept by the hardware, if it is to virtualise it.
+    pub(crate) apic_page: Option<HostPhys>,
+    /// The bits of CR4 that CPUID allows it to set.
+    pub(crate) cr4_allowed: Cr4,
+}
+
+/// A vCPU that is loaded on this CPU.
+pub(crate) trait LoadedVcpu: Cpu {
+    /// Runs the guest until it exits, at the latest when the host's TSC reaches `deadline_tsc`.
+    fn enter(&mut self, deadline_tsc: u64) -> VmExit;
+
+    /// The event whose delivery the last exit interrupted, if it did.
+    fn interrupted_event(&self) -> Option<Event>;
+
+    /// The event that the last exit, one by an exception, kept from the guest.
+    fn exiting_event(&self) -> Option<Event>;
+
+    /// Delivers `event` at the next entry.
+    fn inject(&mut self, event: Event);
+
+    /// Asks for exits as soon as the guest can take an interrupt, an NMI.
+    fn request_windows(&mut self, windows: Windows);
+
+    /// Writes down what the hardware says about a failed entry or an exit that nobody expected.
+    fn explain(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+}
+
+bitflags::bitflags! {
+    /// Moments that the guest is to be stopped at.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub(crate) struct Windows: u8 {
+        /// It can take an external interrupt.
+        const INTERRUPT = 1 << 0;
+        /// It can take an NMI.
+        const NMI = 1 << 1;
+    }
+}
+
+/// The machine has no free frame left for this.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct OutOfFrames;

@@ -1,0 +1,290 @@
+//! Intel VT-x: the one place, with `lib/vmx`, that knows its words.
+//!
+//! [`Vmx`] is what all CPUs share and is made once at boot; [`VmxCpu`] proves that a CPU is in VMX root operation;
+//! [`VmxVcpu`] is one vCPU at rest and [`VmxLoaded`](loaded::VmxLoaded) the same on a CPU. `entry` is the world
+//! switch, `run` what surrounds it, `switch` the state that only changes hands with the vCPU.
+
+mod bitmaps;
+mod controls;
+mod entry;
+mod host;
+mod instructions;
+mod loaded;
+mod run;
+mod setup;
+mod space;
+mod switch;
+mod tlb;
+mod vmcs;
+
+use core::fmt;
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+
+use arch::{Cr4, Xcr0, msr};
+use spin::Mutex;
+use vmm::cpuid::Backing;
+use vmx::capability::{Capabilities, MissingControls, RawCapabilities};
+use vmx::feature_control::{FeatureControl, LockedOff};
+use vmx::features::{Feature, Features, MissingFeatures};
+use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator};
+
+use self::bitmaps::Bitmaps;
+use self::controls::{Controls, FixedBits};
+use self::entry::Frame as EntryFrame;
+use self::instructions::{VmxFailure, vmxon};
+use self::loaded::VmxLoaded;
+use self::space::EptSpace;
+use self::switch::{HostExtendedState, SwitchedState};
+use self::tlb::Tlb;
+use self::vmcs::{CurrentVmcs, Vmcs};
+use super::{Backend, GuestFeatures, OutOfFrames, VcpuSetup};
+use crate::cpu::{self, PcpuId, control};
+use crate::cpu::msr::{read_msr, try_read_msr, write_msr};
+use crate::memory::{Frame, GuestRam};
+
+/// VT-x as found on this machine, and what all of its vCPUs have in common. Never freed, never changed.
+pub(crate) struct Vmx {
+    capabilities: Capabilities,
+    features: Features,
+    controls: Controls,
+    fixed: FixedBits,
+    bitmaps: Bitmaps,
+    tlb: Tlb,
+    preemption_timer: PreemptionTimer,
+    extended_state: HostExtendedState,
+    vpids: Mutex<VpidAllocator>,
+}
+
+/// Why VT-x cannot be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unusable {
+    /// CPUID does not show it.
+    Absent,
+    /// The firmware has locked it off.
+    LockedOff(LockedOff),
+    /// It lacks something that is required.
+    Features(MissingFeatures),
+    /// A control that every such processor has is missing.
+    Controls(MissingControls),
+    /// This CPU's VT-x is not that of the boot CPU.
+    Differs,
+    /// VMXON failed.
+    Refused(VmxFailure),
+    /// No frame is left for the regions.
+    OutOfFrames,
+}
+
+impl fmt::Display for Unusable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Absent => f.write_str(
+                "VT-x is missing: this processor (or the virtual machine that Plinth was started in) does not \
+                 offer VMX, so no guest can run. Use an Intel processor with VT-x; under QEMU, nested KVM with \
+                 -enable-kvm -cpu host,+vmx; or the Bochs emulator (cargo xtask run --engine bochs)",
+            ),
+            Self::LockedOff(error) => error.fmt(f),
+            Self::Features(error) => error.fmt(f),
+            Self::Controls(error) => error.fmt(f),
+            Self::Differs => f.write_str("its VT-x capabilities are not those of the boot CPU"),
+            Self::Refused(failure) => write!(f, "VMXON failed ({failure})"),
+            Self::OutOfFrames => f.write_str("there is no memory left for its VMX regions"),
+        }
+    }
+}
+
+impl From<OutOfFrames> for Unusable {
+    fn from(OutOfFrames: OutOfFrames) -> Self {
+        Self::OutOfFrames
+    }
+}
+
+impl Vmx {
+    /// Looks at the boot CPU and decides what all vCPUs will use.
+    ///
+    /// # Errors
+    /// [`Unusable`], with a text for the operator.
+    pub(crate) fn detect() -> Result<&'static Self, Unusable> {
+        let capabilities = capabilities_here()?;
+        let features = Features::new(&capabilities);
+        features.check().map_err(Unusable::Features)?;
+        for line in alloc::format!("{features}").lines() {
+            log::info!(target: "vmx", "{line}");
+        }
+        let single_vpid = features.has(Feature::InvvpidSingle);
+        let all_vpids = features.has(Feature::InvvpidAll);
+        let has_vpid = features.has(Feature::Vpid) && (single_vpid || all_vpids);
+        Ok(Box::leak(Box::new(Self {
+            controls: Controls::choose(&capabilities).map_err(Unusable::Controls)?,
+            fixed: FixedBits::of(&capabilities),
+            bitmaps: Bitmaps::new()?,
+            tlb: Tlb {
+                has_vpid,
+                individual_address: features.has(Feature::InvvpidAddress),
+                single_vpid,
+                all_vpids,
+                single_ept: features.has(Feature::InveptSingle),
+            },
+            preemption_timer: PreemptionTimer::new(&capabilities),
+            extended_state: HostExtendedState::detect(),
+            vpids: Mutex::new(VpidAllocator::new()),
+            capabilities,
+            features,
+        })))
+    }
+
+    /// The features that this machine's VT-x has.
+    pub(crate) fn features(&self) -> &Features {
+        &self.features
+    }
+
+    /// The guests' extended state that this machine can switch.
+    pub(crate) fn extended_state(&self) -> &HostExtendedState {
+        &self.extended_state
+    }
+
+    /// Puts this CPU into VMX root operation, for good.
+    ///
+    /// # Errors
+    /// [`Unusable`]; this CPU cannot run guests then, others may.
+    pub(crate) fn enable_here(&self) -> Result<(), Unusable> {
+        if *capabilities_here()?.raw() != *self.capabilities.raw() {
+            return Err(Unusable::Differs);
+        }
+        let region = Frame::zeroed().ok_or(Unusable::OutOfFrames)?;
+        region.write_u32(0, self.capabilities.revision());
+        let cr0 = self.capabilities.host_cr0(control::read_cr0());
+        let cr4 = self.capabilities.host_cr4(control::read_cr4() | Cr4::VMXE);
+        // SAFETY: VMX's fixed bits are added to what the hypervisor runs with: NE and VMXE, which concern
+        // neither memory nor exceptions that it may take.
+        unsafe {
+            control::write_cr0(cr0);
+            control::write_cr4(cr4);
+        }
+        // SAFETY: the control registers and IA32_FEATURE_CONTROL are as VMXON wants them; the region has the
+        // revision and is leaked below, as the processor owns it from here on.
+        unsafe { vmxon(region.address()) }.map_err(Unusable::Refused)?;
+        core::mem::forget(region);
+        self.tlb.flush_everything();
+        Ok(())
+    }
+}
+
+/// The capabilities of the CPU that this runs on, after its firmware switch was set where that was left open.
+fn capabilities_here() -> Result<Capabilities, Unusable> {
+    if core::arch::x86_64::__cpuid(1).ecx & (1 << 5) == 0 {
+        return Err(Unusable::Absent);
+    }
+    let control = read_msr(msr::IA32_FEATURE_CONTROL);
+    match FeatureControl::decide(control).map_err(Unusable::LockedOff)? {
+        FeatureControl::Enabled => {}
+        FeatureControl::Write(value) => {
+            // SAFETY: the MSR is there with VMX and is not locked; the value only allows VMX and locks it.
+            unsafe { write_msr(msr::IA32_FEATURE_CONTROL, value) };
+        }
+    }
+    Ok(Capabilities::new(RawCapabilities::read(|index| try_read_msr(index).unwrap_or(0))))
+}
+
+/// One vCPU: its VMCS and what the hypervisor keeps beside it.
+pub(crate) struct VmxVcpu {
+    vmx: &'static Vmx,
+    vmcs: Vmcs,
+    frame: EntryFrame,
+    switched: SwitchedState,
+    /// Keeps the EPT alive as long as a VMCS points to it.
+    space: Arc<EptSpace>,
+    vpid: Vpid,
+    residence: Residence,
+    /// The CR4 bits that the guest changes without an exit: those of features that CPUID shows it.
+    cr4_guest_owned: Cr4,
+    tsc_offset: u64,
+    windows: super::Windows,
+    primary: vmx::PrimaryControls,
+}
+
+/// Where a vCPU's state is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Residence {
+    /// In memory only; the VMCS is clear and was last current on this CPU, if on any.
+    Memory { last: Option<PcpuId> },
+    /// On this CPU, with its VMCS current, and launched or not.
+    Cpu { id: PcpuId, entry: entry::Entry },
+}
+
+impl Backend for &'static Vmx {
+    type Vcpu = VmxVcpu;
+    type AddressSpace = Arc<EptSpace>;
+    type Loaded<'a> = VmxLoaded<'a>;
+
+    fn guest_features(&self) -> GuestFeatures {
+        let secondary = self.controls.secondary;
+        let mut backing = Backing::RANDOM;
+        backing.set(Backing::INVPCID, secondary.contains(SecondaryControls::ENABLE_INVPCID));
+        backing.set(
+            Backing::RDTSCP,
+            secondary.contains(SecondaryControls::ENABLE_RDTSCP) && self.extended_state.tsc_aux,
+        );
+        backing.set(Backing::XSAVES, secondary.contains(SecondaryControls::ENABLE_XSAVES));
+        GuestFeatures { xcr0: self.extended_state.xcr0.unwrap_or(Xcr0::X87), backing }
+    }
+
+    fn address_space(&self, ram: &GuestRam) -> Result<Arc<EptSpace>, OutOfFrames> {
+        Ok(Arc::new(EptSpace::new(self, ram)?))
+    }
+
+    fn vcpu(&self, space: &Arc<EptSpace>, setup: &VcpuSetup) -> Result<VmxVcpu, OutOfFrames> {
+        setup::vcpu(self, space, setup)
+    }
+
+    fn load<'a>(&self, vcpu: &'a mut VmxVcpu) -> VmxLoaded<'a> {
+        let vmcs = match vcpu.residence {
+            // SAFETY: it is resident, so its VMCS is current here: whoever makes another one current unloads
+            // this one first.
+            Residence::Cpu { .. } => unsafe { CurrentVmcs::assume() },
+            Residence::Memory { last } => vcpu.move_in(cpu::this().id(), last),
+        };
+        VmxLoaded { vcpu, vmcs }
+    }
+
+    fn unload(&self, vcpu: &mut VmxVcpu) {
+        if let Residence::Cpu { id, .. } = vcpu.residence {
+            vcpu.switched.unload();
+            vcpu.frame.forget_host_stack();
+            if let Err(failure) = vcpu.vmcs.clear() {
+                panic!("VMCLEAR of a VMCS of ours: {failure}");
+            }
+            vcpu.residence = Residence::Memory { last: Some(id) };
+        }
+    }
+}
+
+impl VmxVcpu {
+    /// From memory to this CPU; `last` is where it was before.
+    fn move_in(&mut self, here: PcpuId, last: Option<PcpuId>) -> CurrentVmcs {
+        let vmcs = match self.vmcs.make_current() {
+            Ok(vmcs) => vmcs,
+            Err(failure) => panic!("VMPTRLD of a VMCS of ours: {failure}"),
+        };
+        if last != Some(here) {
+            host::write_state(&vmcs);
+            // This CPU may hold translations of an earlier stay, or of this VPID's last owner.
+            self.vmx.tlb.flush_vpid(self.vpid);
+        }
+        self.space.flush_before_first_use(here, self.vmx.tlb);
+        self.switched.load();
+        self.residence = Residence::Cpu { id: here, entry: entry::Entry::Launch };
+        vmcs
+    }
+}
+
+impl Drop for VmxVcpu {
+    fn drop(&mut self) {
+        // The region is freed with the value: no CPU may still write to it. A vCPU is dropped in memory, or on
+        // the CPU where it resides.
+        let vmx = self.vmx;
+        vmx.unload(self);
+        self.vmx.vpids.lock().free(self.vpid);
+    }
+}

@@ -1,0 +1,168 @@
+//! A new vCPU: its VMCS with the controls of every vCPU and the guest state after a reset.
+
+use alloc::sync::Arc;
+
+use arch::{
+    AccessRights, Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, msr,
+};
+use vmm::Cpu;
+use vmx::{PinControls, PrimaryControls, SecondaryControls, fields};
+
+use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
+use super::entry::Frame as EntryFrame;
+use super::space::EptSpace;
+use super::switch::SwitchedState;
+use super::vmcs::{CurrentVmcs, Vmcs};
+use super::{Backend, OutOfFrames, Residence, VcpuSetup, Vmx, VmxVcpu};
+use crate::backend::Windows;
+use crate::memory::Frame;
+
+/// PAUSE-loop exiting: the most ticks between two PAUSEs of one spin loop, and how long such a loop may spin
+/// before it exits. Both are in TSC ticks; a spinning lock holder is off its CPU for far longer than 4096.
+const PLE_GAP: u32 = 128;
+const PLE_WINDOW: u32 = 4096;
+
+/// The reset value of IA32_PAT (SDM vol. 3, IA32_PAT MSR).
+const PAT_AFTER_RESET: u64 = 0x0007_0406_0007_0406;
+
+/// Makes a vCPU in the architectural reset state.
+pub(super) fn vcpu(
+    vmx: &'static Vmx,
+    space: &Arc<EptSpace>,
+    setup: &VcpuSetup,
+) -> Result<VmxVcpu, OutOfFrames> {
+    let region = Frame::zeroed().ok_or(OutOfFrames)?;
+    let vmcs = Vmcs::new(region, vmx.capabilities.revision());
+    // A fresh region is in no defined state: VMCLEAR makes it a clear VMCS.
+    if let Err(failure) = vmcs.clear() {
+        panic!("VMCLEAR of a new VMCS: {failure}");
+    }
+    let mut vcpu = VmxVcpu {
+        vmx,
+        vmcs,
+        frame: EntryFrame::new(),
+        switched: SwitchedState::new(vmx.extended_state),
+        space: Arc::clone(space),
+        vpid: vmx.vpids.lock().allocate().ok_or(OutOfFrames)?,
+        residence: Residence::Memory { last: None },
+        cr4_guest_owned: CR4_GUEST_OWNED & setup.cr4_allowed,
+        tsc_offset: setup.tsc_origin.wrapping_neg(),
+        windows: Windows::empty(),
+        primary: vmx.controls.primary,
+    };
+    let mut loaded = (&vmx).load(&mut vcpu);
+    write_controls(&loaded.vmcs, vmx, loaded.vcpu, setup);
+    reset(&mut loaded);
+    (&vmx).unload(&mut vcpu);
+    Ok(vcpu)
+}
+
+fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &mut VmxVcpu, setup: &VcpuSetup) {
+    let controls = &vmx.controls;
+    let mut primary = controls.primary;
+    let mut secondary = controls.secondary;
+    match setup.apic_page {
+        Some(page) if primary.contains(PrimaryControls::USE_TPR_SHADOW) => {
+            vmcs.write(fields::VIRTUAL_APIC_ADDRESS, page.as_u64());
+            vmcs.write(fields::TPR_THRESHOLD, 0);
+        }
+        _ => {
+            primary.remove(PrimaryControls::USE_TPR_SHADOW);
+            primary.insert(PrimaryControls::CR8_LOAD_EXITING | PrimaryControls::CR8_STORE_EXITING);
+        }
+    }
+    if !vmx.tlb.has_vpid {
+        secondary.remove(SecondaryControls::ENABLE_VPID);
+    }
+    vcpu.primary = primary;
+
+    vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin.bits());
+    vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
+    vmcs.write(fields::SECONDARY_CONTROLS, secondary.bits());
+    vmcs.write(fields::EXIT_CONTROLS, controls.exit.bits());
+    vmcs.write(fields::ENTRY_CONTROLS, controls.entry.bits());
+    vmcs.write(fields::EXCEPTION_BITMAP, EXCEPTION_BITMAP);
+    vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MASK, 0);
+    vmcs.write(fields::PAGE_FAULT_ERROR_CODE_MATCH, 0);
+    vmcs.write(fields::CR3_TARGET_COUNT, 0);
+    vmcs.write(fields::EXIT_MSR_STORE_COUNT, 0);
+    vmcs.write(fields::EXIT_MSR_LOAD_COUNT, 0);
+    vmcs.write(fields::ENTRY_MSR_LOAD_COUNT, 0);
+    vmcs.write(fields::ENTRY_INTERRUPTION_INFO, 0);
+    vmcs.write(fields::IO_BITMAP_A, vmx.bitmaps.io_a().as_u64());
+    vmcs.write(fields::IO_BITMAP_B, vmx.bitmaps.io_b().as_u64());
+    vmcs.write(fields::MSR_BITMAPS, vmx.bitmaps.msr().as_u64());
+    vmcs.write(fields::EPT_POINTER, vcpu.space.pointer().as_u64());
+    vmcs.write(fields::TSC_OFFSET, vcpu.tsc_offset);
+    if secondary.contains(SecondaryControls::ENABLE_VPID) {
+        vmcs.write(fields::VPID, vcpu.vpid.as_u16());
+    }
+    if secondary.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
+        vmcs.write(fields::PLE_GAP, PLE_GAP);
+        vmcs.write(fields::PLE_WINDOW, PLE_WINDOW);
+    }
+    if secondary.contains(SecondaryControls::ENABLE_XSAVES) {
+        // No supervisor component is shown to guests, so nothing is left for XSAVES to exit on.
+        vmcs.write(fields::XSS_EXITING_BITMAP, 0);
+    }
+    if controls.pin.contains(PinControls::ACTIVATE_PREEMPTION_TIMER) {
+        vmcs.write(fields::PREEMPTION_TIMER_VALUE, 0);
+    }
+    vmcs.write(fields::CR0_GUEST_HOST_MASK, !CR0_GUEST_OWNED.bits());
+    vmcs.write(fields::CR4_GUEST_HOST_MASK, !vcpu.cr4_guest_owned.bits());
+    vmcs.write(fields::VMCS_LINK_POINTER, u64::MAX);
+}
+
+/// The state after a hardware reset (SDM vol. 3, Processor State After Reset), which a loader then changes to
+/// what its boot protocol wants.
+fn reset(cpu: &mut super::VmxLoaded<'_>) {
+    let data = AccessRights::PRESENT
+        | AccessRights::CODE_OR_DATA
+        | AccessRights::WRITABLE
+        | AccessRights::ACCESSED;
+    let flat = Segment { selector: 0, base: 0, limit: 0xffff, access: data };
+    for name in SegmentName::ALL {
+        let segment = match name {
+            SegmentName::Cs => Segment {
+                selector: 0xf000,
+                base: 0xffff_0000,
+                access: data | AccessRights::CODE,
+                ..flat
+            },
+            SegmentName::Ldtr => Segment {
+                access: AccessRights::PRESENT | AccessRights::from_bits_retain(2),
+                ..flat
+            },
+            SegmentName::Tr => Segment {
+                access: AccessRights::PRESENT | AccessRights::from_bits_retain(11),
+                ..flat
+            },
+            _ => flat,
+        };
+        cpu.set_segment(name, segment);
+    }
+    let table = DescriptorTable { base: 0, limit: 0xffff };
+    cpu.set_gdtr(table);
+    cpu.set_idtr(table);
+    cpu.set_cr0(Cr0::CD | Cr0::NW | Cr0::ET);
+    cpu.set_cr3(0);
+    cpu.set_cr4(Cr4::empty());
+    cpu.set_efer(Efer::empty());
+    cpu.set_rflags(Rflags::ONE);
+    cpu.set_rip(0xfff0);
+    cpu.set_gpr(Gpr::Rsp, 0);
+    cpu.set_debug_register(7, 0x400);
+    for (index, value) in [
+        (msr::IA32_PAT, PAT_AFTER_RESET),
+        (msr::IA32_SYSENTER_CS, 0),
+        (msr::IA32_SYSENTER_ESP, 0),
+        (msr::IA32_SYSENTER_EIP, 0),
+        (msr::IA32_DEBUGCTL, 0),
+    ] {
+        cpu.set_hardware_msr(index, value);
+    }
+    cpu.vmcs.write(fields::GUEST_INTERRUPTIBILITY, 0);
+    cpu.vmcs.write(fields::GUEST_ACTIVITY, 0);
+    cpu.vmcs.write(fields::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    cpu.set_pdptes([0; 4]);
+}

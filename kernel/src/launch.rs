@@ -1,0 +1,175 @@
+//! From the bundle to running machines: memory, kernel, board and vCPUs of each VM in it.
+
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::arch::x86_64::__cpuid_count;
+use core::fmt;
+
+use arch::cpuid::CpuidResult;
+use arch::{Gpr, SegmentName};
+use bundle::{Bundle, FileIndex, KernelFormat, VmConfig};
+use machine::BoardConfig;
+use machine::layout::MachineLayout;
+use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
+use vmm::cpuid::{CpuidTable, GuestCpuConfig};
+use vmm::{Cpu, VcpuState};
+
+use crate::backend::{Backend, OutOfFrames, VcpuSetup};
+use crate::hw::clock;
+use crate::hw::console::GuestStyle;
+use crate::memory::{GuestRam, NotEnoughMemory};
+use crate::vcpu::Vcpu;
+use crate::vm::{Vm, VmId};
+
+/// Why a VM of the bundle cannot start. Each is one line for the operator.
+#[derive(Debug)]
+pub(crate) enum LaunchError {
+    /// One of its files is damaged.
+    File(String),
+    /// Its kernel cannot be loaded.
+    Load(LoadError),
+    /// The machine has less memory than it wants.
+    Memory(NotEnoughMemory),
+    /// No frame is left for its page tables and control structures.
+    OutOfFrames,
+    /// It wants something that this hypervisor cannot do.
+    Unsupported(String),
+}
+
+impl fmt::Display for LaunchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::Load(error) => error.fmt(f),
+            Self::Memory(error) => error.fmt(f),
+            Self::OutOfFrames => f.write_str(
+                "no memory left for its page tables; give the machine more memory or the guests less",
+            ),
+            Self::Unsupported(what) => f.write_str(what),
+        }
+    }
+}
+
+impl From<OutOfFrames> for LaunchError {
+    fn from(OutOfFrames: OutOfFrames) -> Self {
+        Self::OutOfFrames
+    }
+}
+
+impl From<LoadError> for LaunchError {
+    fn from(error: LoadError) -> Self {
+        Self::Load(error)
+    }
+}
+
+/// The local APIC timer's clock as guests see it: 1 GHz makes its counts nanoseconds.
+const APIC_BUS_HZ: u32 = 1_000_000_000;
+
+/// Makes the machine that `config` describes: its memory filled, its vCPUs ready for their first turn.
+///
+/// # Errors
+/// [`LaunchError`]; all that was allocated for it is free again.
+pub(crate) fn vm<B: Backend>(
+    backend: &B,
+    id: VmId,
+    config: &VmConfig,
+    bundle: &Bundle<'_>,
+) -> Result<Vec<Box<Vcpu<B>>>, LaunchError> {
+    let file = |index: FileIndex| {
+        let file = bundle.file(index).map_err(|error| LaunchError::File(error.to_string()))?;
+        file.contents().map_err(|error| LaunchError::File(error.to_string()))
+    };
+    let kernel = file(config.kernel)?;
+    let initrd = config.initrd.map(file).transpose()?;
+    let modules: Vec<_> = config
+        .modules
+        .iter()
+        .map(|module| Ok((file(module.file)?, module.cmdline.as_str())))
+        .collect::<Result<_, LaunchError>>()?;
+    let modules: Vec<_> =
+        modules.iter().map(|(bytes, cmdline)| Module { bytes, cmdline }).collect();
+    let format = wanted_format(config.kernel_format)?;
+
+    let layout = MachineLayout::new(config.memory_bytes, config.cpus);
+    let ram = GuestRam::new(&[layout.low_ram(), layout.high_ram()]).map_err(LaunchError::Memory)?;
+    let loaded = loader::load(
+        &Request {
+            kernel: &kernel,
+            format,
+            initrd: initrd.as_deref(),
+            modules: &modules,
+            cmdline: &config.cmdline,
+            layout,
+            rsdp: None,
+        },
+        &ram,
+    )?;
+    let space = backend.address_space(&ram)?;
+    let board = BoardConfig { epoch_s: clock::date_ns() / 1_000_000_000 };
+    let vm = Arc::new(Vm::new(id, config.name.clone(), ram, space, board, GuestStyle::Named));
+    log::info!(
+        target: "vm",
+        "{}: {} MiB, {:?} kernel of {} KiB",
+        config.name, layout.ram_bytes() >> 20, loaded.format, kernel.len().div_ceil(1024),
+    );
+    boot_cpu(backend, &vm, &loaded.state).map(|vcpu| alloc::vec![vcpu])
+}
+
+fn wanted_format(format: KernelFormat) -> Result<Option<Format>, LaunchError> {
+    Ok(match format {
+        KernelFormat::Auto => None,
+        other => return Err(LaunchError::Unsupported(format!("kernels of the format {other:?}"))),
+    })
+}
+
+fn boot_cpu<B: Backend>(
+    backend: &B,
+    vm: &Arc<Vm<B>>,
+    state: &InitialState,
+) -> Result<Box<Vcpu<B>>, LaunchError> {
+    let offered = backend.guest_features();
+    let cpuid = CpuidTable::build(
+        &|leaf, subleaf| {
+            let result = __cpuid_count(leaf, subleaf);
+            CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+        },
+        &GuestCpuConfig {
+            vcpus: 1,
+            apic_id: 0,
+            tsc_hz: clock::tsc_hz(),
+            crystal_hz: APIC_BUS_HZ,
+            xcr0: offered.xcr0,
+            backing: offered.backing,
+        },
+    );
+    let setup = VcpuSetup {
+        tsc_origin: vm.origin_tsc(),
+        apic_page: None,
+        cr4_allowed: cpuid.allowed_cr4(),
+    };
+    let mut vcpu = backend.vcpu(vm.space(), &setup)?;
+    enter_at(&mut backend.load(&mut vcpu), state);
+    backend.unload(&mut vcpu);
+    Ok(Box::new(Vcpu::new(Arc::clone(vm), vcpu, VcpuState::new(cpuid))))
+}
+
+/// Puts the registers of a loaded kernel's first instruction into a CPU.
+fn enter_at(cpu: &mut impl Cpu, state: &InitialState) {
+    for register in Gpr::ALL {
+        cpu.set_gpr(register, state.gprs.get(register));
+    }
+    for name in SegmentName::ALL {
+        cpu.set_segment(name, state.segment(name));
+    }
+    cpu.set_rip(state.rip);
+    cpu.set_rflags(state.rflags);
+    cpu.set_gdtr(state.gdtr);
+    cpu.set_idtr(state.idtr);
+    cpu.set_cr3(state.cr3);
+    cpu.set_cr4(state.cr4);
+    cpu.set_cr0(state.cr0);
+    cpu.set_efer(state.efer);
+}
