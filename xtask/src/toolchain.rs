@@ -134,8 +134,15 @@ impl Toolchain {
         command
     }
 
-    /// Copies an ELF file without its symbols and debug information.
+    /// Copies an ELF file without its symbols and debug information; a flat binary as it is.
     pub fn strip(&self, from: &Path, to: &Path) -> Result<()> {
+        let is_elf = fs::read(from)
+            .with_context(|| format!("cannot read {}", from.display()))?
+            .starts_with(b"\x7fELF");
+        if !is_elf {
+            fs::copy(from, to).with_context(|| format!("cannot write {}", to.display()))?;
+            return Ok(());
+        }
         let tools = tools_of(&self.sysroot, &self.host);
         let output = Command::new(tools.join("llvm-objcopy"))
             .arg("--strip-all")
