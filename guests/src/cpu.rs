@@ -390,9 +390,12 @@ pub fn rdtsc() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Turns on SSE, NX, and the XSAVE states x87, SSE, AVX and AVX-512 as far as CPUID shows them.
+/// Turns on SSE, NX, and the XSAVE states x87, SSE, AVX and AVX-512 as far as CPUID shows them; the x87 unit
+/// and MXCSR get the state that FNINIT defines and their reset value.
 pub fn enable_extended_state() {
     write_cr4(read_cr4() | cr4::OSFXSR | cr4::OSXMMEXCPT);
+    let mxcsr = 0x1f80u32;
+    x86!("fninit", "ldmxcsr [{}]", in(reg) &raw const mxcsr, options(nostack));
     if extended().edx & extended_edx::NX != 0 {
         wrmsr(msr::IA32_EFER, rdmsr(msr::IA32_EFER) | efer::NXE);
     }

@@ -1,0 +1,459 @@
+//! `paging`: page tables as the processor walks them. Sizes, permissions, accessed and dirty bits, and what a
+//! change of the tables needs to be seen.
+
+#![no_std]
+#![no_main]
+
+use plinth_guests::cpu::{self, cr0, cr4, efer, extended, extended_edx, leaf1_ecx, leaf7, leaf7_ebx, leaf7_ecx, msr};
+use plinth_guests::paging::{self, PageSize, entry, invlpg, new_frame, peek, poke};
+use plinth_guests::user::{self, Start};
+use plinth_guests::{Case, Report, StartInfo, Vector, fault_of, guest, probe, user_code, x86};
+
+guest!(main);
+
+/// Where the cases map their pages.
+const AREA: u64 = 0x90_0000_0000;
+/// 2 MiB pages of RAM that nothing else uses; all machines that run this have 8 MiB.
+const LARGE: u64 = 0x40_0000;
+const KERNEL: u64 = entry::P | entry::RW;
+const USER: u64 = KERNEL | entry::US;
+
+user_code!(user_read, "mov rax, [rdx]");
+user_code!(user_write, "mov [rdx], rax");
+user_code!(user_jump, "call rdx");
+
+fn main(report: &mut Report, _: StartInfo) {
+    sizes(report);
+    accessed_and_dirty(report);
+    stale(report);
+    permissions(report);
+    supervisor(report);
+    reserved(report);
+    identifiers(report);
+}
+
+/// Maps a new frame at an address and returns (entry, frame).
+fn fresh(address: u64, flags: u64) -> (u64, u64) {
+    let frame = new_frame();
+    (paging::map(address, frame, PageSize::Size4K, flags), frame)
+}
+
+fn sizes(report: &mut Report) {
+    report.case("4-kib-pages", |case| {
+        let (_, frame) = fresh(AREA, KERNEL);
+        poke(AREA + 0x10, 0x1234);
+        case.equal("the frame", peek(frame + 0x10), 0x1234);
+        poke(frame + 0x20, 0x5678);
+        case.equal("the page", peek(AREA + 0x20), 0x5678);
+    });
+    report.case("2-mib-pages", |case| {
+        paging::map(AREA + 0x4000_0000, LARGE, PageSize::Size2M, KERNEL);
+        poke(LARGE + 0x1f_fff8, 0x4321);
+        case.equal("the end of the page", peek(AREA + 0x4000_0000 + 0x1f_fff8), 0x4321);
+        poke(AREA + 0x4000_0000, 0x8765);
+        case.equal("the start of the page", peek(LARGE), 0x8765);
+        let outcome = probe(|| {
+            peek(AREA + 0x4020_0000);
+        });
+        case.faults("the page behind it", outcome, Vector::PageFault, 0);
+    });
+    report.case("1-gib-pages", |case| {
+        let address = AREA + 0x8000_0000;
+        poke(LARGE + 0x18, 0x9999);
+        paging::map(address, 0, PageSize::Size1G, KERNEL);
+        let outcome = probe(|| {
+            peek(address + LARGE + 0x18);
+        });
+        if extended().edx & extended_edx::PAGE_1G == 0 {
+            case.faults("a 1 GiB page where CPUID shows none", outcome, Vector::PageFault, 9);
+        } else if case.runs("a read", outcome).is_some() {
+            case.equal("the word", peek(address + LARGE + 0x18), 0x9999);
+        }
+    });
+    report.case("two-names-of-one-frame", |case| {
+        let (_, frame) = fresh(AREA + 0x2000, KERNEL);
+        paging::map(AREA + 0x3000, frame, PageSize::Size4K, KERNEL);
+        for value in 0..100 {
+            poke(AREA + 0x2008, value);
+            case.equal("the other name", peek(AREA + 0x3008), value);
+        }
+    });
+    report.case("code-written-through-another-name-runs", |case| {
+        let (_, frame) = fresh(AREA + 0x4000, entry::P);
+        for value in 1..20u32 {
+            // mov eax, value; ret
+            poke(frame, 0xb8 | u64::from(value) << 8 | 0xc3 << 40);
+            let eax: u32;
+            x86!("call {}", in(reg) AREA + 0x4000, out("eax") eax);
+            case.equal("EAX", eax, value);
+        }
+    });
+}
+
+fn accessed_and_dirty(report: &mut Report) {
+    let bits = |slot: u64| peek(slot) & (entry::A | entry::D);
+    report.case("accessed-and-dirty-bits", |case| {
+        let (slot, _) = fresh(AREA + 0x5000, KERNEL);
+        case.equal("a fresh entry", bits(slot), 0);
+        peek(AREA + 0x5000);
+        case.equal("after a read", bits(slot), entry::A);
+        poke(AREA + 0x5000, 1);
+        case.equal("after a write", bits(slot), entry::A | entry::D);
+        poke(slot, peek(slot) & !(entry::A | entry::D));
+        invlpg(AREA + 0x5000);
+        poke(AREA + 0x5008, 1);
+        case.equal("after they were cleared and a write", bits(slot), entry::A | entry::D);
+    });
+    report.case("dirty-after-a-read-needs-a-new-walk", |case| {
+        // The translation was cached by the read: the write must set the dirty bit all the same.
+        let (slot, _) = fresh(AREA + 0x6000, KERNEL);
+        for _ in 0..10 {
+            peek(AREA + 0x6000);
+        }
+        case.equal("after ten reads", bits(slot), entry::A);
+        poke(AREA + 0x6000, 1);
+        case.equal("after a write", bits(slot), entry::A | entry::D);
+    });
+    report.case("upper-levels-have-accessed-bits", |case| {
+        let slot = paging::entry_address(AREA + 0x5000, PageSize::Size2M);
+        poke(slot, peek(slot) & !entry::A);
+        paging::reload_cr3();
+        peek(AREA + 0x5000);
+        case.equal("the accessed bit of level 2", peek(slot) & entry::A, entry::A);
+    });
+    report.case("large-pages-have-both-bits", |case| {
+        let address = AREA + 0x4040_0000;
+        let slot = paging::map(address, LARGE, PageSize::Size2M, KERNEL);
+        peek(address + 0x12_3450);
+        case.equal("after a read", bits(slot), entry::A);
+        poke(address + 0x1f_0000, 1);
+        case.equal("after a write", bits(slot), entry::A | entry::D);
+    });
+    report.case("string-port-input-makes-dirty", |case| {
+        let (slot, _) = fresh(AREA + 0x7000, KERNEL);
+        x86!("rep insb", in("dx") 0x9990u16, inout("rdi") AREA + 0x7000 => _, inout("rcx") 4u64 => _);
+        case.equal("after INS", bits(slot), entry::A | entry::D);
+        let (slot, _) = fresh(AREA + 0x8000, KERNEL);
+        x86!("rep outsb", in("dx") 0x9990u16, inout("rsi") AREA + 0x8000 => _, inout("rcx") 4u64 => _);
+        case.equal("after OUTS", bits(slot), entry::A);
+    });
+    report.case("failed-access-is-not-dirty", |case| {
+        let (slot, _) = fresh(AREA + 0x9000, entry::P);
+        let outcome = probe(|| poke(AREA + 0x9000, 1));
+        case.faults("a write to a read-only page", outcome, Vector::PageFault, 3);
+        case.equal("the dirty bit", bits(slot) & entry::D, 0);
+    });
+}
+
+fn stale(report: &mut Report) {
+    let address = AREA + 0xa000;
+    let frames = [new_frame(), new_frame()];
+    poke(frames[0], 0xaaaa);
+    poke(frames[1], 0xbbbb);
+    let slot = paging::map(address, frames[0], PageSize::Size4K, KERNEL);
+    let switches = |case: &mut Case, flags: u64, flush: fn(u64)| {
+        for round in 0..200 {
+            let index = round & 1;
+            poke(slot, frames[index] | KERNEL | flags);
+            flush(address);
+            case.equal("the word", peek(address), if index == 0 { 0xaaaa } else { 0xbbbb });
+        }
+    };
+    report.case("invlpg-shows-the-new-page", |case| switches(case, 0, invlpg));
+    report.case("cr3-reload-shows-the-new-page", |case| switches(case, 0, |_| paging::reload_cr3()));
+    report.case("invlpg-drops-global-pages", |case| {
+        cpu::write_cr4(cpu::read_cr4() | cr4::PGE);
+        switches(case, entry::G, invlpg);
+        cpu::write_cr4(cpu::read_cr4() & !cr4::PGE);
+    });
+    report.case("pge-switch-drops-global-pages", |case| {
+        switches(case, entry::G, |_| {
+            let original = cpu::read_cr4();
+            cpu::write_cr4(original | cr4::PGE);
+            cpu::write_cr4(original & !cr4::PGE);
+            cpu::write_cr4(original);
+        });
+    });
+    report.case("unmapped-page-is-gone", |case| {
+        for _ in 0..50 {
+            poke(slot, frames[0] | KERNEL);
+            invlpg(address);
+            peek(address);
+            poke(slot, 0);
+            invlpg(address);
+            let outcome = probe(|| {
+                peek(address);
+            });
+            case.faults("a read", outcome, Vector::PageFault, 0);
+        }
+    });
+    report.case("absent-entries-are-not-cached", |case| {
+        poke(slot, 0);
+        invlpg(address);
+        let outcome = probe(|| {
+            peek(address);
+        });
+        case.faults("a read", outcome, Vector::PageFault, 0);
+        poke(slot, frames[1] | KERNEL);
+        case.equal("the word, without INVLPG", peek(address), 0xbbbb);
+    });
+    report.case("another-top-table", |case| {
+        let (other, original) = (new_frame(), paging::root());
+        for index in 0..512 {
+            poke(other + index * 8, peek(original + index * 8));
+        }
+        // Only the other table lacks the area.
+        poke(other + (AREA >> 39) * 8, 0);
+        poke(slot, frames[0] | KERNEL);
+        invlpg(address);
+        for _ in 0..20 {
+            cpu::write_cr3(other);
+            let outcome = probe(|| {
+                peek(address);
+            });
+            cpu::write_cr3(original);
+            case.faults("a read in the other space", outcome, Vector::PageFault, 0);
+            case.equal("the word in this space", peek(address), 0xaaaa);
+        }
+    });
+}
+
+fn permissions(report: &mut Report) {
+    report.case("write-protection-follows-cr0-wp", |case| {
+        let (_, frame) = fresh(AREA + 0xb000, entry::P);
+        let original = cpu::read_cr0();
+        let protected = probe(|| poke(AREA + 0xb000, 1));
+        cpu::write_cr0(original & !cr0::WP);
+        let free = probe(|| poke(AREA + 0xb000, 2));
+        cpu::write_cr0(original);
+        let again = probe(|| poke(AREA + 0xb000, 3));
+        case.faults("a write with WP", protected, Vector::PageFault, 3);
+        case.runs("a write without WP", free);
+        case.faults("a write with WP again", again, Vector::PageFault, 3);
+        case.equal("the word", peek(frame), 2);
+    });
+    report.case("no-execute", |case| {
+        if extended().edx & extended_edx::NX == 0 {
+            return case.skip("no NX");
+        }
+        let (slot, frame) = fresh(AREA + 0xc000, KERNEL | entry::XD);
+        poke(frame, 0xc3);
+        let call = || fault_of!("call {}", in(reg) AREA + 0xc000);
+        let fault = case.faults("a call", call(), Vector::PageFault, 0x11);
+        case.equal("CR2", fault.cr2, AREA + 0xc000);
+        poke(slot, frame | KERNEL);
+        invlpg(AREA + 0xc000);
+        case.runs("a call without XD", call());
+        // The bit of an upper level counts for all below it.
+        let upper = paging::entry_address(AREA + 0xc000, PageSize::Size2M);
+        poke(upper, peek(upper) | entry::XD);
+        invlpg(AREA + 0xc000);
+        let outcome = call();
+        poke(upper, peek(upper) & !entry::XD);
+        invlpg(AREA + 0xc000);
+        case.faults("a call with XD at level 2", outcome, Vector::PageFault, 0x11);
+    });
+    report.case("xd-is-reserved-without-nxe", |case| {
+        if extended().edx & extended_edx::NX == 0 {
+            return case.skip("no NX");
+        }
+        fresh(AREA + 0xd000, KERNEL | entry::XD);
+        let original = cpu::rdmsr(msr::IA32_EFER);
+        cpu::wrmsr(msr::IA32_EFER, original & !efer::NXE);
+        let outcome = probe(|| {
+            peek(AREA + 0xd000);
+        });
+        cpu::wrmsr(msr::IA32_EFER, original);
+        case.faults("a read", outcome, Vector::PageFault, 9);
+    });
+    report.case("ring-3-permissions", |case| {
+        let at = |address: u64| Start { registers: [0, address, 0], ..Start::default() };
+        fresh(AREA + 0xe000, KERNEL);
+        let (read_only, _) = fresh(AREA + 0xf000, entry::P | entry::US);
+        case.faults("a read of ring 0's page", user::run(user_read(), at(AREA + 0xe000)), Vector::PageFault, 5);
+        case.faults("a write to ring 0's page", user::run(user_write(), at(AREA + 0xe000)), Vector::PageFault, 7);
+        case.runs("a read of a user page", user::run(user_read(), at(AREA + 0xf000)));
+        case.faults("a write to a read-only page", user::run(user_write(), at(AREA + 0xf000)), Vector::PageFault, 7);
+        case.faults("a read of no page", user::run(user_read(), at(AREA + 0xf_f000)), Vector::PageFault, 4);
+        if extended().edx & extended_edx::NX != 0 {
+            poke(read_only, peek(read_only) | entry::XD);
+            invlpg(AREA + 0xf000);
+            case.faults("a jump to data", user::run(user_jump(), at(AREA + 0xf000)), Vector::PageFault, 0x15);
+        }
+    });
+    report.case("upper-levels-restrict-too", |case| {
+        fresh(AREA + 0x20_0000, USER);
+        let upper = paging::entry_address(AREA + 0x20_0000, PageSize::Size2M);
+        let original = peek(upper);
+        poke(upper, original & !entry::RW);
+        invlpg(AREA + 0x20_0000);
+        let outcome = probe(|| poke(AREA + 0x20_0000, 1));
+        case.faults("a write below a read-only table", outcome, Vector::PageFault, 3);
+        poke(upper, original & !entry::US);
+        invlpg(AREA + 0x20_0000);
+        let at = Start { registers: [0, AREA + 0x20_0000, 0], ..Start::default() };
+        case.faults("ring 3 below ring 0's table", user::run(user_read(), at), Vector::PageFault, 5);
+        poke(upper, original);
+        invlpg(AREA + 0x20_0000);
+    });
+}
+
+fn supervisor(report: &mut Report) {
+    report.case("smep", |case| {
+        if leaf7().ebx & leaf7_ebx::SMEP == 0 {
+            return case.skip("no SMEP");
+        }
+        let (_, frame) = fresh(AREA + 0x20_1000, USER);
+        poke(frame, 0xc3);
+        let call = || fault_of!("call {}", in(reg) AREA + 0x20_1000);
+        let original = cpu::read_cr4();
+        let before = call();
+        cpu::write_cr4(original | cr4::SMEP);
+        let with = call();
+        cpu::write_cr4(original);
+        let after = call();
+        case.runs("a call without SMEP", before);
+        case.faults("a call with SMEP", with, Vector::PageFault, 0x11);
+        case.runs("a call without SMEP again", after);
+    });
+    report.case("smap", |case| {
+        if leaf7().ebx & leaf7_ebx::SMAP == 0 {
+            return case.skip("no SMAP");
+        }
+        fresh(AREA + 0x20_2000, USER);
+        let address = AREA + 0x20_2000;
+        let original = cpu::read_cr4();
+        cpu::write_cr4(original | cr4::SMAP);
+        let read = probe(|| {
+            peek(address);
+        });
+        let write = probe(|| poke(address, 1));
+        let allowed = fault_of!("stac", "mov rax, [{}]", "clac", in(reg) address, out("rax") _);
+        let input = fault_of!("insb", in("dx") 0x9990u16, in("rdi") address);
+        let allowed_input = fault_of!("stac", "insb", "clac", in("dx") 0x9990u16, inout("rdi") address => _);
+        cpu::write_cr4(original);
+        case.faults("a read", read, Vector::PageFault, 1);
+        case.faults("a write", write, Vector::PageFault, 3);
+        case.runs("a read with AC", allowed);
+        case.faults("INS", input, Vector::PageFault, 3);
+        case.runs("INS with AC", allowed_input);
+        case.runs("a read without SMAP", probe(|| {
+            peek(address);
+        }));
+    });
+    report.case("protection-keys", |case| {
+        if leaf7().ecx & leaf7_ecx::PKU == 0 {
+            return case.skip("no protection keys");
+        }
+        let (_, _) = fresh(AREA + 0x20_3000, USER | 5 << 59);
+        let original = cpu::read_cr4();
+        cpu::write_cr4(original | 1 << 22);
+        let set = |value: u32| x86!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0);
+        let read = || probe(|| {
+            peek(AREA + 0x20_3000);
+        });
+        set(1 << 10);
+        let denied = read();
+        set(2 << 10);
+        let readable = read();
+        let write = probe(|| poke(AREA + 0x20_3000, 1));
+        set(0);
+        let free = read();
+        cpu::write_cr4(original);
+        case.faults("a read with access disabled", denied, Vector::PageFault, 0x21);
+        case.runs("a read with writes disabled", readable);
+        case.faults("a write with writes disabled", write, Vector::PageFault, 0x23);
+        case.runs("a read with all enabled", free);
+    });
+}
+
+fn reserved(report: &mut Report) {
+    report.case("reserved-physical-address-bits", |case| {
+        let width = cpu::physical_address_bits();
+        if width > 51 {
+            return case.skip("all physical address bits exist");
+        }
+        let (slot, frame) = fresh(AREA + 0x20_4000, KERNEL);
+        for bit in [width, 51] {
+            poke(slot, frame | KERNEL | 1 << bit);
+            invlpg(AREA + 0x20_4000);
+            let outcome = probe(|| {
+                peek(AREA + 0x20_4000);
+            });
+            case.faults("a read", outcome, Vector::PageFault, 9);
+            let outcome = probe(|| poke(AREA + 0x20_4000, 1));
+            case.faults("a write", outcome, Vector::PageFault, 0xb);
+        }
+        poke(slot, frame | KERNEL);
+        invlpg(AREA + 0x20_4000);
+    });
+    report.case("reserved-bits-of-a-large-page", |case| {
+        let address = AREA + 0x4060_0000;
+        paging::map(address, LARGE | 1 << 13, PageSize::Size2M, KERNEL);
+        let outcome = probe(|| {
+            peek(address);
+        });
+        case.faults("a read", outcome, Vector::PageFault, 9);
+    });
+    report.case("ignored-bits-are-free", |case| {
+        let (slot, _) = fresh(AREA + 0x20_5000, KERNEL | 0x7ff << 52 & !(0xf << 59) | 7 << 9);
+        case.runs("a read", probe(|| {
+            peek(AREA + 0x20_5000);
+        }));
+        case.equal("the ignored bits", peek(slot) >> 52 & 0x7f, 0x7f);
+    });
+    report.case("cr3-reserved-bits-fault", |case| {
+        let original = cpu::read_cr3();
+        for bit in [cpu::physical_address_bits(), 52, 60].into_iter().filter(|bit| *bit < 61) {
+            case.faults("CR3", cpu::try_write_cr3(original | 1 << bit), Vector::GeneralProtection, 0);
+            case.equal("CR3", cpu::read_cr3(), original);
+        }
+    });
+}
+
+fn identifiers(report: &mut Report) {
+    report.case("pcid", |case| {
+        if cpu::cpuid(1, 0).ecx & leaf1_ecx::PCID == 0 {
+            return case.skip("no PCIDs");
+        }
+        let (cr3, cr4_before) = (cpu::read_cr3(), cpu::read_cr4());
+        case.faults("CR3 bit 63 without PCIDE", cpu::try_write_cr3(cr3 | 1 << 63), Vector::GeneralProtection, 0);
+        cpu::write_cr3(cr3 | 0x18);
+        let with_bits = cpu::try_write_cr4(cr4_before | cr4::PCIDE);
+        cpu::write_cr3(cr3);
+        case.faults("PCIDE with bits of a PCID in CR3", with_bits, Vector::GeneralProtection, 0);
+        if case.runs("PCIDE", cpu::try_write_cr4(cr4_before | cr4::PCIDE)).is_none() {
+            return;
+        }
+        let (slot, frame) = fresh(AREA + 0x20_6000, KERNEL);
+        let other = new_frame();
+        poke(frame, 0x111);
+        poke(other, 0x222);
+        for round in 0..100u64 {
+            let wanted = if round & 1 == 0 { frame } else { other };
+            poke(slot, wanted | KERNEL);
+            // A CR3 write without bit 63 drops this PCID's translations.
+            cpu::write_cr3(cr3 | (1 + round % 5));
+            case.equal("the word after CR3", peek(AREA + 0x20_6000), peek(wanted));
+        }
+        cpu::write_cr3(cr3 | 2);
+        cpu::write_cr3(cr3 | 3 | 1 << 63);
+        case.equal("CR3 without its bit 63", cpu::read_cr3(), cr3 | 3);
+        if leaf7().ebx & leaf7_ebx::INVPCID != 0 {
+            for (round, kind) in [0u64, 1, 2, 3].into_iter().cycle().take(40).enumerate() {
+                let wanted = if round & 1 == 0 { frame } else { other };
+                poke(slot, wanted | KERNEL);
+                let descriptor = [3u64, AREA + 0x20_6000];
+                case.runs("INVPCID", fault_of!("invpcid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor));
+                case.equal("the word after INVPCID", peek(AREA + 0x20_6000), peek(wanted));
+            }
+            let descriptor = [0x1_0000u64, 0];
+            let outcome = fault_of!("invpcid {}, [{}]", in(reg) 1u64, in(reg) &raw const descriptor);
+            case.faults("INVPCID with a PCID of 17 bits", outcome, Vector::GeneralProtection, 0);
+            let outcome = fault_of!("invpcid {}, [{}]", in(reg) 4u64, in(reg) &raw const descriptor);
+            case.faults("INVPCID of type 4", outcome, Vector::GeneralProtection, 0);
+        }
+        cpu::write_cr3(cr3);
+        cpu::write_cr4(cr4_before);
+    });
+}
