@@ -1,6 +1,7 @@
 //! The register file of the vCPU that has just exited, as the handlers see it.
 
 use arch::{Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, Width, Xcr0};
+use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 
 /// One vCPU's architectural state. A backend implements it over what the hardware keeps; the tests over
@@ -84,6 +85,9 @@ pub trait Cpu {
     fn guest_tsc(&self) -> u64;
     /// Makes the guest's time-stamp counter read `tsc` now.
     fn set_guest_tsc(&mut self, tsc: u64);
+    /// The guest has moved its local APIC or changed its mode; a backend whose hardware virtualises the APIC
+    /// adapts to it.
+    fn apic_mode_changed(&mut self, lapic: &Lapic);
     /// Forgets cached translations of one linear address.
     fn flush_address(&mut self, gva: GuestVirt);
     /// Forgets all cached translations of this vCPU.

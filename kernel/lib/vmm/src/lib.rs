@@ -13,12 +13,15 @@ extern crate alloc;
 
 pub mod cpu;
 pub mod cpuid;
+pub mod device;
 pub mod exit;
 pub mod fault;
 pub mod handle;
 pub mod linear;
+pub mod inject;
 pub mod machine;
 pub mod mtrr;
+pub mod pending;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

@@ -1,7 +1,8 @@
 //! All that a vCPU can reach outside itself: its VM's memory, ports, devices and other CPUs.
 
 use arch::Width;
-use machine::InterruptMessage;
+use machine::devices::lapic::Ipi;
+use machine::devices::routing::Route;
 use memory::{GuestMemory, GuestPhys};
 
 /// The machine that a vCPU sits in. The kernel implements it over a VM and its locks; the tests over a board
@@ -25,8 +26,11 @@ pub trait Machine {
     /// Writes memory that is not RAM. Where no device is, nothing happens.
     fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64);
 
-    /// Sends an interrupt message to the local APICs of the VM, the sender's included.
-    fn send(&mut self, message: InterruptMessage);
+    /// Sends an interprocessor interrupt of this vCPU to the local APICs that it is for.
+    fn send(&mut self, ipi: Ipi);
+
+    /// Publishes how messages find this vCPU's local APIC from now on.
+    fn reroute(&mut self, route: Route);
 
     /// Tells the I/O APIC of an EOI for a level-triggered vector.
     fn end_of_interrupt(&mut self, vector: arch::Vector);

@@ -4,7 +4,7 @@
 //! there because operating systems read them, and they keep to the manual's rules about what may be written
 //! (SDM vol. 3, Memory Type Range Registers).
 
-use arch::msr;
+use arch::{msr, mtrr};
 use memory::{GuestPhys, Range};
 
 /// Pairs of base and mask.
@@ -58,10 +58,6 @@ fn slot(index: u32) -> Option<Slot> {
     })
 }
 
-const fn is_valid_type(memory_type: u64) -> bool {
-    matches!(memory_type, 0 | 1 | 4 | 5 | 6)
-}
-
 impl Mtrrs {
     /// What firmware leaves behind: RAM write-back, the legacy video window and `holes` (such as the region
     /// for PCI devices) uncacheable, the space of option ROMs and firmware write-protected.
@@ -108,25 +104,19 @@ impl Mtrrs {
     }
 
     /// Writes an MSR; `None` where it is none of these, or the value breaks a rule.
-    pub fn write(&mut self, index: u32, value: u64, reserved_physical_bits: u64) -> Option<()> {
+    pub fn write(&mut self, index: u32, value: u64, physical_address_bits: u8) -> Option<()> {
         let target = match slot(index)? {
             Slot::Capability => return None,
             Slot::DefaultType => {
-                let valid = value & !(0xff | ENABLE | FIXED_ENABLE) == 0;
-                (valid && is_valid_type(value & 0xff)).then_some(&mut self.default_type)
+                mtrr::is_valid_default_type(value).then_some(&mut self.default_type)
             }
             Slot::Fixed(number) => {
-                let valid = value.to_le_bytes().into_iter().all(|byte| is_valid_type(byte.into()));
-                valid.then_some(self.fixed.get_mut(number)?)
+                mtrr::is_valid_fixed(value).then_some(self.fixed.get_mut(number)?)
             }
-            Slot::Base(number) => {
-                let valid = value & (reserved_physical_bits | 0xf00) == 0;
-                (valid && is_valid_type(value & 0xff)).then_some(self.variable.get_mut(number)?)
-            }
-            Slot::Mask(number) => {
-                let valid = value & (reserved_physical_bits | 0x7ff) == 0;
-                valid.then_some(self.variable.get_mut(number)?)
-            }
+            Slot::Base(number) => mtrr::is_valid_base(value, physical_address_bits)
+                .then_some(self.variable.get_mut(number)?),
+            Slot::Mask(number) => mtrr::is_valid_mask(value, physical_address_bits)
+                .then_some(self.variable.get_mut(number)?),
         };
         *target? = value;
         Some(())
@@ -137,28 +127,28 @@ impl Mtrrs {
 mod tests {
     use super::*;
 
-    const RESERVED: u64 = !0 << 40;
+    const BITS: u8 = 40;
 
     #[test]
     fn a_memory_type_that_does_not_exist_is_refused() {
         let mut mtrrs = Mtrrs::default();
-        assert_eq!(mtrrs.write(0x2ff, 0xc02, RESERVED), None);
-        assert_eq!(mtrrs.write(0x2ff, 0xc06, RESERVED), Some(()));
-        assert_eq!(mtrrs.write(0x250, 0x0606_0606_0606_0306, RESERVED), None);
-        assert_eq!(mtrrs.write(0x250, 0x0606_0606_0606_0406, RESERVED), Some(()));
+        assert_eq!(mtrrs.write(0x2ff, 0xc02, BITS), None);
+        assert_eq!(mtrrs.write(0x2ff, 0xc06, BITS), Some(()));
+        assert_eq!(mtrrs.write(0x250, 0x0606_0606_0606_0306, BITS), None);
+        assert_eq!(mtrrs.write(0x250, 0x0606_0606_0606_0406, BITS), Some(()));
         assert_eq!(mtrrs.read(0x250), Some(0x0606_0606_0606_0406));
-        assert_eq!(mtrrs.write(0x200, 0xc000_0007, RESERVED), None);
+        assert_eq!(mtrrs.write(0x200, 0xc000_0007, BITS), None);
     }
 
     #[test]
     fn reserved_bits_are_refused() {
         let mut mtrrs = Mtrrs::default();
-        assert_eq!(mtrrs.write(0x2ff, 1 << 12 | 6, RESERVED), None);
-        assert_eq!(mtrrs.write(0x200, 0x100, RESERVED), None);
-        assert_eq!(mtrrs.write(0x201, 1 << 40 | 0x800, RESERVED), None);
-        assert_eq!(mtrrs.write(0x201, 0xff_c000_0800, RESERVED), Some(()));
-        assert_eq!(mtrrs.write(0x201, 0x400, RESERVED), None);
-        assert_eq!(mtrrs.write(0xfe, 0, RESERVED), None);
+        assert_eq!(mtrrs.write(0x2ff, 1 << 12 | 6, BITS), None);
+        assert_eq!(mtrrs.write(0x200, 0x100, BITS), None);
+        assert_eq!(mtrrs.write(0x201, 1 << 40 | 0x800, BITS), None);
+        assert_eq!(mtrrs.write(0x201, 0xff_c000_0800, BITS), Some(()));
+        assert_eq!(mtrrs.write(0x201, 0x400, BITS), None);
+        assert_eq!(mtrrs.write(0xfe, 0, BITS), None);
     }
 
     #[test]
@@ -167,7 +157,7 @@ mod tests {
         assert_eq!(mtrrs.read(0xfe), Some(0x508));
         assert_eq!(mtrrs.read(0x20f), Some(0));
         assert_eq!(mtrrs.read(0x210), None);
-        assert_eq!(mtrrs.write(0x210, 0, RESERVED), None);
+        assert_eq!(mtrrs.write(0x210, 0, BITS), None);
         assert_eq!(mtrrs.read(0x251), None);
     }
 

@@ -1,15 +1,19 @@
 //! What a vCPU has beyond the registers that the hardware keeps.
 
+use machine::devices::lapic::{ApicMode, Lapic};
+
 use crate::cpuid::CpuidTable;
 use crate::mtrr::Mtrrs;
 
 /// The state of one vCPU that the handlers own.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct VcpuState {
     /// What CPUID says to it.
     pub cpuid: CpuidTable,
     /// The MSRs that only software keeps.
     pub msrs: SoftMsrs,
+    /// Its local APIC.
+    pub lapic: Lapic,
 }
 
 /// MSRs whose value is kept here, because the hardware has no guest copy of them.
@@ -31,17 +35,11 @@ pub struct SoftMsrs {
     pub platform_id: u64,
     /// IA32_ARCH_CAPABILITIES. Never changes.
     pub arch_capabilities: u64,
-    /// IA32_APIC_BASE.
-    pub apic_base: u64,
 }
-
-/// IA32_APIC_BASE: the local APIC is enabled.
-const APIC_ENABLE: u64 = 1 << 11;
 
 impl VcpuState {
     /// A vCPU after reset that sees this CPUID.
-    pub fn new(cpuid: CpuidTable) -> Self {
-        let bootstrap = if cpuid.apic_id() == 0 { 1 << 8 } else { 0 };
+    pub fn new(cpuid: CpuidTable, lapic: Lapic) -> Self {
         let msrs = SoftMsrs {
             tsc_adjust: 0,
             misc_enable: MISC_ENABLE_AT_RESET,
@@ -51,14 +49,13 @@ impl VcpuState {
             microcode: 0,
             platform_id: 0,
             arch_capabilities: 0,
-            apic_base: 0xfee0_0000 | APIC_ENABLE | bootstrap,
         };
-        Self { cpuid, msrs }
+        Self { cpuid, msrs, lapic }
     }
 
     /// Whether IA32_APIC_BASE has the local APIC enabled.
-    pub const fn apic_enabled(&self) -> bool {
-        self.msrs.apic_base & APIC_ENABLE != 0
+    pub fn apic_enabled(&self) -> bool {
+        self.lapic.mode() != ApicMode::Disabled
     }
 }
 

@@ -13,7 +13,8 @@ use arch::{
     AccessRights, Cr0, Cr4, DescriptorTable, Efer, Gpr, Gprs, Rflags, Segment, SegmentName, Vector,
     Width, Xcr0, msr,
 };
-use machine::InterruptMessage;
+use machine::devices::lapic::{ApicMode, Ipi, Lapic, LapicConfig, LapicFeatures, Role};
+use machine::devices::routing::Route;
 use memory::{GuestMemory, GuestPhys, GuestVirt, Unbacked};
 
 use crate::cpu::{Blocking, Cpu};
@@ -50,6 +51,8 @@ pub struct FakeCpu {
     pub flushed: Vec<GuestVirt>,
     /// How often [`Cpu::flush_all`] was called.
     pub full_flushes: usize,
+    /// The modes of [`Cpu::apic_mode_changed`], in order.
+    pub apic_modes: Vec<ApicMode>,
 }
 
 fn code_segment(selector: u16, access: AccessRights) -> Segment {
@@ -119,6 +122,7 @@ impl FakeCpu {
             tsc: 0,
             flushed: Vec::new(),
             full_flushes: 0,
+            apic_modes: Vec::new(),
         }
     }
 
@@ -315,6 +319,10 @@ impl Cpu for FakeCpu {
         self.tsc = tsc;
     }
 
+    fn apic_mode_changed(&mut self, lapic: &Lapic) {
+        self.apic_modes.push(lapic.mode());
+    }
+
     fn flush_address(&mut self, gva: GuestVirt) {
         self.flushed.push(gva);
     }
@@ -453,8 +461,10 @@ pub struct FakeMachine {
     pub mmio_reads: Vec<(u64, Width)>,
     /// All writes of memory-mapped registers, in order.
     pub mmio_writes: Vec<(u64, Width, u64)>,
-    /// The interrupt messages sent, in order.
-    pub messages: Vec<InterruptMessage>,
+    /// The interprocessor interrupts sent, in order.
+    pub ipis: Vec<Ipi>,
+    /// The routes published, in order.
+    pub routes: Vec<Route>,
     /// The EOIs that reached the I/O APIC, in order.
     pub ends_of_interrupt: Vec<Vector>,
     /// What the clock reads.
@@ -472,7 +482,8 @@ impl FakeMachine {
             mmio: BTreeMap::new(),
             mmio_reads: Vec::new(),
             mmio_writes: Vec::new(),
-            messages: Vec::new(),
+            ipis: Vec::new(),
+            routes: Vec::new(),
             ends_of_interrupt: Vec::new(),
             now_ns: 0,
         }
@@ -511,8 +522,12 @@ impl Machine for FakeMachine {
         self.mmio.insert(gpa.as_u64(), value);
     }
 
-    fn send(&mut self, message: InterruptMessage) {
-        self.messages.push(message);
+    fn send(&mut self, ipi: Ipi) {
+        self.ipis.push(ipi);
+    }
+
+    fn reroute(&mut self, route: Route) {
+        self.routes.push(route);
     }
 
     fn end_of_interrupt(&mut self, vector: Vector) {
@@ -574,7 +589,20 @@ pub fn guest_cpu_config() -> GuestCpuConfig {
 
 /// A vCPU after reset that sees [`host_cpuid`] by [`guest_cpu_config`].
 pub fn vcpu() -> VcpuState {
-    VcpuState::new(CpuidTable::build(&host_cpuid, &guest_cpu_config()))
+    vcpu_with(&guest_cpu_config())
+}
+
+/// A vCPU after reset that sees [`host_cpuid`] by this configuration.
+pub fn vcpu_with(config: &GuestCpuConfig) -> VcpuState {
+    let cpuid = CpuidTable::build(&host_cpuid, config);
+    let lapic = Lapic::new(LapicConfig {
+        id: config.apic_id,
+        role: Role::Bootstrap,
+        features: LapicFeatures::all(),
+        bus_hz: config.crystal_hz,
+        physical_address_bits: cpuid.physical_address_bits(),
+    });
+    VcpuState::new(cpuid, lapic)
 }
 
 #[cfg(test)]

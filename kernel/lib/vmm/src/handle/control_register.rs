@@ -6,10 +6,10 @@
 use arch::{AccessRights, Cr0, Cr4, Efer, SegmentName, Width};
 use memory::{GuestMemory, GuestPhys};
 
-use super::{Next, complete, in_64_bit_mode};
+use super::{Next, apic, complete, in_64_bit_mode};
 use crate::cpu::Cpu;
 use crate::exit::{ControlRegister, ControlRegisterAccess};
-use crate::fault::{GuestFault, VmError};
+use crate::fault::GuestFault;
 use crate::machine::Machine;
 use crate::state::VcpuState;
 
@@ -52,7 +52,7 @@ pub(super) fn access<C: Cpu, M: Machine>(
                 ControlRegister::Cr0 => write_cr0(cpu, vcpu, machine.memory(), value)?,
                 ControlRegister::Cr3 => write_cr3(cpu, vcpu, machine.memory(), value)?,
                 ControlRegister::Cr4 => write_cr4(cpu, vcpu, machine.memory(), value)?,
-                ControlRegister::Cr8 => return Ok(Next::Stop(VmError::Unsupported("CR8"))),
+                ControlRegister::Cr8 => apic::write_cr8(vcpu, value)?,
             }
         }
         ControlRegisterAccess::Read { register, target } => {
@@ -60,7 +60,7 @@ pub(super) fn access<C: Cpu, M: Machine>(
                 ControlRegister::Cr0 => cpu.cr0().bits(),
                 ControlRegister::Cr3 => cpu.cr3(),
                 ControlRegister::Cr4 => cpu.cr4().bits(),
-                ControlRegister::Cr8 => return Ok(Next::Stop(VmError::Unsupported("CR8"))),
+                ControlRegister::Cr8 => vcpu.lapic.cr8().into(),
             };
             cpu.write_gpr(target, width, value);
         }

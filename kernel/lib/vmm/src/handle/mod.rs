@@ -4,6 +4,7 @@
 //! moves RIP past it, the only place that does so, or returns the [`GuestFault`] that real hardware would
 //! raise, with the state as it was before the instruction.
 
+pub(crate) mod apic;
 mod control_register;
 mod cpuid;
 mod debug_register;
@@ -63,11 +64,11 @@ pub fn handle<C: Cpu, M: Machine>(
         }
         VmExit::PortIo(access) => port::access(cpu, vcpu, machine, access),
         VmExit::ReadMsr => {
-            msr::read(cpu, vcpu)?;
+            msr::read(cpu, vcpu, machine)?;
             complete(cpu, Next::Resume)
         }
         VmExit::WriteMsr => {
-            msr::write(cpu, vcpu)?;
+            msr::write(cpu, vcpu, machine)?;
             complete(cpu, Next::Resume)
         }
         VmExit::Hlt => complete(cpu, Next::Halt),
@@ -103,14 +104,11 @@ pub fn handle<C: Cpu, M: Machine>(
             Err(GuestFault::InvalidOpcode)
         }
         VmExit::Exception(info) => exception::reflect(cpu, info),
-        VmExit::ApicEoi(vector) => {
-            machine.end_of_interrupt(vector);
-            Ok(Next::Resume)
-        }
+        VmExit::ApicWrite { offset } => Ok(apic::complete_write(cpu, vcpu, machine, offset)),
+        VmExit::ApicEoi(vector) => Ok(apic::hardware_ended(vcpu, machine, vector)),
         VmExit::DescriptorTable
         | VmExit::Memory(_)
         | VmExit::ApicAccess { .. }
-        | VmExit::ApicWrite { .. }
         | VmExit::TaskSwitch(_) => Ok(Next::Stop(VmError::Unsupported("this exit"))),
         VmExit::TprBelowThreshold
         | VmExit::InterruptWindow

@@ -5,11 +5,13 @@
 //! backends and moments where they do.
 
 use arch::cpuid::{ExtendedEdx, Leaf1Edx, Leaf7Edx};
-use arch::{Cr0, Cr4, Efer, Gpr, msr};
+use arch::{Cr0, Cr4, Efer, Gpr, msr, mtrr};
 
+use super::apic::{self, VcpuClock};
 use super::misc::{edx_eax, set_edx_eax};
 use crate::cpu::Cpu;
 use crate::fault::GuestFault;
+use crate::machine::Machine;
 use crate::state::VcpuState;
 
 /// IA32_FEATURE_CONTROL: locked, and so without VMX.
@@ -34,19 +36,43 @@ const SPEC_CTRL_SSBD: u64 = 1 << 2;
 
 /// RDMSR of the MSR in ECX.
 #[inline]
-pub(super) fn read<C: Cpu>(cpu: &mut C, vcpu: &VcpuState) -> Result<(), GuestFault> {
+pub(super) fn read<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &M,
+) -> Result<(), GuestFault> {
     let index = cpu.gpr(Gpr::Rcx) as u32;
-    let value = read_msr(cpu, vcpu, index).ok_or(GuestFault::GP0)?;
+    let value = match index {
+        msr::IA32_X2APIC_FIRST..=msr::IA32_X2APIC_LAST => {
+            apic::read_msr(cpu, vcpu, machine, index)?
+        }
+        msr::IA32_TSC_DEADLINE => vcpu.lapic.tsc_deadline(&VcpuClock::new(cpu, machine)),
+        _ => read_msr(cpu, vcpu, index).ok_or(GuestFault::GP0)?,
+    };
     set_edx_eax(cpu, value);
     Ok(())
 }
 
 /// WRMSR of the MSR in ECX.
 #[inline]
-pub(super) fn write<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState) -> Result<(), GuestFault> {
+pub(super) fn write<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+) -> Result<(), GuestFault> {
     let index = cpu.gpr(Gpr::Rcx) as u32;
     let value = edx_eax(cpu);
-    write_msr(cpu, vcpu, index, value).ok_or(GuestFault::GP0)
+    match index {
+        msr::IA32_X2APIC_FIRST..=msr::IA32_X2APIC_LAST => {
+            apic::write_msr(cpu, vcpu, machine, index, value)
+        }
+        msr::IA32_TSC_DEADLINE => {
+            vcpu.lapic.set_tsc_deadline(value, &VcpuClock::new(cpu, machine));
+            Ok(())
+        }
+        msr::IA32_APIC_BASE => apic::write_base(cpu, vcpu, machine, value),
+        _ => write_msr(cpu, vcpu, index, value).ok_or(GuestFault::GP0),
+    }
 }
 
 /// The value of an MSR, or `None` for a #GP.
@@ -54,7 +80,7 @@ fn read_msr<C: Cpu>(cpu: &C, vcpu: &VcpuState, index: u32) -> Option<u64> {
     let msrs = &vcpu.msrs;
     match index {
         msr::IA32_EFER => Some(cpu.efer().bits()),
-        msr::IA32_APIC_BASE => Some(msrs.apic_base),
+        msr::IA32_APIC_BASE => Some(vcpu.lapic.base()),
         msr::IA32_TIME_STAMP_COUNTER => Some(cpu.guest_tsc()),
         msr::IA32_TSC_ADJUST => Some(msrs.tsc_adjust),
         msr::IA32_SYSENTER_CS
@@ -116,7 +142,7 @@ fn write_msr<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState, index: u32, value: u64) 
             }
             store(cpu, vcpu, index, value)
         }
-        msr::IA32_PAT => is_valid_pat(value).then(|| store(cpu, vcpu, index, value))?,
+        msr::IA32_PAT => mtrr::is_valid_pat(value).then(|| store(cpu, vcpu, index, value))?,
         msr::IA32_DEBUGCTL => {
             let valid = value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0;
             valid.then(|| store(cpu, vcpu, index, value & DEBUGCTL_BTF))?
@@ -147,8 +173,8 @@ fn write_msr<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState, index: u32, value: u64) 
             (value & !allowed == 0).then(|| vcpu.msrs.xss = value)
         }
         _ => {
-            let reserved = vcpu.cpuid.reserved_physical_bits();
-            vcpu.msrs.mtrrs.write(index, value, reserved)
+            let physical_address_bits = vcpu.cpuid.physical_address_bits();
+            vcpu.msrs.mtrrs.write(index, value, physical_address_bits)
         }
     }
 }
@@ -228,9 +254,4 @@ fn write_efer<C: Cpu>(cpu: &mut C, vcpu: &VcpuState, value: u64) -> Option<()> {
 pub(super) const fn is_canonical(address: u64, bits: u8) -> bool {
     let unused = 64 - bits as u32;
     ((address << unused) as i64 >> unused) as u64 == address
-}
-
-/// Whether each of the eight bytes is a memory type that exists (SDM vol. 3, IA32_PAT MSR).
-fn is_valid_pat(value: u64) -> bool {
-    value.to_le_bytes().into_iter().all(|byte| matches!(byte, 0 | 1 | 4..=7))
 }
