@@ -1,31 +1,123 @@
-//! Plinth: entry point.
+//! Plinth's entry point. From top to bottom, this is the order in which the machine is brought up.
 #![no_std]
 #![no_main]
 
-mod hw;
+extern crate alloc;
 
+mod cpu;
+mod hw;
+mod log;
+mod memory;
+mod panic;
+
+use ::memory::{HostPhys, HostVirt};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
+use spin::Once;
+
+use crate::hw::bundle::{BundleMemory, NoBundle};
+use crate::hw::{acpi, clock, console, io_apic, pic, power, rtc};
+use crate::memory::{FrameBufferMapping, MemoryMap};
 
 /// What the boot loader is asked for.
 static BOOT_LOADER: BootloaderConfig = {
     let mut config = BootloaderConfig::new_default();
-    config.mappings.physical_memory = Some(Mapping::FixedAddress(0xffff_8000_0000_0000));
-    config.mappings.dynamic_range_start = Some(0xffff_c000_0000_0000);
-    config.kernel_stack_size = 64 * 1024;
+    config.mappings.physical_memory = Some(Mapping::FixedAddress(memory::DIRECT_MAP));
+    config.mappings.dynamic_range_start = Some(memory::LOADER_RANGE);
+    config.kernel_stack_size = 128 * 1024;
     config
 };
 
 entry_point!(main, config = &BOOT_LOADER);
 
-fn main(boot_info: &'static mut BootInfo) -> ! {
-    let mut serial = unsafe { hw::serial::Serial::detect() };
-    serial.write(b"plinth: hello\r\n");
-    serial.drain();
-    let _ = boot_info;
-    unsafe { x86_64::instructions::port::Port::<u16>::new(0xb004).write(0x2000u16) };
-    unsafe { x86_64::instructions::port::Port::<u16>::new(0x604).write(0x2000u16) };
-    loop {}
+/// What of the boot loader's information is needed after its memory is gone.
+struct BootFacts {
+    rsdp: Option<HostPhys>,
+    bundle: Result<BundleMemory, NoBundle>,
 }
-#[panic_handler]
-fn panic(_: &core::panic::PanicInfo) -> ! { loop {} }
+
+static FACTS: Once<BootFacts> = Once::new();
+
+/// On the boot loader's ground: its address space, its stack, one CPU. Ends on the hypervisor's own.
+fn main(boot_info: &'static mut BootInfo) -> ! {
+    // Time first, as it counts from here; then what the log needs.
+    clock::init();
+    // SAFETY: this is the boot CPU, and nothing of this has been called before.
+    unsafe {
+        cpu::init_boot_cpu();
+        console::init_serial();
+    }
+    log::init();
+    let frame_buffer = boot_info.framebuffer.as_mut().map(|frame_buffer| {
+        let info = frame_buffer.info();
+        let start = frame_buffer.buffer_mut().as_mut_ptr();
+        // SAFETY: the boot loader has mapped the frame buffer there for us alone, and the hypervisor's own address space
+        // has it at the same place.
+        unsafe { console::init_screen(start, &info) };
+        FrameBufferMapping { start: HostVirt::new(start as u64), bytes: info.byte_len as u64 }
+    });
+    ::log::info!("Plinth {}", env!("CARGO_PKG_VERSION"));
+
+    let mut map = MemoryMap::from_boot_info(boot_info);
+    memory::reserve_image(&mut map);
+    let ramdisk = boot_info.ramdisk_addr.into_option().and_then(|address| {
+        let address = HostVirt::new(address);
+        memory::translate_loader_address(address).map(|hpa| (address, hpa))
+    });
+    // SAFETY: the boot loader's information is about the RAM disk that it has mapped, and its address space is in use.
+    let bundle = unsafe { BundleMemory::find(&mut map, ramdisk, boot_info.ramdisk_len) };
+    let rsdp = boot_info.rsdp_addr.into_option().map(HostPhys::new);
+    FACTS.call_once(|| BootFacts { rsdp, bundle });
+
+    // SAFETY: the map reserves the image and the bundle, and the boot loader's address space is in use.
+    if let Err(error) = unsafe { memory::build(map, frame_buffer) } {
+        panic!("this machine has too little memory: {error}");
+    }
+    let Some(stack) = cpu::prepare_boot_stacks() else { panic!("this machine has too little memory for stacks") };
+    // SAFETY: the stack is new, and everything of the boot loader's that is needed is in `FACTS`.
+    unsafe { memory::enter(stack, own_ground) }
+}
+
+/// On the hypervisor's own ground: its address space, its stack; soon with all devices and CPUs.
+extern "C" fn own_ground() -> ! {
+    // SAFETY: called once, by the boot CPU, in the new address space and on the new stack. Nothing of the boot loader's is
+    // needed any more.
+    unsafe {
+        cpu::settle_boot_cpu();
+        memory::reclaim_loader_memory();
+    }
+    let Some(facts) = FACTS.get() else { unreachable!("`main` comes first") };
+    cpu::features::report();
+    memory::report();
+
+    // SAFETY: the boot loader has found the RSDP, and the direct map is in place.
+    let platform = unsafe { acpi::Platform::read(facts.rsdp) };
+    power::init(&platform);
+    clock::refine(platform.pm_timer);
+    match rtc::read_seconds() {
+        Some(seconds) => clock::set_date(seconds),
+        None => ::log::warn!("this machine has no real-time clock: guests see the year 1970"),
+    }
+
+    if let Err(missing) = cpu::features::check() {
+        ::log::error!("{missing}");
+        ::log::error!("plinth: cannot run guests on this machine");
+        power::stop_and_show();
+    }
+
+    // SAFETY: called once, with interrupts off and the direct map in place; no device is in use.
+    unsafe {
+        pic::mask_all();
+        cpu::apic::init();
+        cpu::apic::init_this_cpu();
+    }
+    io_apic::mask_all(&platform);
+    cpu::smp::init();
+    cpu::smp::start_others(&platform.apic_ids);
+
+    match facts.bundle {
+        Ok(bundle) => ::log::info!("guest bundle of {} KiB", bundle.bytes().len().div_ceil(1024)),
+        Err(none) => ::log::error!("{none}"),
+    }
+    power::power_off()
+}

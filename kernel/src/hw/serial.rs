@@ -6,6 +6,7 @@
 use core::hint;
 
 use uart_16550::backend::PioBackend;
+use uart_16550::spec::registers::{IER, LSR};
 use uart_16550::{Config, Uart16550};
 use x86_64::instructions::port::Port;
 
@@ -19,7 +20,7 @@ const TRANSMIT_POLLS: u32 = 1_000_000;
 
 /// Where text goes that must get out of the machine.
 #[expect(clippy::large_enum_variant, reason = "there is one instance, in a static")]
-pub enum Serial {
+pub(crate) enum Serial {
     /// A UART at COM1.
     Uart(Uart16550<PioBackend>),
     /// Port 0xe9 of an emulator, output only.
@@ -33,7 +34,7 @@ impl Serial {
     ///
     /// # Safety
     /// Nobody else uses the serial port.
-    pub unsafe fn detect() -> Self {
+    pub(crate) unsafe fn detect() -> Self {
         // SAFETY: COM1 is where a PC has its first UART, and the caller says that it is ours alone.
         if let Ok(mut uart) = unsafe { Uart16550::new_port(COM1) }
             && uart.init(Config::default()).is_ok()
@@ -49,7 +50,7 @@ impl Serial {
     }
 
     /// Sends `bytes` as they are. A UART that stops taking bytes is given up, so that nobody hangs on a broken one.
-    pub fn write(&mut self, bytes: &[u8]) {
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
         match self {
             Self::Uart(uart) => {
                 let mut left = bytes;
@@ -79,19 +80,26 @@ impl Serial {
     }
 
     /// A byte that has arrived, if any.
-    pub fn try_read(&mut self) -> Option<u8> {
+    pub(crate) fn try_read(&mut self) -> Option<u8> {
         match self {
             Self::Uart(uart) => uart.try_receive_byte().ok(),
             Self::DebugPort(_) | Self::Absent => None,
         }
     }
 
+    /// Lets the UART raise its interrupt for each byte that arrives.
+    pub(crate) fn enable_input_interrupt(&mut self) {
+        if let Self::Uart(uart) = self {
+            uart.enable_interrupts(IER::DATA_READY);
+        }
+    }
+
     /// Waits until the last byte has left the machine: what is still in the transmitter when an emulator ends or
     /// a machine powers off is lost.
-    pub fn drain(&mut self) {
+    pub(crate) fn drain(&mut self) {
         if let Self::Uart(uart) = self {
             for _ in 0..TRANSMIT_POLLS {
-                if uart.lsr().contains(uart_16550::spec::registers::LSR::TRANSMITTER_EMPTY) {
+                if uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
                     return;
                 }
                 hint::spin_loop();

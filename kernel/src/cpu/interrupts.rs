@@ -1,0 +1,73 @@
+//! The vectors that the hypervisor uses for itself.
+//!
+//! The hypervisor runs with interrupts off, except where it waits in HLT. An interrupt's only purpose is therefore to
+//! wake a halted CPU or to end a guest's turn; what is to be done then stands in memory. So all that a handler does is
+//! to count, and to tell the local APIC.
+
+use arch::Vector;
+
+use super::apic;
+use crate::hw::console;
+
+/// A vector of the hypervisor. They are above all those that a firmware may have left in an interrupt controller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum HostVector {
+    /// The local APIC's timer.
+    Timer = 0xf0,
+    /// Another CPU wants this one to look at its pending work.
+    Kick = 0xf1,
+    /// The serial port has a byte.
+    Serial = 0xf2,
+    /// The local APIC has found an error.
+    ApicError = 0xfe,
+    /// The local APIC withdrew an interrupt; it expects no EOI.
+    Spurious = 0xff,
+}
+
+impl HostVector {
+    /// The meaning of a vector, or `None` for one that the hypervisor does not use.
+    pub(crate) const fn from_vector(vector: Vector) -> Option<Self> {
+        Some(match vector.0 {
+            0xf0 => Self::Timer,
+            0xf1 => Self::Kick,
+            0xf2 => Self::Serial,
+            0xfe => Self::ApicError,
+            0xff => Self::Spurious,
+            _ => return None,
+        })
+    }
+
+    /// The vector.
+    pub(crate) const fn vector(self) -> Vector {
+        Vector(self as u8)
+    }
+}
+
+/// Does what is due for an interrupt that this CPU has accepted: by its IDT, or in a VM exit that acknowledged it.
+#[inline]
+pub(crate) fn acknowledged(vector: Vector) {
+    match HostVector::from_vector(vector) {
+        Some(HostVector::Timer | HostVector::Kick) => apic::end_of_interrupt(),
+        Some(HostVector::Serial) => {
+            console::input_arrived();
+            apic::end_of_interrupt();
+        }
+        Some(HostVector::Spurious) => {}
+        Some(HostVector::ApicError) => {
+            apic::report_error();
+            apic::end_of_interrupt();
+        }
+        None => unexpected(vector),
+    }
+}
+
+/// A device that nobody set up. The 8259s are masked and never get here except with their spurious vectors, which
+/// expect no EOI from anybody.
+#[cold]
+fn unexpected(vector: Vector) {
+    if apic::is_in_service(vector) {
+        log::warn!("interrupt with vector {:#x}, which nobody expects", vector.0);
+        apic::end_of_interrupt();
+    }
+}

@@ -1,0 +1,295 @@
+//! Starts the other CPUs: INIT, then start-up IPIs (SDM vol. 3, Multiple-Processor Initialization).
+//!
+//! A CPU starts in real mode in a page below 1 MiB, the trampoline. It goes straight to 64-bit mode, in an address space that
+//! has the trampoline where it lies beside everything that the hypervisor has, takes its own stack and arrives in
+//! [`arrive`]. CPUs are started one after the other, so there is one set of parameters. A CPU that does not come up in time
+//! is reported and left out; should it start late, it finds the parameters taken, or not meant for it, and halts.
+
+use core::arch::global_asm;
+use core::mem::offset_of;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use alloc::boxed::Box;
+use memory::PageSize;
+use spin::Mutex;
+
+use super::stack::CpuStacks;
+use super::{PcpuId, PerCpu, apic, control, halt_forever, this};
+use crate::hw::clock;
+use crate::memory::{LowFrame, StartSpace, enter_space};
+
+/// CPUs that can be used.
+pub(crate) const MAX_CPUS: usize = 256;
+/// Waits of the start-up sequence.
+const INIT_US: u64 = 10_000;
+const STARTUP_US: u64 = 200;
+/// How long a CPU gets to arrive.
+const ARRIVAL_US: u64 = 200_000;
+
+/// All CPUs that have come up, by their number. Written by the boot CPU, before the others are released.
+static CPUS: [spin::Once<&'static PerCpu>; MAX_CPUS] = [const { spin::Once::new() }; MAX_CPUS];
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+/// What the CPUs do once all have come up.
+static RELEASED: spin::Once<fn() -> !> = spin::Once::new();
+/// The CPU that is being started, which must be the one that arrives.
+static EXPECTED: Mutex<Option<Arrival>> = Mutex::new(None);
+
+#[derive(Clone, Copy)]
+struct Arrival {
+    cpu: &'static PerCpu,
+    apic_id: u32,
+    stacks: CpuStacks,
+}
+
+/// The parameters behind the trampoline's code.
+#[repr(C)]
+struct Parameters {
+    /// The address and selector that end real mode.
+    far_pointer: (u32, u16),
+    gdt_limit: u16,
+    gdt_base: u32,
+    root: u32,
+    gdt: [u64; 2],
+    /// Taken by the CPU that starts, which leaves zero.
+    stack_top: u64,
+    entry: u64,
+}
+
+/// Where the parameters are in the page; the code is shorter.
+const PARAMETERS: usize = 128;
+
+/// A flat 64-bit code segment.
+const CODE_64: u64 = 0x00af_9b00_0000_ffff;
+
+global_asm!(
+    // Step 1: real mode, at the start of a page; CS is the page, everything else unknown. Uses and changes all registers.
+    ".pushsection .rodata",
+    ".balign 16",
+    ".code16",
+    "trampoline_start:",
+    "cli",
+    "cld",
+    "mov ax, cs",
+    "mov ds, ax",
+    // The base has 24 bits here, which is enough below 1 MiB.
+    "lgdt [{gdt_limit}]",
+    // Step 2: paging structures, PAE, then long mode and NX, then paging and protection at once: 64-bit mode begins with
+    // the far jump.
+    "mov eax, {cr4}",
+    "mov cr4, eax",
+    "mov eax, [{root}]",
+    "mov cr3, eax",
+    "mov ecx, {efer_index}",
+    "xor edx, edx",
+    "mov eax, {efer}",
+    "wrmsr",
+    "mov eax, {cr0}",
+    "mov cr0, eax",
+    "jmp fword ptr [{far_pointer}]",
+    ".code64",
+    "trampoline_64:",
+    // Step 3: 64-bit mode. The segment registers still hold real-mode values, which nothing uses; there is no stack.
+    // Whoever takes the stack is the CPU that was called.
+    "xor ebx, ebx",
+    "xchg rbx, [rip + trampoline_parameters + {stack_top}]",
+    "test rbx, rbx",
+    "jz 2f",
+    "mov rsp, rbx",
+    "xor ebp, ebp",
+    "call [rip + trampoline_parameters + {entry}]",
+    "2: cli",
+    "hlt",
+    "jmp 2b",
+    ".org trampoline_start + {parameters}",
+    "trampoline_parameters:",
+    ".zero {parameter_bytes}",
+    "trampoline_end:",
+    ".popsection",
+    parameters = const PARAMETERS,
+    // Offsets from the start of the page, which is the base of CS and DS.
+    gdt_limit = const PARAMETERS + offset_of!(Parameters, gdt_limit),
+    root = const PARAMETERS + offset_of!(Parameters, root),
+    far_pointer = const PARAMETERS + offset_of!(Parameters, far_pointer),
+    stack_top = const offset_of!(Parameters, stack_top),
+    entry = const offset_of!(Parameters, entry),
+    parameter_bytes = const size_of::<Parameters>(),
+    cr4 = const arch::Cr4::PAE.bits(),
+    efer_index = const arch::msr::IA32_EFER,
+    efer = const arch::Efer::LME.union(arch::Efer::NXE).bits(),
+    cr0 = const arch::Cr0::PE.union(arch::Cr0::PG).union(arch::Cr0::WP).union(arch::Cr0::ET).union(arch::Cr0::NE).bits(),
+);
+
+unsafe extern "C" {
+    static trampoline_start: u8;
+    static trampoline_64: u8;
+    static trampoline_end: u8;
+}
+
+/// The trampoline in its page, for as long as CPUs are started.
+struct Trampoline {
+    page: LowFrame,
+    space: StartSpace,
+}
+
+impl Trampoline {
+    fn new() -> Option<Self> {
+        let page = LowFrame::new()?;
+        let space = StartSpace::new(page.address())?;
+        let start = &raw const trampoline_start;
+        let bytes = &raw const trampoline_end as usize - start as usize;
+        // SAFETY: the two symbols enclose the code and the parameters above.
+        page.write(0, unsafe { core::slice::from_raw_parts(start, bytes) });
+        Some(Self { page, space })
+    }
+
+    /// Sets the parameters for the CPU that gets this stack.
+    fn prepare(&self, stack_top: u64) {
+        let start = &raw const trampoline_start as usize;
+        let page = self.page.address().as_u64() as u32;
+        let gdt = page + (PARAMETERS + offset_of!(Parameters, gdt)) as u32;
+        let values = Parameters {
+            far_pointer: (page + (&raw const trampoline_64 as usize - start) as u32, 8),
+            gdt_limit: (size_of::<[u64; 2]>() - 1) as u16,
+            gdt_base: gdt,
+            root: self.space.root().as_u64() as u32,
+            gdt: [0, CODE_64],
+            stack_top,
+            entry: arrive as *const () as u64,
+        };
+        // SAFETY: any value may be looked at as bytes, and this one's padding is never read by the trampoline.
+        let bytes = unsafe { core::slice::from_raw_parts((&raw const values).cast::<u8>(), size_of::<Parameters>()) };
+        self.page.write(PARAMETERS, bytes);
+    }
+
+    /// Takes the stack back; false where a CPU has it already.
+    fn withdraw(&self) {
+        self.page.write_u64(PARAMETERS + offset_of!(Parameters, stack_top), 0);
+    }
+}
+
+/// Enters the boot CPU into the list.
+pub(crate) fn init() {
+    CPUS[0].call_once(this);
+    COUNT.store(1, Ordering::Release);
+    this().set_online();
+}
+
+/// The CPUs that are up, in the order of their numbers.
+pub(crate) fn cpus() -> impl Iterator<Item = &'static PerCpu> {
+    CPUS.iter().take(COUNT.load(Ordering::Acquire)).filter_map(|cpu| cpu.get().copied())
+}
+
+/// The CPU with this number.
+pub(crate) fn cpu(id: PcpuId) -> Option<&'static PerCpu> {
+    CPUS.get(id.index()).and_then(|cpu| cpu.get().copied())
+}
+
+/// Starts all CPUs that the firmware lists, and reports those that do not come up.
+pub(crate) fn start_others(apic_ids: &[u32]) {
+    let others = apic_ids.iter().copied().filter(|&apic_id| apic_id != this().apic_id());
+    if others.clone().next().is_none() {
+        return;
+    }
+    let Some(trampoline) = Trampoline::new() else {
+        log::error!("no memory below 1 MiB to start other CPUs: only this one is used");
+        return;
+    };
+    for apic_id in others {
+        let count = COUNT.load(Ordering::Relaxed);
+        if count == MAX_CPUS {
+            log::warn!("more than {MAX_CPUS} CPUs: the one with APIC ID {apic_id} and what follows is not used");
+            break;
+        }
+        if apic_id > 0xff && !apic::is_x2apic() {
+            log::warn!("the CPU with APIC ID {apic_id} is left out: it can be reached in x2APIC mode only");
+            continue;
+        }
+        let Some(stacks) = CpuStacks::new() else {
+            log::error!("no memory for the stacks of the CPU with APIC ID {apic_id}");
+            break;
+        };
+        let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(PcpuId(count as u32))));
+        if start(&trampoline, Arrival { cpu, apic_id, stacks }) {
+            CPUS[count].call_once(|| cpu);
+            COUNT.store(count + 1, Ordering::Release);
+        } else {
+            log::warn!("the CPU with APIC ID {apic_id} does not come up and is left out");
+        }
+    }
+    log::info!("{} of {} CPUs are up", COUNT.load(Ordering::Relaxed), apic_ids.len());
+}
+
+/// Starts one CPU and waits for it.
+fn start(trampoline: &Trampoline, arrival: Arrival) -> bool {
+    let page_number = (trampoline.page.address().as_u64() >> PageSize::Size4K.shift()) as u8;
+    trampoline.prepare(arrival.stacks.main.top().as_u64());
+    *EXPECTED.lock() = Some(arrival);
+    apic::send_init(arrival.apic_id);
+    clock::delay_us(INIT_US);
+    for _ in 0..2 {
+        apic::send_startup(arrival.apic_id, page_number);
+        if wait_for(arrival.cpu, STARTUP_US) {
+            return true;
+        }
+    }
+    let arrived = wait_for(arrival.cpu, ARRIVAL_US);
+    if !arrived {
+        trampoline.withdraw();
+        EXPECTED.lock().take();
+    }
+    arrived
+}
+
+fn wait_for(cpu: &PerCpu, us: u64) -> bool {
+    let end = clock::now_ns() + us * 1000;
+    while !cpu.is_online() {
+        if clock::now_ns() >= end {
+            return false;
+        }
+        core::hint::spin_loop();
+    }
+    true
+}
+
+/// Where a CPU arrives, in 64-bit mode, on its stack, with nothing else set up.
+extern "C" fn arrive() -> ! {
+    let Some(Arrival { cpu, apic_id, stacks }) = EXPECTED.lock().take() else { halt_forever() };
+    // The initial APIC ID has eight bits; the rest of x2APIC's are in leaf 0BH.
+    let own_id = raw_cpuid::CpuId::with_cpuid_reader(raw_cpuid::CpuIdReaderNative)
+        .get_extended_topology_info()
+        .and_then(|mut levels| levels.next())
+        .map(|level| level.x2apic_id());
+    if own_id.is_some_and(|own_id| own_id != apic_id) {
+        halt_forever();
+    }
+    // SAFETY: this CPU runs on its own new stack and has used none of this before; interrupts are off.
+    unsafe {
+        cpu.install();
+        enter_space();
+        control::init_this_cpu();
+        cpu.set_stacks(stacks);
+        apic::init_this_cpu();
+    }
+    cpu.set_online();
+    wait_for_release()
+}
+
+/// Halts until all CPUs are to go to work.
+fn wait_for_release() -> ! {
+    loop {
+        if let Some(work) = RELEASED.get() {
+            work();
+        }
+        // Interrupts are off until the very HLT, so that no kick falls between the look and the wait.
+        x86_64::instructions::interrupts::enable_and_hlt();
+        x86_64::instructions::interrupts::disable();
+    }
+}
+
+/// Lets all other CPUs go to work, which is to call `work`.
+pub(crate) fn release(work: fn() -> !) {
+    RELEASED.call_once(|| work);
+    for cpu in cpus().filter(|cpu| cpu.id() != this().id()) {
+        apic::send(cpu.apic_id(), super::interrupts::HostVector::Kick);
+    }
+}

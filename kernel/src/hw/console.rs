@@ -1,0 +1,346 @@
+//! Everything that the hypervisor and its guests say: one stream of whole lines, on the serial port and on the screen.
+//!
+//! [`line`] writes a line of the hypervisor's own. A [`GuestConsole`] collects what one guest says and passes it on line
+//! by line, so lines never mix. A line that a guest has not ended yet (a prompt) is shown by [`GuestConsole::flush`]; should
+//! somebody else speak then, it is ended first.
+//!
+//! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A panicking CPU
+//! waits a moment for it and then takes it by force ([`seize`]).
+
+use core::fmt::{self, Write};
+use core::hint;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use alloc::string::String;
+use arrayvec::ArrayVec;
+use bootloader_api::info::FrameBufferInfo;
+use spin::{Mutex, MutexGuard};
+use x86_64::instructions::interrupts::without_interrupts;
+
+use crate::hw::clock;
+use crate::hw::screen::{Colour, Screen};
+use crate::hw::serial::Serial;
+
+/// The least time between two updates of the screen: drawing is slow where the frame buffer is.
+const SCREEN_INTERVAL_NS: u64 = 100_000_000;
+/// Polls of the lock before a panicking CPU takes it by force. The owner is stopped or stuck by then.
+const SEIZE_POLLS: u32 = 10_000_000;
+
+static CONSOLE: Mutex<Console> = Mutex::new(Console::new());
+/// Set by the serial port's interrupt, cleared by [`take_input_arrived`].
+static INPUT_ARRIVED: AtomicBool = AtomicBool::new(false);
+
+/// Who has begun a line and not ended it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Owner(u32);
+
+struct Console {
+    serial: Serial,
+    screen: Option<Screen>,
+    open_line: Option<Owner>,
+    screen_due_ns: u64,
+}
+
+impl Console {
+    const fn new() -> Self {
+        Self { serial: Serial::Absent, screen: None, open_line: None, screen_due_ns: 0 }
+    }
+
+    /// Writes text as it is, except that the serial line gets a carriage return before each line feed.
+    fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+            let (line, after) = rest.split_at(end);
+            self.serial.write(line);
+            self.serial.write(b"\r\n");
+            rest = after.get(1..).unwrap_or_default();
+        }
+        self.serial.write(rest);
+        if let Some(screen) = &mut self.screen {
+            screen.write(bytes);
+        }
+    }
+
+    /// Ends the line that somebody else has begun.
+    fn take_line(&mut self, owner: Option<Owner>) {
+        if self.open_line.is_some() && self.open_line != owner {
+            self.write(b"\n");
+            self.open_line = None;
+        }
+    }
+
+    fn colour(&mut self, colour: Colour) {
+        if let Some(screen) = &mut self.screen {
+            screen.set_colour(colour);
+        }
+    }
+
+    /// Draws what has changed, unless that was done a moment ago.
+    fn refresh(&mut self, when: Refresh) {
+        let now_ns = clock::now_ns();
+        if when == Refresh::Now || now_ns >= self.screen_due_ns {
+            if let Some(screen) = &mut self.screen {
+                screen.draw();
+            }
+            self.screen_due_ns = clock::now_ns() + SCREEN_INTERVAL_NS;
+        }
+    }
+}
+
+impl Write for Console {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.write(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// Whether the screen has to show the latest text at once.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Refresh {
+    /// It has.
+    Now,
+    /// Not if it was updated a moment ago.
+    WhenDue,
+}
+
+/// Finds the serial port. What is said before this is lost.
+///
+/// # Safety
+/// Called once; nobody else uses the serial port.
+pub(crate) unsafe fn init_serial() {
+    // SAFETY: the caller's promise is the same.
+    CONSOLE.lock().serial = unsafe { Serial::detect() };
+}
+
+/// Starts to show everything on the frame buffer, too.
+///
+/// # Safety
+/// `frame_buffer` is the address of the frame buffer that `info` describes; it stays mapped for ever, and nobody else
+/// draws on it.
+pub(crate) unsafe fn init_screen(frame_buffer: *mut u8, info: &FrameBufferInfo) {
+    // SAFETY: the caller's promise is the same.
+    CONSOLE.lock().screen = unsafe { Screen::new(frame_buffer, info) };
+}
+
+/// Writes one line, in the colour on the screen.
+pub(crate) fn line(colour: Colour, text: fmt::Arguments<'_>) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        console.take_line(None);
+        console.colour(colour);
+        // Writing to the console itself never fails; a `Display` that does is no reason to lose the line's end.
+        let _ = console.write_fmt(text);
+        console.write(b"\n");
+        console.colour(Colour::Text);
+        console.refresh(Refresh::WhenDue);
+    });
+}
+
+/// Brings the screen up to date: for idle CPUs, and before a long silence.
+pub(crate) fn refresh(when: Refresh) {
+    without_interrupts(|| CONSOLE.lock().refresh(when));
+}
+
+/// Shows everything and waits until the last byte has left the serial port: to be called before the machine ends.
+pub(crate) fn drain() {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        console.take_line(None);
+        console.refresh(Refresh::Now);
+        console.serial.drain();
+    });
+}
+
+/// A byte that somebody has typed, if any.
+pub(crate) fn read_byte() -> Option<u8> {
+    without_interrupts(|| CONSOLE.lock().serial.try_read())
+}
+
+/// Lets the serial port raise its interrupt for each byte that arrives.
+pub(crate) fn enable_input_interrupt() {
+    without_interrupts(|| CONSOLE.lock().serial.enable_input_interrupt());
+}
+
+/// Called by the serial port's interrupt.
+pub(crate) fn input_arrived() {
+    INPUT_ARRIVED.store(true, Ordering::Release);
+}
+
+/// Whether bytes may have arrived since the last call.
+pub(crate) fn take_input_arrived() -> bool {
+    // The plain load first: it is the usual answer, and costs no locked instruction.
+    INPUT_ARRIVED.load(Ordering::Relaxed) && INPUT_ARRIVED.swap(false, Ordering::Acquire)
+}
+
+/// The stream in the hands of a panicking CPU.
+pub(crate) struct Seized(MutexGuard<'static, Console>);
+
+impl Seized {
+    /// Shows everything and waits until it has left the machine.
+    pub(crate) fn drain(&mut self) {
+        self.0.refresh(Refresh::Now);
+        self.0.serial.drain();
+    }
+}
+
+impl Write for Seized {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.write_str(text)
+    }
+}
+
+/// Takes the stream, by force if its owner does not let go.
+///
+/// # Safety
+/// All other CPUs are stopped or will stop soon, and this one never returns to what it did: an owner may have been
+/// interrupted in the middle of a line.
+pub(crate) unsafe fn seize() -> Seized {
+    for _ in 0..SEIZE_POLLS {
+        if let Some(console) = CONSOLE.try_lock() {
+            return seized(console);
+        }
+        hint::spin_loop();
+    }
+    // SAFETY: the owner is stopped, or is what this CPU was doing before it panicked; neither goes on. The console's
+    // state is valid between any two of its bytes.
+    unsafe { CONSOLE.force_unlock() };
+    seized(CONSOLE.lock())
+}
+
+fn seized(mut console: MutexGuard<'static, Console>) -> Seized {
+    console.take_line(None);
+    console.colour(Colour::Error);
+    Seized(console)
+}
+
+/// How a guest's console appears in the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum GuestStyle {
+    /// The guest's name stands before each line, and nothing but text and tabs gets through.
+    Named,
+    /// Byte for byte: for the one guest that somebody is working with.
+    Raw,
+}
+
+/// The console of one guest, on its way into the stream. Owned by the VM; needs no lock of its own.
+pub(crate) struct GuestConsole {
+    owner: Owner,
+    name: String,
+    style: GuestStyle,
+    line: ArrayVec<u8, { GuestConsole::LINE_BYTES }>,
+    escape: EscapeFilter,
+    /// Bytes passed on so far, for the statistics.
+    total_bytes: AtomicU64,
+}
+
+impl GuestConsole {
+    /// A longer line is passed on in pieces; others may then speak in between.
+    const LINE_BYTES: usize = 256;
+
+    /// The console of the guest of this name.
+    pub(crate) fn new(name: String, style: GuestStyle) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Self {
+            owner: Owner(NEXT.fetch_add(1, Ordering::Relaxed)),
+            name,
+            style,
+            line: ArrayVec::new(),
+            escape: EscapeFilter::new(),
+            total_bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Changes how it appears.
+    pub(crate) fn set_style(&mut self, style: GuestStyle) {
+        self.flush();
+        self.style = style;
+    }
+
+    /// Bytes that the guest has said so far.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.total_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for [`flush`](Self::flush).
+    pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.total_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        for &byte in bytes {
+            if self.style == GuestStyle::Named && !self.escape.passes(byte) {
+                continue;
+            }
+            if self.line.try_push(byte).is_err() {
+                self.flush();
+                self.line.push(byte);
+            }
+            if byte == b'\n' {
+                self.flush();
+            }
+        }
+    }
+
+    /// Whether the guest has begun a line that nobody sees yet.
+    pub(crate) fn has_unseen_text(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    /// Passes on what there is, although the line has not ended.
+    #[cold]
+    pub(crate) fn flush(&mut self) {
+        if self.line.is_empty() {
+            return;
+        }
+        without_interrupts(|| {
+            let mut console = CONSOLE.lock();
+            console.take_line(Some(self.owner));
+            if console.open_line.is_none() && self.style == GuestStyle::Named {
+                console.write(b"[");
+                console.write(self.name.as_bytes());
+                console.write(b"] ");
+            }
+            console.write(&self.line);
+            console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
+        });
+        self.line.clear();
+    }
+}
+
+/// Lets plain text through and drops control characters and escape sequences, with which a guest could otherwise
+/// rewrite what others have said (ECMA-48, Control Functions for Coded Character Sets).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EscapeFilter(EscapeState);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum EscapeState {
+    Text,
+    Escape,
+    /// After `ESC [`: until a final byte.
+    ControlSequence,
+    /// After `ESC ]` and the like: until BEL or ESC.
+    String,
+}
+
+impl EscapeFilter {
+    /// A filter that has seen nothing yet.
+    pub(crate) const fn new() -> Self {
+        Self(EscapeState::Text)
+    }
+
+    /// Whether the byte is text.
+    pub(crate) fn passes(&mut self, byte: u8) -> bool {
+        match (self.0, byte) {
+            (_, 0x1b) => self.0 = EscapeState::Escape,
+            (EscapeState::Text, b'\n' | b'\t' | 0x20..=0x7e | 0x80..) => return true,
+            (EscapeState::Text, _) => {}
+            (EscapeState::Escape, b'[') => self.0 = EscapeState::ControlSequence,
+            (EscapeState::Escape, b']' | b'P' | b'X' | b'^' | b'_') => self.0 = EscapeState::String,
+            // Intermediate bytes; a final byte follows.
+            (EscapeState::Escape, 0x20..=0x2f) => {}
+            (EscapeState::ControlSequence, 0x20..=0x3f) => {}
+            (EscapeState::String, 0x08..=0x0d | 0x20..) if byte != 0x9c => {}
+            (EscapeState::Escape | EscapeState::ControlSequence | EscapeState::String, _) => {
+                self.0 = EscapeState::Text;
+            }
+        }
+        false
+    }
+}

@@ -1,0 +1,239 @@
+//! A text console on the boot loader's frame buffer, for machines without a serial port.
+//!
+//! [`Screen::write`] only changes cells in memory. [`Screen::draw`] compares them with what is on the screen and draws the
+//! difference, so that a burst of lines costs one drawing and nothing scrolls pixel by pixel. The frame buffer itself is
+//! never read: that is very slow on real graphics cards.
+
+use bootloader_api::info::{FrameBufferInfo, PixelFormat};
+use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
+
+use crate::console::EscapeFilter;
+
+/// The most columns and rows that are used of a large screen.
+const COLUMNS: usize = 160;
+const ROWS: usize = 68;
+/// The font's size, before it is enlarged for screens of many pixels.
+const CELL_HEIGHT: usize = 16;
+const CELL_WIDTH: usize = get_raster_width(FontWeight::Regular, RasterHeight::Size16);
+/// From this many lines on, each pixel of the font becomes four.
+const LARGE_SCREEN_HEIGHT: usize = 2000;
+const TAB_STOP: usize = 8;
+
+/// The colour of text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Colour {
+    /// Usual text.
+    Text = 0,
+    /// Details.
+    Dim = 1,
+    /// What looks wrong.
+    Warning = 2,
+    /// What is wrong.
+    Error = 3,
+}
+
+impl Colour {
+    /// Red, green and blue at full intensity.
+    const fn rgb(self) -> [u32; 3] {
+        match self {
+            Self::Text => [230, 230, 230],
+            Self::Dim => [140, 140, 140],
+            Self::Warning => [255, 210, 80],
+            Self::Error => [255, 110, 100],
+        }
+    }
+}
+
+/// One character on the screen.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Cell {
+    byte: u8,
+    colour: Colour,
+}
+
+impl Cell {
+    const BLANK: Self = Self { byte: b' ', colour: Colour::Text };
+}
+
+/// How a pixel is stored.
+#[derive(Clone, Copy, Debug)]
+struct Pixel {
+    bytes: usize,
+    /// Bit positions of red, green and blue.
+    shifts: [u32; 3],
+}
+
+/// The screen as a grid of characters.
+pub(crate) struct Screen {
+    frame_buffer: *mut u8,
+    bytes_per_line: usize,
+    scale: usize,
+    pixel: Pixel,
+    columns: usize,
+    rows: usize,
+    column: usize,
+    row: usize,
+    colour: Colour,
+    escape: EscapeFilter,
+    /// What the screen should show. Row 0 is `top` in this array, which is a ring.
+    cells: [[Cell; COLUMNS]; ROWS],
+    top: usize,
+    /// What it shows; `None` where nothing was drawn yet.
+    shown: [[Option<Cell>; COLUMNS]; ROWS],
+}
+
+// SAFETY: the frame buffer belongs to this value alone, whichever CPU uses it.
+unsafe impl Send for Screen {}
+
+impl Screen {
+    /// A blank screen, or `None` where the frame buffer is too small for text or has a format nobody knows.
+    ///
+    /// # Safety
+    /// `frame_buffer` is the address of the frame buffer that `info` describes; it stays mapped for ever, and nobody
+    /// else draws on it.
+    pub(crate) unsafe fn new(frame_buffer: *mut u8, info: &FrameBufferInfo) -> Option<Self> {
+        let shifts = match info.pixel_format {
+            PixelFormat::Rgb => [0, 8, 16],
+            PixelFormat::Bgr => [16, 8, 0],
+            PixelFormat::U8 => [0; 3],
+            PixelFormat::Unknown { red_position, green_position, blue_position } => {
+                [red_position.into(), green_position.into(), blue_position.into()]
+            }
+            _ => return None,
+        };
+        if !(1..=4).contains(&info.bytes_per_pixel) || shifts.iter().any(|&shift| shift > 24) {
+            return None;
+        }
+        let scale = if info.height >= LARGE_SCREEN_HEIGHT { 2 } else { 1 };
+        let bytes_per_line = info.stride * info.bytes_per_pixel;
+        let lines = info.height.min(info.byte_len.checked_div(bytes_per_line)?);
+        let columns = (info.width / (CELL_WIDTH * scale)).min(COLUMNS);
+        let rows = (lines / (CELL_HEIGHT * scale)).min(ROWS);
+        if columns == 0 || rows == 0 {
+            return None;
+        }
+        // SAFETY: the buffer has `byte_len` bytes, as the caller promises.
+        unsafe { frame_buffer.write_bytes(0, info.byte_len) };
+        Some(Self {
+            frame_buffer,
+            bytes_per_line,
+            scale,
+            pixel: Pixel { bytes: info.bytes_per_pixel, shifts },
+            columns,
+            rows,
+            column: 0,
+            row: 0,
+            colour: Colour::Text,
+            escape: EscapeFilter::new(),
+            cells: [[Cell::BLANK; COLUMNS]; ROWS],
+            top: 0,
+            shown: [[Some(Cell::BLANK); COLUMNS]; ROWS],
+        })
+    }
+
+    /// The colour of what is written from now on.
+    pub(crate) fn set_colour(&mut self, colour: Colour) {
+        self.colour = colour;
+    }
+
+    /// Adds text at the end. Nothing is drawn yet.
+    pub(crate) fn write(&mut self, text: &[u8]) {
+        for &byte in text {
+            // Escape sequences are for terminals, which this is not.
+            if byte == b'\r' {
+                self.column = 0;
+            } else if self.escape.passes(byte) {
+                match byte {
+                    b'\n' => self.new_line(),
+                    b'\t' => self.column = (self.column / TAB_STOP + 1) * TAB_STOP,
+                    _ => self.put(byte),
+                }
+            }
+        }
+    }
+
+    fn put(&mut self, byte: u8) {
+        if self.column >= self.columns {
+            self.new_line();
+        }
+        let cell = Cell { byte, colour: self.colour };
+        self.cells[(self.top + self.row) % self.rows][self.column] = cell;
+        self.column += 1;
+    }
+
+    fn new_line(&mut self) {
+        self.column = 0;
+        if self.row + 1 < self.rows {
+            self.row += 1;
+        } else {
+            self.cells[self.top] = [Cell::BLANK; COLUMNS];
+            self.top = (self.top + 1) % self.rows;
+        }
+    }
+
+    /// Draws the cells that differ from what the screen shows.
+    pub(crate) fn draw(&mut self) {
+        for row in 0..self.rows {
+            for column in 0..self.columns {
+                let cell = self.cells[(self.top + row) % self.rows][column];
+                let shown = self.shown[row][column];
+                // Blanks of any colour look the same.
+                if shown != Some(cell) && shown.map_or(true, |shown| shown.byte != b' ' || cell.byte != b' ') {
+                    self.draw_cell(row, column, cell);
+                }
+                self.shown[row][column] = Some(cell);
+            }
+        }
+    }
+
+    fn draw_cell(&mut self, row: usize, column: usize, cell: Cell) {
+        let rgb = cell.colour.rgb();
+        // What the font does not have is shown as a question mark.
+        let glyph = |byte: u8| get_raster(byte.into(), FontWeight::Regular, RasterHeight::Size16);
+        let Some(glyph) = glyph(cell.byte).or_else(|| glyph(b'?')) else { return };
+        for (y, line) in glyph.rows().enumerate() {
+            for (x, &intensity) in line.iter().enumerate() {
+                let pixel = self.pixel.encode(rgb, intensity.into());
+                for dy in 0..self.scale {
+                    for dx in 0..self.scale {
+                        let x = (column * CELL_WIDTH + x) * self.scale + dx;
+                        let y = (row * CELL_HEIGHT + y) * self.scale + dy;
+                        self.set_pixel(x, y, pixel);
+                    }
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn set_pixel(&mut self, x: usize, y: usize, pixel: u32) {
+        let offset = y * self.bytes_per_line + x * self.pixel.bytes;
+        // SAFETY: rows and columns are chosen in `new` such that the whole grid lies in the frame buffer.
+        unsafe {
+            let at = self.frame_buffer.add(offset);
+            if self.pixel.bytes == 4 {
+                at.cast::<u32>().write_volatile(pixel);
+            } else {
+                for (index, byte) in pixel.to_le_bytes().into_iter().take(self.pixel.bytes).enumerate() {
+                    at.add(index).write_volatile(byte);
+                }
+            }
+        }
+    }
+}
+
+impl Pixel {
+    #[inline]
+    fn encode(self, rgb: [u32; 3], intensity: u32) -> u32 {
+        if self.bytes == 1 {
+            return rgb[1] * intensity / 255;
+        }
+        let mut pixel = 0;
+        for (channel, shift) in rgb.into_iter().zip(self.shifts) {
+            // Close enough to a division by 255.
+            pixel |= (channel * intensity >> 8) << shift;
+        }
+        pixel
+    }
+}

@@ -1,0 +1,268 @@
+//! The RAM of a guest: large contiguous pieces of physical memory, and access to them through the direct map.
+//!
+//! The guest's CPUs may change this memory at any time. So it is never referenced, only copied, by instructions that the
+//! compiler does not look into.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use alloc::vec::Vec;
+use memory::{GuestMemory, GuestPhys, HostPhys, PageSize, Range, Unbacked};
+
+use super::{FrameRun, copy, direct_map, statistics, zero};
+
+/// Pieces are no larger than this: the largest page.
+const LARGEST_PIECE: u64 = PageSize::Size1G.bytes();
+
+/// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of two.
+#[derive(Debug)]
+struct Piece {
+    start: GuestPhys,
+    frames: FrameRun,
+}
+
+/// All RAM of one guest. Dropping it gives the memory back.
+#[derive(Debug)]
+pub(crate) struct GuestRam {
+    /// Sorted by address; they do not overlap.
+    pieces: Vec<Piece>,
+    bytes: u64,
+}
+
+/// The machine has less free memory than a guest wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GuestRamError {
+    /// What the guest wants.
+    pub(crate) wanted_bytes: u64,
+    /// What is free.
+    pub(crate) free_bytes: u64,
+}
+
+impl fmt::Display for GuestRamError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes >> 20;
+        write!(
+            f,
+            "it wants {} MiB of memory and {} MiB are free: give it less (memory = ...), or the machine more",
+            mib(self.wanted_bytes),
+            mib(self.free_bytes)
+        )
+    }
+}
+
+impl core::error::Error for GuestRamError {}
+
+impl GuestRam {
+    /// Memory of zeroes at these guest-physical addresses, which are sorted, do not overlap, and are made of whole pages.
+    ///
+    /// # Errors
+    /// [`GuestRamError`]; nothing stays allocated then.
+    pub(crate) fn new(ranges: &[Range<GuestPhys>]) -> Result<Self, GuestRamError> {
+        let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
+        let free_bytes = statistics().free << PageSize::Size4K.shift();
+        let not_enough = GuestRamError { wanted_bytes, free_bytes };
+        if wanted_bytes > free_bytes {
+            return Err(not_enough);
+        }
+        let mut pieces = Vec::new();
+        let mut largest = LARGEST_PIECE;
+        for range in ranges {
+            let mut at = range.start.as_u64();
+            while at < range.end.as_u64() {
+                let left = range.end.as_u64() - at;
+                // The largest power of two that fits, that the address is a multiple of, and that there was still room for.
+                let aligned = if at == 0 { LARGEST_PIECE } else { 1 << at.trailing_zeros() };
+                let mut bytes = aligned.min(1 << left.ilog2()).min(largest);
+                let frames = loop {
+                    if bytes < PageSize::Size4K.bytes() {
+                        return Err(not_enough);
+                    }
+                    // A block of the buddy system, and so a multiple of its size.
+                    if let Some(frames) = FrameRun::block(bytes) {
+                        break frames;
+                    }
+                    bytes /= 2;
+                    largest = bytes;
+                };
+                // SAFETY: the frames were just allocated.
+                unsafe { zero(frames.address(), frames.bytes()) };
+                pieces.push(Piece { start: GuestPhys::new(at), frames });
+                at += bytes;
+            }
+        }
+        Ok(Self { pieces, bytes: wanted_bytes })
+    }
+
+    /// Its size.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are multiples of the
+    /// piece's size, so the largest pages that fit into it can map it.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> {
+        self.pieces.iter().map(|piece| {
+            let end = piece.start.wrapping_add(piece.frames.bytes());
+            (Range { start: piece.start, end }, piece.frames.address())
+        })
+    }
+
+    /// Where a guest-physical address lies, and how many bytes from there on are in one piece.
+    #[inline]
+    pub(crate) fn locate(&self, gpa: GuestPhys) -> Option<(HostPhys, u64)> {
+        let at = self.pieces.partition_point(|piece| piece.start <= gpa).checked_sub(1)?;
+        let piece = self.pieces.get(at)?;
+        let offset = gpa.as_u64() - piece.start.as_u64();
+        let left = piece.frames.bytes().checked_sub(offset).filter(|&left| left > 0)?;
+        Some((piece.frames.address().wrapping_add(offset), left))
+    }
+
+    /// A pointer to `bytes` bytes that lie in one piece; only addresses of RAM have one.
+    #[inline]
+    fn single(&self, gpa: GuestPhys, bytes: u64) -> Option<*mut u8> {
+        let (hpa, left) = self.locate(gpa)?;
+        (left >= bytes).then(|| direct_map(hpa).as_u64() as *mut u8)
+    }
+
+    /// Calls `each` with a pointer, an offset and a length for each piece of the `bytes` bytes from `gpa` on.
+    fn for_each_piece(&self, gpa: GuestPhys, bytes: usize, mut each: impl FnMut(*mut u8, usize, usize)) -> Result<(), Unbacked> {
+        let mut done = 0;
+        while done < bytes {
+            let at = gpa.checked_add(done as u64).ok_or(Unbacked(gpa))?;
+            let (hpa, left) = self.locate(at).ok_or(Unbacked(at))?;
+            let length = (bytes - done).min(usize::try_from(left).unwrap_or(usize::MAX));
+            each(direct_map(hpa).as_u64() as *mut u8, done, length);
+            done += length;
+        }
+        Ok(())
+    }
+}
+
+/// Copies out of a guest's RAM: in one access where length and alignment allow it.
+///
+/// # Safety
+/// `from` points to as many bytes of a guest's RAM as `to` has.
+#[inline]
+unsafe fn load(from: *const u8, to: &mut [u8]) {
+    // SAFETY: the caller vouches for the memory, each arm for the alignment. Guests write to it at any time, and all our
+    // accesses are volatile, atomic or the assembler's.
+    unsafe {
+        match to.len() {
+            1 => to[0] = from.read_volatile(),
+            2 if from.addr().is_multiple_of(2) => to.copy_from_slice(&from.cast::<u16>().read_volatile().to_le_bytes()),
+            4 if from.addr().is_multiple_of(4) => to.copy_from_slice(&from.cast::<u32>().read_volatile().to_le_bytes()),
+            8 if from.addr().is_multiple_of(8) => to.copy_from_slice(&from.cast::<u64>().read_volatile().to_le_bytes()),
+            length => copy(from, to.as_mut_ptr(), length),
+        }
+    }
+}
+
+/// Copies into a guest's RAM: in one access where length and alignment allow it.
+///
+/// # Safety
+/// `to` points to as many bytes of a guest's RAM as `from` has.
+#[inline]
+unsafe fn store(to: *mut u8, from: &[u8]) {
+    // SAFETY: as in `load`.
+    unsafe {
+        match *from {
+            [a] => to.write_volatile(a),
+            [a, b] if to.addr().is_multiple_of(2) => to.cast::<u16>().write_volatile(u16::from_le_bytes([a, b])),
+            [a, b, c, d] if to.addr().is_multiple_of(4) => to.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d])),
+            [a, b, c, d, e, f, g, h] if to.addr().is_multiple_of(8) => {
+                to.cast::<u64>().write_volatile(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+            }
+            _ => copy(from.as_ptr(), to, from.len()),
+        }
+    }
+}
+
+impl GuestMemory for GuestRam {
+    #[inline]
+    fn read(&self, gpa: GuestPhys, buffer: &mut [u8]) -> Result<(), Unbacked> {
+        if let Some(from) = self.single(gpa, buffer.len() as u64) {
+            // SAFETY: `from` points to as many bytes of this guest's RAM as the buffer has.
+            unsafe { load(from, buffer) };
+            return Ok(());
+        }
+        self.for_each_piece(gpa, buffer.len(), |from, offset, length| {
+            // SAFETY: `from` points to `length` bytes of this guest's RAM.
+            unsafe { load(from, &mut buffer[offset..offset + length]) };
+        })
+    }
+
+    #[inline]
+    fn write(&self, gpa: GuestPhys, bytes: &[u8]) -> Result<(), Unbacked> {
+        if let Some(to) = self.single(gpa, bytes.len() as u64) {
+            // SAFETY: `to` points to as many bytes of this guest's RAM as there are.
+            unsafe { store(to, bytes) };
+            return Ok(());
+        }
+        // Nothing is written unless all of it can be.
+        self.for_each_piece(gpa, bytes.len(), |_, _, _| ())?;
+        self.for_each_piece(gpa, bytes.len(), |to, offset, length| {
+            // SAFETY: `to` points to `length` bytes of this guest's RAM.
+            unsafe { store(to, &bytes[offset..offset + length]) };
+        })
+    }
+
+    fn compare_exchange_u64(&self, gpa: GuestPhys, current: u64, new: u64) -> Result<u64, Unbacked> {
+        let at = self.single(gpa, 8).filter(|_| gpa.as_u64().is_multiple_of(8)).ok_or(Unbacked(gpa))?;
+        // SAFETY: eight aligned bytes of this guest's RAM, which are only ever accessed by volatile, atomic or assembler
+        // accesses.
+        let value = unsafe { AtomicU64::from_ptr(at.cast()) };
+        let (Ok(old) | Err(old)) = value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
+        Ok(old)
+    }
+
+    fn compare_exchange_u32(&self, gpa: GuestPhys, current: u32, new: u32) -> Result<u32, Unbacked> {
+        let at = self.single(gpa, 4).filter(|_| gpa.as_u64().is_multiple_of(4)).ok_or(Unbacked(gpa))?;
+        // SAFETY: as for eight bytes.
+        let value = unsafe { AtomicU32::from_ptr(at.cast()) };
+        let (Ok(old) | Err(old)) = value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
+        Ok(old)
+    }
+
+    fn zero(&self, gpa: GuestPhys, bytes: u64) -> Result<(), Unbacked> {
+        let length = usize::try_from(bytes).map_err(|_| Unbacked(gpa))?;
+        self.for_each_piece(gpa, length, |_, _, _| ())?;
+        self.for_each_piece(gpa, length, |to, _, length| {
+            // SAFETY: `to` points to `length` bytes of this guest's RAM; an assembler access, as above.
+            unsafe {
+                core::arch::asm!(
+                    "rep stosb",
+                    inout("rcx") length => _,
+                    inout("rdi") to => _,
+                    in("al") 0u8,
+                    options(nostack, preserves_flags),
+                );
+            }
+        })
+    }
+
+    #[inline]
+    fn read_u32(&self, gpa: GuestPhys) -> Result<u32, Unbacked> {
+        match self.single(gpa, 4) {
+            // SAFETY: four bytes of this guest's RAM, aligned; volatile.
+            Some(from) if gpa.as_u64().is_multiple_of(4) => Ok(unsafe { from.cast::<u32>().read_volatile() }),
+            _ => {
+                let mut bytes = [0; 4];
+                self.read(gpa, &mut bytes)?;
+                Ok(u32::from_le_bytes(bytes))
+            }
+        }
+    }
+
+    #[inline]
+    fn read_u64(&self, gpa: GuestPhys) -> Result<u64, Unbacked> {
+        match self.single(gpa, 8) {
+            // SAFETY: eight bytes of this guest's RAM, aligned; volatile.
+            Some(from) if gpa.as_u64().is_multiple_of(8) => Ok(unsafe { from.cast::<u64>().read_volatile() }),
+            _ => {
+                let mut bytes = [0; 8];
+                self.read(gpa, &mut bytes)?;
+                Ok(u64::from_le_bytes(bytes))
+            }
+        }
+    }
+}

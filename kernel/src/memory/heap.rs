@@ -1,0 +1,86 @@
+//! The hypervisor's heap: mapped where it is needed, and as far as it is needed.
+//!
+//! The list of free blocks is first-fit and has one lock, so nothing on the way of a VM exit allocates.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::ptr;
+
+use linked_list_allocator::Heap;
+use memory::PageSize;
+use spin::Mutex;
+use x86_64::instructions::interrupts::without_interrupts;
+
+use super::{HEAP, space};
+
+/// By how much the heap grows at least.
+const STEP_BYTES: usize = 256 * 1024;
+/// How far it may grow.
+const MAX_BYTES: usize = 64 << 30;
+
+struct GrowingHeap(Mutex<Heap>);
+
+#[global_allocator]
+static ALLOCATOR: GrowingHeap = GrowingHeap(Mutex::new(Heap::empty()));
+
+// SAFETY: the blocks that the list hands out are disjoint, mapped, and of the size and alignment asked for.
+unsafe impl GlobalAlloc for GrowingHeap {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        without_interrupts(|| {
+            let mut heap = self.0.lock();
+            if let Ok(block) = heap.allocate_first_fit(layout) {
+                return block.as_ptr();
+            }
+            if !grow(&mut heap, layout) {
+                return ptr::null_mut();
+            }
+            heap.allocate_first_fit(layout).map_or(ptr::null_mut(), |block| block.as_ptr())
+        })
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        if let Some(block) = ptr::NonNull::new(block) {
+            // SAFETY: the block came from `alloc` with this layout, as the trait demands of the caller.
+            without_interrupts(|| unsafe { self.0.lock().deallocate(block, layout) });
+        }
+    }
+}
+
+/// Maps enough at the end of the heap for a block of this layout, or returns false where memory has run out.
+#[cold]
+fn grow(heap: &mut Heap, layout: Layout) -> bool {
+    // Room for the alignment, and for the list's own bookkeeping.
+    let wanted = layout.size().saturating_add(layout.align()).saturating_add(64);
+    let bytes = wanted.next_multiple_of(STEP_BYTES);
+    let size = heap.size();
+    if bytes > MAX_BYTES - size {
+        return false;
+    }
+    let page = PageSize::Size4K.bytes() as usize;
+    for offset in (0..bytes).step_by(page) {
+        if space::map_new_page(HEAP + (size + offset) as u64).is_err() {
+            // What is mapped is used all the same; what is missing is somebody's allocation.
+            extend(heap, offset);
+            return false;
+        }
+    }
+    extend(heap, bytes);
+    true
+}
+
+fn extend(heap: &mut Heap, bytes: usize) {
+    if bytes == 0 {
+        return;
+    }
+    if heap.size() == 0 {
+        // SAFETY: the pages were just mapped and belong to the heap for ever.
+        unsafe { heap.init(HEAP as *mut u8, bytes) };
+    } else {
+        // SAFETY: the pages right behind the heap's end were just mapped and belong to it for ever.
+        unsafe { heap.extend(bytes) };
+    }
+}
+
+/// Bytes that the heap occupies.
+pub(crate) fn size_bytes() -> usize {
+    without_interrupts(|| ALLOCATOR.0.lock().size())
+}

@@ -1,0 +1,84 @@
+//! The hypervisor's memory: physical frames, its own address space, its heap, and the RAM of guests.
+//!
+//! ```text
+//! ffff_8000_0000_0000  all physical memory (the direct map): read, write, never execute
+//! ffff_c000_0000_0000  the boot loader's choice; only the frame buffer stays there
+//! ffff_d000_0000_0000  heap
+//! ffff_e000_0000_0000  stacks, each above a page that is not mapped
+//! ffff_ffff_8000_0000  the hypervisor's image: text (read, execute), constants (read), data (read, write)
+//! ```
+
+mod frames;
+mod guest;
+mod heap;
+mod map;
+mod space;
+mod stack;
+
+use core::arch::asm;
+
+use memory::{HostPhys, HostVirt};
+
+pub(crate) use frames::{Frame, FrameRun, LowFrame, statistics};
+pub(crate) use guest::{GuestRam, GuestRamError};
+pub(crate) use heap::size_bytes as heap_bytes;
+pub(crate) use map::{Kind, MemoryMap};
+pub(crate) use space::{
+    FrameBufferMapping, StartSpace, TableFrames, build, enter, enter_space, is_memory, is_text,
+    map_device, reclaim_loader_memory, report, reserve_image, root, translate_loader_address,
+};
+pub(crate) use stack::Stack;
+
+/// Where the direct map starts. The boot loader has one at the same place, so that addresses stay valid when the
+/// hypervisor's own tables take over.
+pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
+/// Where the boot loader may map what it chooses an address for.
+pub(crate) const LOADER_RANGE: u64 = 0xffff_c000_0000_0000;
+const HEAP: u64 = 0xffff_d000_0000_0000;
+const STACKS: u64 = 0xffff_e000_0000_0000;
+
+/// Where physical memory, and device registers below 4 GiB, can be reached.
+#[inline]
+pub(crate) const fn direct_map(hpa: HostPhys) -> HostVirt {
+    HostVirt::new(hpa.as_u64().wrapping_add(DIRECT_MAP))
+}
+
+/// Copies bytes without any assumption about who else reads or writes them meanwhile.
+///
+/// # Safety
+/// Both places are mapped for all `bytes` bytes, do not overlap, and may be read and written.
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
+    // The CPU's own copy is one instruction for each eight bytes, and opaque to the compiler: a guest may change either side
+    // at any time, which a plain copy must not meet.
+    // SAFETY: as the caller promises; the direction flag is clear in Rust code.
+    unsafe {
+        asm!(
+            "rep movsq",
+            "mov ecx, {rest:e}",
+            "rep movsb",
+            rest = in(reg) bytes % 8,
+            inout("rcx") bytes / 8 => _,
+            inout("rsi") from => _,
+            inout("rdi") to => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Fills physical memory with zeroes.
+///
+/// # Safety
+/// `bytes` is a multiple of 8, the direct map covers the memory, and nobody relies on its contents.
+unsafe fn zero(start: HostPhys, bytes: u64) {
+    // SAFETY: as the caller promises; the direction flag is clear in Rust code.
+    unsafe {
+        asm!(
+            "rep stosq",
+            inout("rcx") bytes / 8 => _,
+            inout("rdi") direct_map(start).as_u64() => _,
+            in("rax") 0u64,
+            options(nostack, preserves_flags),
+        );
+    }
+}
