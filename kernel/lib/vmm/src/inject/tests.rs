@@ -55,7 +55,7 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let mut cpu = FakeCpu::long_mode();
+        let mut cpu = FakeCpu::long_mode(0x1000);
         cpu.rflags = Rflags::ONE | Rflags::IF;
         Self {
             pending: Pending::new(),
@@ -177,10 +177,9 @@ fn of_many_nmis_two_are_kept_and_one_while_the_first_is_handled() {
 
 #[test]
 fn interrupts_wait_for_if_and_the_shadows() {
-    for (interrupt, wanted) in [
-        (PendingInterrupt::Pic, PIC_VECTOR),
-        (PendingInterrupt::Apic(Vector(0x61)), Vector(0x61)),
-    ] {
+    for (interrupt, wanted) in
+        [(PendingInterrupt::Pic, PIC_VECTOR), (PendingInterrupt::Apic(Vector(0x61)), Vector(0x61))]
+    {
         let mut bench = Bench::new();
         match interrupt {
             PendingInterrupt::Pic => bench.pic(),
@@ -323,7 +322,8 @@ fn an_exception_during_a_delivery_follows_the_double_fault_table() {
         exception(Exception::GeneralProtection, Some(8)),
         exception(Exception::ControlProtection, Some(1)),
     ];
-    let page = [exception(Exception::PageFault, Some(2)), exception(Exception::Virtualization, None)];
+    let page =
+        [exception(Exception::PageFault, Some(2)), exception(Exception::Virtualization, None)];
     let double = exception(Exception::DoubleFault, Some(0));
 
     let meet = |first: Event, second: Event| {
