@@ -58,11 +58,11 @@ pub(crate) fn check() -> Result<(), Missing> {
 pub(crate) fn report() {
     let cpuid = CpuId::with_cpuid_reader(CpuIdReaderNative);
     if let Some(brand) = cpuid.get_processor_brand_string() {
-        log::info!("{}", brand.as_str().trim());
+        log::info!(target: "cpu", "{}", brand.as_str().trim());
     }
     let invariant = cpuid.get_advanced_power_mgmt_info().is_some_and(|features| features.has_invariant_tsc());
     if !invariant {
-        log::debug!("the TSC is not said to be invariant: time may drift with the processor's power states");
+        log::debug!(target: "cpu", "the TSC is not said to be invariant: time may drift with the processor's power states");
     }
 }
 

@@ -44,11 +44,12 @@ struct Arrival {
 /// The parameters behind the trampoline's code.
 #[repr(C)]
 struct Parameters {
-    /// The address and selector that end real mode.
-    far_pointer: (u32, u16),
+    /// Puts the base of the GDT at a multiple of 4.
+    padding: u16,
     gdt_limit: u16,
     gdt_base: u32,
     root: u32,
+    reserved: u32,
     gdt: [u64; 2],
     /// Taken by the CPU that starts, which leaves zero.
     stack_top: u64,
@@ -85,7 +86,10 @@ global_asm!(
     "wrmsr",
     "mov eax, {cr0}",
     "mov cr0, eax",
-    "jmp fword ptr [{far_pointer}]",
+    // A far jump with its target in the instruction, written by `prepare`: data cannot be relied on between the modes.
+    ".byte 0x66, 0xea",
+    "trampoline_target: .long 0",
+    ".short 8",
     ".code64",
     "trampoline_64:",
     // Step 3: 64-bit mode. The segment registers still hold real-mode values, which nothing uses; there is no stack.
@@ -109,7 +113,6 @@ global_asm!(
     // Offsets from the start of the page, which is the base of CS and DS.
     gdt_limit = const PARAMETERS + offset_of!(Parameters, gdt_limit),
     root = const PARAMETERS + offset_of!(Parameters, root),
-    far_pointer = const PARAMETERS + offset_of!(Parameters, far_pointer),
     stack_top = const offset_of!(Parameters, stack_top),
     entry = const offset_of!(Parameters, entry),
     parameter_bytes = const size_of::<Parameters>(),
@@ -121,6 +124,7 @@ global_asm!(
 
 unsafe extern "C" {
     static trampoline_start: u8;
+    static trampoline_target: u8;
     static trampoline_64: u8;
     static trampoline_end: u8;
 }
@@ -148,17 +152,20 @@ impl Trampoline {
         let page = self.page.address().as_u64() as u32;
         let gdt = page + (PARAMETERS + offset_of!(Parameters, gdt)) as u32;
         let values = Parameters {
-            far_pointer: (page + (&raw const trampoline_64 as usize - start) as u32, 8),
+            padding: 0,
             gdt_limit: (size_of::<[u64; 2]>() - 1) as u16,
             gdt_base: gdt,
             root: self.space.root().as_u64() as u32,
+            reserved: 0,
             gdt: [0, CODE_64],
             stack_top,
             entry: arrive as *const () as u64,
         };
-        // SAFETY: any value may be looked at as bytes, and this one's padding is never read by the trampoline.
+        // SAFETY: all bytes of the value belong to fields, so it may be looked at as bytes.
         let bytes = unsafe { core::slice::from_raw_parts((&raw const values).cast::<u8>(), size_of::<Parameters>()) };
         self.page.write(PARAMETERS, bytes);
+        let target = page + (&raw const trampoline_64 as usize - start) as u32;
+        self.page.write(&raw const trampoline_target as usize - start, &target.to_le_bytes());
     }
 
     /// Takes the stack back; false where a CPU has it already.

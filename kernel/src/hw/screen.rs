@@ -4,6 +4,8 @@
 //! difference, so that a burst of lines costs one drawing and nothing scrolls pixel by pixel. The frame buffer itself is
 //! never read: that is very slow on real graphics cards.
 
+use core::mem;
+
 use bootloader_api::info::{FrameBufferInfo, PixelFormat};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
@@ -34,6 +36,8 @@ pub(crate) enum Colour {
 }
 
 impl Colour {
+    const COUNT: usize = 4;
+
     /// Red, green and blue at full intensity.
     const fn rgb(self) -> [u32; 3] {
         match self {
@@ -79,8 +83,10 @@ pub(crate) struct Screen {
     /// What the screen should show. Row 0 is `top` in this array, which is a ring.
     cells: [[Cell; COLUMNS]; ROWS],
     top: usize,
-    /// What it shows; `None` where nothing was drawn yet.
-    shown: [[Option<Cell>; COLUMNS]; ROWS],
+    /// What it shows.
+    shown: [[Cell; COLUMNS]; ROWS],
+    /// Rows of the screen that may show something else than they should.
+    stale: [bool; ROWS],
 }
 
 // SAFETY: the frame buffer belongs to this value alone, whichever CPU uses it.
@@ -128,7 +134,8 @@ impl Screen {
             escape: EscapeFilter::new(),
             cells: [[Cell::BLANK; COLUMNS]; ROWS],
             top: 0,
-            shown: [[Some(Cell::BLANK); COLUMNS]; ROWS],
+            shown: [[Cell::BLANK; COLUMNS]; ROWS],
+            stale: [false; ROWS],
         })
     }
 
@@ -160,6 +167,7 @@ impl Screen {
         let cell = Cell { byte, colour: self.colour };
         self.cells[(self.top + self.row) % self.rows][self.column] = cell;
         self.column += 1;
+        self.stale[self.row] = true;
     }
 
     fn new_line(&mut self) {
@@ -169,61 +177,74 @@ impl Screen {
         } else {
             self.cells[self.top] = [Cell::BLANK; COLUMNS];
             self.top = (self.top + 1) % self.rows;
+            self.stale = [true; ROWS];
         }
     }
 
     /// Draws the cells that differ from what the screen shows.
     pub(crate) fn draw(&mut self) {
+        // Each colour's pixels by intensity, made when the first character of the colour is drawn.
+        let mut palette = [None; Colour::COUNT];
         for row in 0..self.rows {
-            for column in 0..self.columns {
-                let cell = self.cells[(self.top + row) % self.rows][column];
-                let shown = self.shown[row][column];
-                // Blanks of any colour look the same.
-                if shown != Some(cell) && shown.map_or(true, |shown| shown.byte != b' ' || cell.byte != b' ') {
-                    self.draw_cell(row, column, cell);
-                }
-                self.shown[row][column] = Some(cell);
+            if !mem::take(&mut self.stale[row]) {
+                continue;
             }
+            let wanted = self.cells[(self.top + row) % self.rows];
+            for column in 0..self.columns {
+                let (cell, shown) = (wanted[column], self.shown[row][column]);
+                // Blanks of any colour look the same.
+                if cell != shown && (cell.byte != b' ' || shown.byte != b' ') {
+                    let pixels = palette[cell.colour as usize]
+                        .get_or_insert_with(|| core::array::from_fn(|level| self.pixel.encode(cell.colour.rgb(), level as u32)));
+                    self.draw_cell(row, column, cell.byte, pixels);
+                }
+            }
+            self.shown[row] = wanted;
         }
     }
 
-    fn draw_cell(&mut self, row: usize, column: usize, cell: Cell) {
-        let rgb = cell.colour.rgb();
+    fn draw_cell(&self, row: usize, column: usize, byte: u8, pixels: &[u32; 256]) {
         // What the font does not have is shown as a question mark.
         let glyph = |byte: u8| get_raster(byte.into(), FontWeight::Regular, RasterHeight::Size16);
-        let Some(glyph) = glyph(cell.byte).or_else(|| glyph(b'?')) else { return };
-        for (y, line) in glyph.rows().enumerate() {
-            for (x, &intensity) in line.iter().enumerate() {
-                let pixel = self.pixel.encode(rgb, intensity.into());
-                for dy in 0..self.scale {
-                    for dx in 0..self.scale {
-                        let x = (column * CELL_WIDTH + x) * self.scale + dx;
-                        let y = (row * CELL_HEIGHT + y) * self.scale + dy;
-                        self.set_pixel(x, y, pixel);
+        let Some(glyph) = glyph(byte).or_else(|| glyph(b'?')) else { return };
+        let x = column * CELL_WIDTH * self.scale;
+        let mut y = row * CELL_HEIGHT * self.scale;
+        for line in glyph.rows() {
+            for _ in 0..self.scale {
+                // The whole grid lies in the frame buffer: that is how `new` chooses rows and columns.
+                let mut at = self.frame_buffer.wrapping_add(y * self.bytes_per_line + x * self.pixel.bytes);
+                for &level in line {
+                    for _ in 0..self.scale {
+                        // SAFETY: inside the frame buffer, as just said.
+                        unsafe { self.pixel.store(at, pixels[usize::from(level)]) };
+                        at = at.wrapping_add(self.pixel.bytes);
                     }
                 }
-            }
-        }
-    }
-
-    #[inline]
-    fn set_pixel(&mut self, x: usize, y: usize, pixel: u32) {
-        let offset = y * self.bytes_per_line + x * self.pixel.bytes;
-        // SAFETY: rows and columns are chosen in `new` such that the whole grid lies in the frame buffer.
-        unsafe {
-            let at = self.frame_buffer.add(offset);
-            if self.pixel.bytes == 4 {
-                at.cast::<u32>().write_volatile(pixel);
-            } else {
-                for (index, byte) in pixel.to_le_bytes().into_iter().take(self.pixel.bytes).enumerate() {
-                    at.add(index).write_volatile(byte);
-                }
+                y += 1;
             }
         }
     }
 }
 
 impl Pixel {
+    /// Writes one pixel.
+    ///
+    /// # Safety
+    /// `at` is the address of a pixel in the frame buffer.
+    #[inline]
+    unsafe fn store(self, at: *mut u8, pixel: u32) {
+        // SAFETY: the pixel's bytes are in the frame buffer, as the caller promises; x86 needs no alignment, but Rust does.
+        unsafe {
+            if self.bytes == 4 {
+                at.cast::<u32>().write_unaligned(pixel);
+            } else {
+                for (index, byte) in pixel.to_le_bytes().into_iter().take(self.bytes).enumerate() {
+                    at.add(index).write_volatile(byte);
+                }
+            }
+        }
+    }
+
     #[inline]
     fn encode(self, rgb: [u32; 3], intensity: u32) -> u32 {
         if self.bytes == 1 {

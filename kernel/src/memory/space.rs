@@ -255,11 +255,11 @@ pub(crate) fn is_memory(range: Range<HostPhys>) -> bool {
 pub(crate) fn report() {
     let Some(map) = MAP.get() else { return };
     for region in map.regions() {
-        log::debug!("{:#014x}..{:#014x} {:?}", region.range.start, region.range.end, region.kind);
+        log::debug!(target: "memory", "{:#014x}..{:#014x} {:?}", region.range.start, region.range.end, region.kind);
     }
     let statistics = frames::statistics();
     let mib = |frames: u64| frames >> (20 - PageSize::Size4K.shift());
-    log::info!("{} MiB of memory, {} MiB free", map.ram_bytes() >> 20, mib(statistics.free));
+    log::info!(target: "memory", "{} MiB of memory, {} MiB free", map.ram_bytes() >> 20, mib(statistics.free));
 }
 
 /// Maps a new page of data, contents unknown, where nothing is mapped.
