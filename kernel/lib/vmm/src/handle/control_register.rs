@@ -223,3 +223,6 @@ pub(super) fn load_pdptes<C: Cpu>(
     cpu.set_pdptes(pdptes);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -50,3 +50,6 @@ pub(super) fn access<C: Cpu>(cpu: &mut C, access: DebugRegisterAccess) -> Result
     }
     complete(cpu, Next::Resume)
 }
+
+#[cfg(test)]
+mod tests;

@@ -255,3 +255,6 @@ pub(super) const fn is_canonical(address: u64, bits: u8) -> bool {
     let unused = 64 - bits as u32;
     ((address << unused) as i64 >> unused) as u64 == address
 }
+
+#[cfg(test)]
+mod tests;
