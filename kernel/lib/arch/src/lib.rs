@@ -13,6 +13,7 @@ extern crate alloc;
 
 pub mod control;
 pub mod cpuid;
+pub mod decode;
 pub mod descriptor;
 pub mod exception;
 pub mod gpr;

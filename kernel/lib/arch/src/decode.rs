@@ -1,0 +1,264 @@
+//! Instruction decoding, in the form that an emulator of memory accesses wants.
+//!
+//! [`decode`] makes an [`Instruction`] of up to 15 bytes. The common moves between a register and memory go
+//! through a small decoder of our own ([`quick`]), everything else through iced-x86 ([`full`]); what both
+//! know they decode alike, which the tests hold them to. Which instructions there are follows from what
+//! software does to device registers; an instruction that is not among them is
+//! [`Unsupported`](DecodeError::Unsupported).
+
+mod full;
+mod quick;
+#[cfg(test)]
+mod tests;
+
+pub use full::warm_up;
+
+use crate::{Gpr, SegmentName, Width};
+
+/// The longest instruction there is.
+pub const MAX_LENGTH: usize = 15;
+
+/// Room for an instruction; what lies behind the fetched bytes is zero.
+pub type InstructionBytes = [u8; MAX_LENGTH + 1];
+
+/// A general-purpose register as an instruction names it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Register {
+    /// The register from bit 0 on, at the operand's width.
+    Low(Gpr),
+    /// Bits 15 to 8: AH, CH, DH, BH.
+    High(Gpr),
+}
+
+/// An operand of an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Operand {
+    /// There is none.
+    None,
+    /// A general-purpose register.
+    Register(Register),
+    /// Memory, at [`Instruction::memory`].
+    Memory,
+    /// A constant, extended to the operand's width.
+    Immediate(u64),
+    /// A segment register.
+    Segment(SegmentName),
+    /// An XMM register by its number.
+    Vector(u8),
+}
+
+/// Where a memory operand lies.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct MemoryOperand {
+    /// The segment, be it by default or by prefix.
+    pub segment: SegmentName,
+    /// The base register.
+    pub base: Option<Gpr>,
+    /// The index register.
+    pub index: Option<Gpr>,
+    /// log2 of the index's factor.
+    pub scale: u8,
+    /// The displacement; of operands relative to RIP, the address itself.
+    pub displacement: u64,
+    /// The width of the address, to which the sum is cut; of string instructions, that of rSI, rDI and rCX.
+    pub address_width: Width,
+}
+
+/// Two operands in, one or none out, all flags of arithmetic written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manuals' mnemonics")]
+pub enum BinaryOperation {
+    Add,
+    Or,
+    Adc,
+    Sbb,
+    And,
+    Sub,
+    Xor,
+    Cmp,
+    Test,
+}
+
+/// One operand in and out.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manuals' mnemonics")]
+pub enum UnaryOperation {
+    Not,
+    Neg,
+    Inc,
+    Dec,
+}
+
+/// What is done with the tested bit.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum BitOperation {
+    /// BT: nothing.
+    Test,
+    /// BTS: it is set.
+    Set,
+    /// BTR: it is cleared.
+    Reset,
+    /// BTC: it is inverted.
+    Complement,
+}
+
+/// A shift or rotation.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manuals' mnemonics")]
+pub enum ShiftOperation {
+    Rol,
+    Ror,
+    Rcl,
+    Rcr,
+    Shl,
+    Shr,
+    Sar,
+}
+
+/// A string instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manuals' mnemonics")]
+pub enum StringOperation {
+    Movs,
+    Stos,
+    Lods,
+    Cmps,
+    Scas,
+}
+
+/// The condition of SETcc and CMOVcc by the number in its opcode; bit 0 negates.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Condition(pub u8);
+
+/// How a narrow value fills a wide register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum Extension {
+    Zero,
+    Sign,
+}
+
+/// Whether a vector operand has to lie at a multiple of 16.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Alignment {
+    /// Anywhere.
+    Any,
+    /// At a multiple of 16, or #GP.
+    Sixteen,
+}
+
+/// Which bytes of an XMM register a move concerns.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum VectorPart {
+    /// The low 4 bytes; a load clears the rest.
+    Low4,
+    /// The low 8 bytes; a load clears the rest.
+    Low8,
+    /// The low 8 bytes; a load leaves the rest.
+    Low8Merge,
+    /// The high 8 bytes; a load leaves the rest.
+    High8Merge,
+    /// All 16 bytes.
+    All(Alignment),
+}
+
+/// What an instruction does.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Operation {
+    /// MOV and MOVNTI.
+    Move,
+    /// MOVBE: the bytes reversed.
+    MoveSwapped,
+    /// MOVZX, MOVSX, MOVSXD: the source has this width.
+    MoveExtended(Width, Extension),
+    /// The eight operations of one group, and TEST.
+    Binary(BinaryOperation),
+    /// NOT, NEG, INC, DEC.
+    Unary(UnaryOperation),
+    /// BT, BTS, BTR, BTC.
+    Bit(BitOperation),
+    /// Shifts and rotations.
+    Shift(ShiftOperation),
+    /// XCHG.
+    Exchange,
+    /// XADD.
+    ExchangeAdd,
+    /// CMPXCHG.
+    CompareExchange,
+    /// CMPXCHG8B and, at quadword width, CMPXCHG16B: pairs of registers of this width.
+    CompareExchangePair,
+    /// PUSH.
+    Push,
+    /// POP.
+    Pop,
+    /// CALL to the address that the operand holds.
+    Call,
+    /// JMP to the address that the operand holds.
+    Jump,
+    /// SETcc.
+    Set(Condition),
+    /// CMOVcc.
+    ConditionalMove(Condition),
+    /// MOVS, STOS, LODS, CMPS, SCAS.
+    String(StringOperation),
+    /// A move between an XMM register and memory.
+    VectorMove(VectorPart),
+}
+
+/// A repeat prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Repeat {
+    /// None, or one without meaning for the instruction.
+    Once,
+    /// REP and REPE: for CMPS and SCAS, as long as ZF is set.
+    WhileEqual,
+    /// REPNE: for CMPS and SCAS, as long as ZF is clear.
+    WhileNotEqual,
+}
+
+/// A decoded instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Instruction {
+    /// What it does.
+    pub operation: Operation,
+    /// The operand width.
+    pub width: Width,
+    /// The operand that is written, or the first of two that are only read.
+    pub destination: Operand,
+    /// The other operand.
+    pub source: Operand,
+    /// Where the memory operand lies; of a string instruction, segment and address width of its source.
+    pub memory: MemoryOperand,
+    /// The repeat prefix of a string instruction.
+    pub repeat: Repeat,
+    /// Bytes of the instruction.
+    pub length: u8,
+}
+
+/// Why bytes are no instruction for us.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DecodeError {
+    /// The instruction goes on behind the given bytes.
+    Incomplete,
+    /// No instruction at all, or one of more than 15 bytes.
+    Invalid,
+    /// An instruction that the emulator does not know.
+    Unsupported,
+}
+
+/// Decodes the instruction in the first `available` bytes, which was fetched from `rip`, for code of this width.
+///
+/// # Errors
+/// See [`DecodeError`].
+#[inline]
+pub fn decode(
+    bytes: &InstructionBytes,
+    available: usize,
+    rip: u64,
+    code_width: Width,
+) -> Result<Instruction, DecodeError> {
+    match quick::decode(bytes, available, rip, code_width) {
+        Some(instruction) => Ok(instruction),
+        None => full::decode(bytes, available, rip, code_width),
+    }
+}
