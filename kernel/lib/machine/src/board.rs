@@ -2,20 +2,63 @@
 //!
 //! The board finds the device of a port or memory access, splits what a device cannot take in one piece as an
 //! ISA bus does, and carries interrupt lines to the interrupt controllers. It knows no VM and no CPU: interrupt
-//! messages, console output and requests remain in the [`Effects`] for the caller.
+//! messages, console output and requests remain in the [`Effects`] for the caller, who takes them out after
+//! each access.
 
 use arch::{Vector, Width};
 use memory::GuestPhys;
 
 use crate::bus::{self, Port};
-use crate::devices::{Pic, PowerManagement, ResetControl, Uart};
+use crate::devices::{
+    I8042, IoApic, Pci, Pic, Pit, PowerManagement, ResetControl, Rtc, TestDevices, Uart, testdev,
+};
+use crate::layout::{ECAM, IOAPIC, MachineLayout};
 use crate::{Effects, Gsi, Level};
+
+/// Whether a machine has the test devices.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum TestBoard {
+    /// It has not: their ports belong to nobody.
+    #[default]
+    Absent,
+    /// It has.
+    Present,
+}
 
 /// What differs between boards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct BoardConfig {
+    /// Memory and CPUs, of which the CMOS tells.
+    pub layout: MachineLayout,
     /// Seconds since 1970-01-01 00:00 UTC at guest time 0, for the real-time clock.
     pub epoch_s: u64,
+    /// The test devices.
+    pub test_board: TestBoard,
+}
+
+/// When each device that waits for something is due; `u64::MAX` where it waits for nothing.
+#[derive(Clone, Copy, Debug)]
+struct Deadlines {
+    uart: u64,
+    pit: u64,
+    rtc: u64,
+    pm: u64,
+    /// The least of the others.
+    next: u64,
+}
+
+impl Deadlines {
+    const NONE: Self = Self {
+        uart: u64::MAX,
+        pit: u64::MAX,
+        rtc: u64::MAX,
+        pm: u64::MAX,
+        next: u64::MAX,
+    };
+
+    fn settle(&mut self) {
+        self.next = self.uart.min(self.pit).min(self.rtc).min(self.pm);
+    }
 }
 
 /// All devices of one virtual machine but the local APICs.
@@ -23,16 +66,27 @@ pub struct BoardConfig {
 pub struct Board {
     config: BoardConfig,
     pic: Pic,
+    ioapic: IoApic,
+    pit: Pit,
+    rtc: Rtc,
     uart: Uart,
+    keyboard: I8042,
     pm: PowerManagement,
     reset: ResetControl,
-    /// The earliest of the devices' deadlines; `u64::MAX` if there is none.
-    deadline_ns: u64,
+    pci: Pci,
+    test: Option<TestDevices>,
+    deadlines: Deadlines,
 }
 
 impl Board {
+    /// The interrupt line of the keyboard controller.
+    pub const KEYBOARD_GSI: Gsi = Gsi(1);
+    /// The interrupt line of the interval timer: ISA interrupt 0, on pin 2 of the I/O APIC.
+    pub const PIT_GSI: Gsi = Gsi(2);
     /// The interrupt line of the serial port.
     pub const UART_GSI: Gsi = Gsi(4);
+    /// The interrupt line of the real-time clock.
+    pub const RTC_GSI: Gsi = Gsi(8);
     /// The interrupt line of ACPI (SCI).
     pub const SCI_GSI: Gsi = Gsi(9);
 
@@ -41,14 +95,24 @@ impl Board {
         Self {
             config,
             pic: Pic::new(),
+            ioapic: IoApic::new(),
+            pit: Pit::new(Self::PIT_GSI),
+            rtc: Rtc::new(Self::RTC_GSI, config.epoch_s, &config.layout),
             uart: Uart::new(Self::UART_GSI),
+            keyboard: I8042::new(Self::KEYBOARD_GSI),
             pm: PowerManagement::new(Self::SCI_GSI),
             reset: ResetControl::new(),
-            deadline_ns: u64::MAX,
+            pci: Pci::new(),
+            test: match config.test_board {
+                TestBoard::Absent => None,
+                TestBoard::Present => Some(TestDevices::new()),
+            },
+            deadlines: Deadlines::NONE,
         }
     }
 
-    /// Puts all devices back into their state after power-on.
+    /// Puts all devices back into their state after power-on. The clock shows the date of `now_ns` as if nobody
+    /// had ever set it.
     pub fn reset(&mut self) {
         *self = Self::new(self.config);
     }
@@ -63,7 +127,7 @@ impl Board {
                 self.settle(fx);
                 u32::from(value)
             }
-            _ => self.read_bytes(port, width, now_ns, fx),
+            (owner, _) => self.read_wide(owner, port, width, now_ns, fx),
         }
     }
 
@@ -83,40 +147,40 @@ impl Board {
                 self.write_byte(owner, port, value as u8, now_ns, fx);
                 self.settle(fx);
             }
-            _ => self.write_bytes(port, width, value, now_ns, fx),
+            (owner, _) => self.write_wide(owner, port, width, value, now_ns, fx),
         }
     }
 
     /// Reads memory that is not RAM; bits above the width are zero. Where no device is, all ones.
-    pub fn read_mmio(
-        &mut self,
-        gpa: GuestPhys,
-        width: Width,
-        now_ns: u64,
-        fx: &mut Effects,
-    ) -> u64 {
-        let _ = (gpa, now_ns, fx);
-        width.mask()
+    pub fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64 {
+        if IOAPIC.contains(gpa) {
+            self.ioapic
+                .read(gpa.as_u64() - IOAPIC.start.as_u64(), width)
+        } else if ECAM.contains(gpa) {
+            self.pci
+                .read_ecam(gpa.as_u64() - ECAM.start.as_u64(), width)
+        } else {
+            width.mask()
+        }
     }
 
     /// Writes memory that is not RAM. Where no device is, nothing happens.
-    pub fn write_mmio(
-        &mut self,
-        gpa: GuestPhys,
-        width: Width,
-        value: u64,
-        now_ns: u64,
-        fx: &mut Effects,
-    ) {
-        let _ = (gpa, width, value, now_ns, fx);
+    pub fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64, fx: &mut Effects) {
+        if IOAPIC.contains(gpa) {
+            self.ioapic
+                .write(gpa.as_u64() - IOAPIC.start.as_u64(), width, value, fx);
+        } else if ECAM.contains(gpa) {
+            self.pci
+                .write_ecam(gpa.as_u64() - ECAM.start.as_u64(), width, value);
+        }
     }
 
     /// Console input for the guest; returns how many bytes were taken. The rest is to be offered again once
     /// [`console_room`](Self::console_room) says that there is room.
     pub fn receive(&mut self, bytes: &[u8], now_ns: u64, fx: &mut Effects) -> usize {
         let taken = self.uart.receive(bytes, now_ns, fx);
+        self.uart_accessed();
         self.settle(fx);
-        self.update_deadline();
         taken
     }
 
@@ -127,31 +191,42 @@ impl Board {
 
     /// Sets an interrupt line from outside the board.
     pub fn set_line(&mut self, gsi: Gsi, level: Level, fx: &mut Effects) {
-        fx.set_line(gsi, level);
+        self.drive(gsi, level, fx);
+    }
+
+    /// Somebody presses the power button; a guest with ACPI shuts down.
+    pub fn press_power_button(&mut self, fx: &mut Effects) {
+        self.pm.press_power_button(fx);
         self.settle(fx);
     }
 
     /// When [`expire`](Self::expire) is next due, in guest time; `None` if no device waits for anything.
     #[inline]
     pub const fn next_deadline_ns(&self) -> Option<u64> {
-        if self.deadline_ns == u64::MAX {
-            None
-        } else {
-            Some(self.deadline_ns)
+        match self.deadlines.next {
+            u64::MAX => None,
+            due => Some(due),
         }
     }
 
     /// Does what is due at `now_ns`. Calling it early or late is harmless.
     pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
-        self.uart.expire(now_ns, fx);
-        self.pm.expire(now_ns, fx);
-        self.settle(fx);
-        self.update_deadline();
-    }
-
-    /// Somebody presses the power button; a guest with ACPI shuts down.
-    pub fn press_power_button(&mut self, fx: &mut Effects) {
-        self.pm.press_power_button(fx);
+        if self.deadlines.uart <= now_ns {
+            self.uart.expire(now_ns, fx);
+            self.uart_accessed();
+        }
+        if self.deadlines.pit <= now_ns {
+            self.pit.expire(now_ns, fx);
+            self.pit_accessed();
+        }
+        if self.deadlines.rtc <= now_ns {
+            self.rtc.expire(now_ns, fx);
+            self.rtc_accessed();
+        }
+        if self.deadlines.pm <= now_ns {
+            self.pm.expire(now_ns, fx);
+            self.pm_accessed();
+        }
         self.settle(fx);
     }
 
@@ -166,46 +241,99 @@ impl Board {
         self.pic.acknowledge()
     }
 
+    /// A local APIC broadcasts the end of a level-triggered interrupt.
+    pub fn end_of_interrupt(&mut self, vector: Vector, fx: &mut Effects) {
+        self.ioapic.end_of_interrupt(vector, fx);
+    }
+
+    /// The vectors, one bit each, of whose end the I/O APIC has to be told. They change only when the guest
+    /// writes to the I/O APIC.
+    pub fn ioapic_vectors(&self) -> [u64; 4] {
+        self.ioapic.handled_vectors()
+    }
+
     fn read_byte(&mut self, owner: Port, port: u16, now_ns: u64, fx: &mut Effects) -> u8 {
         match owner {
-            Port::Unassigned => 0xff,
+            Port::Unassigned | Port::PciAddress => 0xff,
             Port::Pic => self.pic.read(port),
             Port::Elcr => self.pic.read_elcr(port),
+            Port::Pit => self.pit.read(port, now_ns),
+            Port::PitControl => self.pit.read_control(now_ns),
+            Port::KeyboardData => self.keyboard.read_data(fx),
+            Port::KeyboardCommand => self.keyboard.read_status(),
+            Port::Rtc => {
+                let value = self.rtc.read(port, now_ns, fx);
+                self.rtc_accessed();
+                value
+            }
+            Port::SystemControl => self.reset.read_system(),
+            Port::Test => self.test.as_ref().map_or(0xff, |test| test.read(port)),
             Port::Uart => {
                 let value = self.uart.read(port, now_ns, fx);
-                self.update_deadline();
+                self.uart_accessed();
                 value
             }
             Port::PowerManagement => {
                 let value = self.pm.read(port & 0xf, now_ns, fx);
-                self.update_deadline();
+                self.pm_accessed();
                 value
             }
-            Port::SystemControl => self.reset.read_system(),
             Port::Reset => self.reset.read_reset(),
+            Port::PciData => self.pci.read_data(port, Width::Byte) as u8,
         }
     }
 
     fn write_byte(&mut self, owner: Port, port: u16, value: u8, now_ns: u64, fx: &mut Effects) {
         match owner {
-            Port::Unassigned => {}
+            Port::Unassigned | Port::PciAddress => {}
             Port::Pic => self.pic.write(port, value),
             Port::Elcr => self.pic.write_elcr(port, value),
+            Port::Pit => {
+                self.pit.write(port, value, now_ns, fx);
+                self.pit_accessed();
+            }
+            Port::PitControl => self.pit.write_control(value, now_ns),
+            Port::KeyboardData => self.keyboard.write_data(value, fx),
+            Port::KeyboardCommand => self.keyboard.write_command(value, fx),
+            Port::Rtc => {
+                self.rtc.write(port, value, now_ns, fx);
+                self.rtc_accessed();
+            }
+            Port::SystemControl => self.reset.write_system(value, fx),
+            Port::Test => {
+                if let Some(test) = &mut self.test {
+                    test.write(port, value, fx);
+                }
+            }
             Port::Uart => {
                 self.uart.write(port, value, now_ns, fx);
-                self.update_deadline();
+                self.uart_accessed();
             }
             Port::PowerManagement => {
                 self.pm.write(port & 0xf, value, now_ns, fx);
-                self.update_deadline();
+                self.pm_accessed();
             }
-            Port::SystemControl => self.reset.write_system(value, fx),
             Port::Reset => self.reset.write_reset(value, fx),
+            Port::PciData => self.pci.write_data(port, Width::Byte, u32::from(value)),
         }
     }
 
-    /// A wider access to byte-wide devices, one byte after the other.
-    fn read_bytes(&mut self, port: u16, width: Width, now_ns: u64, fx: &mut Effects) -> u32 {
+    /// Words and doublewords: in one piece where a device takes them so, or else byte after byte.
+    fn read_wide(
+        &mut self,
+        owner: Port,
+        port: u16,
+        width: Width,
+        now_ns: u64,
+        fx: &mut Effects,
+    ) -> u32 {
+        match (owner, width) {
+            (Port::PciAddress, Width::Dword) => return self.pci.read_address(),
+            (Port::PciData, _) if fits_pci_data(port, width) => {
+                return self.pci.read_data(port, width);
+            }
+            _ => {}
+        }
         let mut value = 0;
         for index in 0..width.bytes().min(4) as u16 {
             let at = port.wrapping_add(index);
@@ -216,7 +344,31 @@ impl Board {
         value
     }
 
-    fn write_bytes(&mut self, port: u16, width: Width, value: u32, now_ns: u64, fx: &mut Effects) {
+    fn write_wide(
+        &mut self,
+        owner: Port,
+        port: u16,
+        width: Width,
+        value: u32,
+        now_ns: u64,
+        fx: &mut Effects,
+    ) {
+        match (owner, width) {
+            (Port::PciAddress, Width::Dword) => return self.pci.write_address(value),
+            (Port::PciData, _) if fits_pci_data(port, width) => {
+                return self.pci.write_data(port, width, value);
+            }
+            (Port::Test, _) if port == testdev::EXIT => {
+                if let Some(test) = &self.test {
+                    return test.exit(width.truncate(u64::from(value)) as u32, fx);
+                }
+            }
+            (Port::Test, _) if port >= testdev::LINES => {
+                self.write_byte(owner, port, value as u8, now_ns, fx);
+                return self.settle(fx);
+            }
+            _ => {}
+        }
         for (index, byte) in value
             .to_le_bytes()
             .into_iter()
@@ -248,14 +400,15 @@ impl Board {
             while rest != 0 {
                 let gsi = Gsi(rest.trailing_zeros() as u8);
                 rest &= rest - 1;
-                self.drive(gsi, level);
+                self.drive(gsi, level, fx);
             }
         }
     }
 
-    /// One line, to the 8259A input and the I/O APIC pin that it is wired to. The interval timer is input 0
-    /// there and pin 2 here, as the MADT's interrupt source override says.
-    fn drive(&mut self, gsi: Gsi, level: Level) {
+    /// One line, to the I/O APIC pin and the 8259A input that it is wired to. The interval timer has pin 2 there
+    /// and input 0 here, as the MADT's interrupt source override says.
+    fn drive(&mut self, gsi: Gsi, level: Level, fx: &mut Effects) {
+        self.ioapic.set_line(gsi, level, fx);
         match gsi.0 {
             2 => self.pic.set_line(0, level),
             irq @ 1..16 => self.pic.set_line(irq, level),
@@ -263,11 +416,296 @@ impl Board {
         }
     }
 
-    fn update_deadline(&mut self) {
-        self.deadline_ns = [self.uart.next_deadline_ns(), self.pm.next_deadline_ns()]
-            .into_iter()
-            .flatten()
-            .min()
-            .unwrap_or(u64::MAX);
+    fn uart_accessed(&mut self) {
+        let due = self.uart.next_deadline_ns().unwrap_or(u64::MAX);
+        if due != self.deadlines.uart {
+            self.deadlines.uart = due;
+            self.deadlines.settle();
+        }
+    }
+
+    fn pit_accessed(&mut self) {
+        self.deadlines.pit = self.pit.next_deadline_ns().unwrap_or(u64::MAX);
+        self.deadlines.settle();
+    }
+
+    fn rtc_accessed(&mut self) {
+        self.deadlines.rtc = self.rtc.next_deadline_ns().unwrap_or(u64::MAX);
+        self.deadlines.settle();
+    }
+
+    fn pm_accessed(&mut self) {
+        self.deadlines.pm = self.pm.next_deadline_ns().unwrap_or(u64::MAX);
+        self.deadlines.settle();
+    }
+}
+
+const fn fits_pci_data(port: u16, width: Width) -> bool {
+    (port & 3) as usize + width.bytes() <= 4
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DestinationMode, Request};
+
+    struct Bench {
+        board: Board,
+        fx: Effects,
+        now: u64,
+    }
+
+    impl Bench {
+        fn new(test_board: TestBoard) -> Self {
+            let layout = MachineLayout::new(64 << 20, 1);
+            let board = Board::new(BoardConfig {
+                layout,
+                epoch_s: 0,
+                test_board,
+            });
+            Self {
+                board,
+                fx: Effects::new(),
+                now: 0,
+            }
+        }
+
+        fn plain() -> Self {
+            Self::new(TestBoard::Absent)
+        }
+
+        fn read(&mut self, port: u16, width: Width) -> u32 {
+            self.board.read_port(port, width, self.now, &mut self.fx)
+        }
+
+        fn write(&mut self, port: u16, width: Width, value: u32) {
+            self.board
+                .write_port(port, width, value, self.now, &mut self.fx);
+        }
+
+        fn outb(&mut self, port: u16, value: u8) {
+            self.write(port, Width::Byte, u32::from(value));
+        }
+
+        fn inb(&mut self, port: u16) -> u8 {
+            self.read(port, Width::Byte) as u8
+        }
+
+        fn write_ioapic(&mut self, register: u8, value: u32) {
+            let at = |offset: u64| GuestPhys::new(0xfec0_0000 + offset);
+            self.board
+                .write_mmio(at(0), Width::Dword, u64::from(register), &mut self.fx);
+            self.board
+                .write_mmio(at(0x10), Width::Dword, u64::from(value), &mut self.fx);
+        }
+    }
+
+    #[test]
+    fn an_unassigned_port_reads_as_all_ones_at_its_width() {
+        let mut bench = Bench::plain();
+        for port in [
+            0x80,
+            0x1f0,
+            0x2f8,
+            0x3f0,
+            0x604 + 0x100,
+            0xcfa,
+            0x2000,
+            0x5658,
+            0xffff,
+        ] {
+            assert_eq!(bench.read(port, Width::Byte), 0xff);
+            bench.write(port, Width::Byte, 0);
+        }
+        assert_eq!(bench.read(0x2f8, Width::Word), 0xffff);
+        assert_eq!(bench.read(0xfffe, Width::Word), 0xffff);
+        assert_eq!(bench.read(0x1f0, Width::Dword), 0xffff_ffff);
+        assert_eq!(bench.fx.request, None);
+    }
+
+    #[test]
+    fn a_wide_access_reaches_each_device_that_it_covers() {
+        let mut bench = Bench::plain();
+        bench.outb(0x3ff, 0x5a);
+        assert_eq!(
+            bench.read(0x3fe, Width::Dword),
+            0xffff_5ab0,
+            "MSR, scratch, nobody, nobody"
+        );
+        bench.write(0x3fe, Width::Word, 0x3300);
+        assert_eq!(bench.inb(0x3ff), 0x33);
+        bench.write(0x20, Width::Word, 0xabu32 << 8);
+        assert_eq!(bench.inb(0x21), 0xab);
+        // Across the end of the port space: the last port and port 0.
+        assert_eq!(bench.read(0xffff, Width::Dword), 0xffff_ffff);
+    }
+
+    #[test]
+    fn characters_leave_by_the_serial_port_in_order() {
+        let mut bench = Bench::plain();
+        for byte in *b"ring 0" {
+            bench.outb(0x3f8, byte);
+        }
+        assert_eq!(bench.fx.output.as_slice(), b"ring 0");
+    }
+
+    #[test]
+    fn console_input_interrupts_at_both_controllers() {
+        let mut bench = Bench::plain();
+        bench.write_ioapic(0x10 + 2 * 4, 0x44);
+        bench.outb(0x21, 0xef);
+        bench.outb(0x3fc, 0x08);
+        bench.outb(0x3f9, 0x01);
+        assert_eq!(bench.board.receive(b"x", 0, &mut bench.fx), 1);
+        assert!(bench.board.pic_asserted());
+        assert_eq!(bench.fx.messages.len(), 1);
+        assert_eq!(bench.fx.messages[0].vector, Vector(0x44));
+        assert_eq!(
+            bench.fx.messages[0].destination_mode,
+            DestinationMode::Physical
+        );
+        assert_eq!(bench.board.acknowledge_pic(), Vector(0x0c));
+        assert_eq!(bench.inb(0x3f8), b'x');
+        assert!(!bench.board.pic_asserted());
+    }
+
+    #[test]
+    fn the_timer_is_input_0_of_the_8259_and_pin_2_of_the_io_apic() {
+        let mut bench = Bench::plain();
+        bench.write_ioapic(0x10 + 2 * 2, 0x30);
+        bench.outb(0x21, 0xfe);
+        bench.outb(0x43, 0x34);
+        bench.outb(0x40, 0xa9);
+        assert_eq!(bench.board.next_deadline_ns(), None);
+        bench.outb(0x40, 0x04);
+        // 1193 ticks and one to take the count: a millisecond.
+        let due = bench.board.next_deadline_ns().unwrap();
+        assert!((1_000_000..1_002_000).contains(&due), "{due}");
+        bench.board.expire(due - 1, &mut bench.fx);
+        assert!(!bench.board.pic_asserted());
+        bench.board.expire(due, &mut bench.fx);
+        assert!(bench.board.pic_asserted());
+        assert_eq!(bench.board.acknowledge_pic(), Vector(0x08));
+        assert_eq!(bench.fx.messages[0].vector, Vector(0x30));
+        assert!(
+            bench
+                .board
+                .next_deadline_ns()
+                .is_some_and(|next| next > due)
+        );
+    }
+
+    #[test]
+    fn the_next_deadline_is_the_earliest_of_all_devices() {
+        let mut bench = Bench::plain();
+        bench.outb(0x70, 0x0b);
+        bench.outb(0x71, 0x12);
+        assert_eq!(bench.board.next_deadline_ns(), Some(1_000_000_000));
+        bench.outb(0x43, 0x30);
+        bench.outb(0x40, 0xff);
+        bench.outb(0x40, 0xff);
+        assert!(
+            bench
+                .board
+                .next_deadline_ns()
+                .is_some_and(|due| due < 60_000_000)
+        );
+        bench.board.expire(60_000_000, &mut bench.fx);
+        assert_eq!(bench.board.next_deadline_ns(), Some(1_000_000_000));
+    }
+
+    #[test]
+    fn the_ways_to_switch_off_and_to_reset_work() {
+        let request = |port, width, value| {
+            let mut bench = Bench::plain();
+            bench.write(port, width, value);
+            bench.fx.request
+        };
+        assert_eq!(request(0x604, Width::Word, 0x2000), Some(Request::PowerOff));
+        assert_eq!(request(0xcf9, Width::Byte, 0x0e), Some(Request::Reset));
+        assert_eq!(request(0x64, Width::Byte, 0xfe), Some(Request::Reset));
+        assert_eq!(request(0x92, Width::Byte, 0x03), Some(Request::Reset));
+        assert_eq!(request(0xf4, Width::Byte, 0x00), None, "no test devices");
+        assert_eq!(
+            request(0xcf8, Width::Dword, 0x8000_0e00),
+            None,
+            "the PCI address"
+        );
+    }
+
+    #[test]
+    fn configuration_space_is_reached_by_ports_and_by_memory() {
+        let mut bench = Bench::plain();
+        bench.write(0xcf8, Width::Dword, 0x8000_0000);
+        assert_eq!(bench.read(0xcf8, Width::Dword), 0x8000_0000);
+        assert_eq!(bench.read(0xcf8, Width::Byte), 0xff);
+        let by_port = bench.read(0xcfc, Width::Dword);
+        let by_memory = bench
+            .board
+            .read_mmio(GuestPhys::new(0xe000_0000), Width::Dword);
+        assert_eq!(u64::from(by_port), by_memory);
+        assert_eq!(bench.read(0xcfe, Width::Word), by_port >> 16);
+        assert_eq!(bench.read(0xcff, Width::Byte), by_port >> 24);
+        assert_eq!(bench.read(0xcff, Width::Word), 0xff00 | by_port >> 24);
+    }
+
+    #[test]
+    fn memory_without_a_device_reads_as_all_ones() {
+        let mut bench = Bench::plain();
+        for gpa in [0xfed0_0000, 0xc000_0000, 0xfec0_1000, 0xdead_0000_0000] {
+            assert_eq!(
+                bench.board.read_mmio(GuestPhys::new(gpa), Width::Dword),
+                0xffff_ffff
+            );
+            bench
+                .board
+                .write_mmio(GuestPhys::new(gpa), Width::Dword, 0, &mut bench.fx);
+        }
+    }
+
+    #[test]
+    fn the_power_button_raises_the_sci() {
+        let mut bench = Bench::plain();
+        bench.write(0x602, Width::Word, 0x0100);
+        bench.outb(0x4d1, 0x02);
+        bench.outb(0xa1, 0xfd);
+        bench.outb(0x21, 0xfb);
+        bench.board.press_power_button(&mut bench.fx);
+        assert!(bench.board.pic_asserted());
+        assert_eq!(bench.board.acknowledge_pic(), Vector(0x71));
+        assert_eq!(bench.read(0x600, Width::Word), 0x0100);
+    }
+
+    #[test]
+    fn the_pm_timer_reads_as_a_doubleword() {
+        let mut bench = Bench::plain();
+        bench.now = 1_000_000_000;
+        assert_eq!(bench.read(0x608, Width::Dword), 3_579_545);
+    }
+
+    #[test]
+    fn test_devices_answer_where_they_are_wanted() {
+        let mut bench = Bench::new(TestBoard::Present);
+        bench.write(0xe0, Width::Dword, 0x1234_5678);
+        assert_eq!(bench.read(0xe0, Width::Dword), 0x1234_5678);
+        assert_eq!(bench.inb(0xe9), 0xe9);
+        bench.outb(0x21, 0xdf);
+        bench.write(0x2005, Width::Dword, 1);
+        assert!(bench.board.pic_asserted());
+        bench.write(0xf4, Width::Dword, 0x10);
+        assert_eq!(bench.fx.request, Some(Request::Exit(0x21)));
+    }
+
+    #[test]
+    fn a_reset_makes_everything_new() {
+        let mut bench = Bench::plain();
+        bench.outb(0x21, 0x00);
+        bench.outb(0x43, 0x34);
+        bench.outb(0x40, 1);
+        bench.outb(0x40, 1);
+        bench.board.reset();
+        assert_eq!(bench.inb(0x21), 0xff);
+        assert_eq!(bench.board.next_deadline_ns(), None);
+        assert!(!bench.board.pic_asserted());
     }
 }

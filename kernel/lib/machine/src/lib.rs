@@ -24,6 +24,6 @@ pub mod interrupt;
 pub mod layout;
 pub mod loader;
 
-pub use board::{Board, BoardConfig};
+pub use board::{Board, BoardConfig, TestBoard};
 pub use effects::{Effects, LineChanges, Request};
 pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

@@ -5,12 +5,27 @@
 //! Time is guest time in nanoseconds, passed in; a device that wants to act later says when by
 //! `next_deadline_ns()` and acts in `expire(now_ns, fx)`.
 
+mod calendar;
+mod i8042;
+mod ioapic;
+pub mod lapic;
+mod pci;
 mod pic;
+mod pit;
 mod pm;
 mod reset;
+mod rtc;
+pub mod routing;
+pub(crate) mod testdev;
 mod uart;
 
+pub use i8042::I8042;
+pub use ioapic::IoApic;
+pub use pci::Pci;
 pub use pic::Pic;
+pub use pit::Pit;
 pub use pm::{PowerManagement, SOFT_OFF_TYPE};
 pub use reset::ResetControl;
+pub use rtc::{CENTURY, Rtc};
+pub use testdev::TestDevices;
 pub use uart::Uart;

@@ -1,0 +1,280 @@
+//! [`I8042`]: a keyboard controller with nothing plugged in.
+//!
+//! It passes its self test, keeps its command byte, pulses the reset line and reads the A20 gate back; a byte sent
+//! to the keyboard times out, as on a PC without one. There is no mouse port. The FADT does not announce the
+//! controller, so operating systems with ACPI do not look for a keyboard.
+//!
+//! Written after the keyboard controller section of IBM's Personal System/2 technical reference.
+
+use bitflags::bitflags;
+
+use crate::{Effects, Gsi, Level, Request};
+
+bitflags! {
+    /// The status port.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Status: u8 {
+        const OUTPUT_FULL = 1 << 0;
+        const SYSTEM = 1 << 2;
+        const COMMAND = 1 << 3;
+        const NOT_INHIBITED = 1 << 4;
+        const TIMEOUT = 1 << 6;
+    }
+
+    /// The command byte, byte 0 of the controller's memory.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct CommandByte: u8 {
+        const KEYBOARD_INTERRUPT = 1 << 0;
+        const SYSTEM = 1 << 2;
+        const KEYBOARD_DISABLED = 1 << 4;
+        const TRANSLATE = 1 << 6;
+        const _ = !0;
+    }
+}
+
+/// Output port: not in reset, A20 open.
+const OUTPUT_PORT: u8 = 0x03;
+const NOT_RESET: u8 = 1 << 0;
+const A20: u8 = 1 << 1;
+const SELF_TEST_PASSED: u8 = 0x55;
+const INTERFACE_GOOD: u8 = 0x00;
+/// What the controller says for a keyboard that does not answer.
+const RESEND: u8 = 0xfe;
+
+/// Where the next byte at the data port goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Target {
+    Keyboard,
+    Memory(u8),
+    OutputPort,
+    OutputBuffer,
+    Nowhere,
+}
+
+/// The keyboard controller.
+#[derive(Debug)]
+pub struct I8042 {
+    gsi: Gsi,
+    status: Status,
+    memory: [u8; 32],
+    output: u8,
+    output_port: u8,
+    target: Target,
+    line: Level,
+}
+
+impl I8042 {
+    /// A controller after firmware has tested it, with its interrupt on this line.
+    pub const fn new(gsi: Gsi) -> Self {
+        let command = CommandByte::SYSTEM.union(CommandByte::TRANSLATE);
+        let mut memory = [0; 32];
+        memory[0] = command.bits();
+        Self {
+            gsi,
+            status: Status::SYSTEM.union(Status::NOT_INHIBITED),
+            memory,
+            output: 0,
+            output_port: OUTPUT_PORT,
+            target: Target::Keyboard,
+            line: Level::Deasserted,
+        }
+    }
+
+    /// Reads the data port, 0x60.
+    pub fn read_data(&mut self, fx: &mut Effects) -> u8 {
+        self.status -= Status::OUTPUT_FULL | Status::TIMEOUT;
+        self.update_line(fx);
+        self.output
+    }
+
+    /// Reads the status port, 0x64.
+    pub const fn read_status(&self) -> u8 {
+        self.status.bits()
+    }
+
+    /// Writes the data port, 0x60.
+    pub fn write_data(&mut self, value: u8, fx: &mut Effects) {
+        self.status -= Status::COMMAND;
+        match core::mem::replace(&mut self.target, Target::Keyboard) {
+            Target::Keyboard => {
+                self.answer(RESEND);
+                self.status |= Status::TIMEOUT;
+            }
+            Target::Memory(index) => {
+                if let Some(byte) = self.memory.get_mut(usize::from(index)) {
+                    *byte = value;
+                }
+            }
+            Target::OutputPort => self.set_output_port(value, fx),
+            Target::OutputBuffer => self.answer(value),
+            Target::Nowhere => {}
+        }
+        self.update_line(fx);
+    }
+
+    /// Writes the command port, 0x64.
+    pub fn write_command(&mut self, value: u8, fx: &mut Effects) {
+        self.status |= Status::COMMAND;
+        self.target = Target::Keyboard;
+        match value {
+            0x20..0x40 => {
+                let byte = self.memory.get(usize::from(value & 0x1f)).copied();
+                self.answer(byte.unwrap_or(0));
+            }
+            0x60..0x80 => self.target = Target::Memory(value & 0x1f),
+            0xaa => {
+                self.status |= Status::SYSTEM;
+                self.answer(SELF_TEST_PASSED);
+            }
+            0xab => self.answer(INTERFACE_GOOD),
+            0xad => self.change_command_byte(|byte| byte | CommandByte::KEYBOARD_DISABLED),
+            0xae => self.change_command_byte(|byte| byte - CommandByte::KEYBOARD_DISABLED),
+            // The input port: keyboard not locked.
+            0xc0 => self.answer(0x80),
+            0xd0 => self.answer(self.output_port),
+            0xd1 => self.target = Target::OutputPort,
+            0xd2 => self.target = Target::OutputBuffer,
+            // To the mouse, or from it: the byte goes nowhere.
+            0xd3 | 0xd4 => self.target = Target::Nowhere,
+            0xdd => self.output_port &= !A20,
+            0xdf => self.output_port |= A20,
+            // Pulses those lines of the output port whose bits are 0; line 0 is the reset.
+            0xf0..=0xff if value & NOT_RESET == 0 => fx.ask(Request::Reset),
+            _ => {}
+        }
+        self.update_line(fx);
+    }
+
+    fn set_output_port(&mut self, value: u8, fx: &mut Effects) {
+        if value & NOT_RESET == 0 {
+            fx.ask(Request::Reset);
+        }
+        self.output_port = value;
+    }
+
+    fn command_byte(&self) -> CommandByte {
+        CommandByte::from_bits_retain(self.memory.first().copied().unwrap_or(0))
+    }
+
+    fn change_command_byte(&mut self, change: impl FnOnce(CommandByte) -> CommandByte) {
+        let changed = change(self.command_byte());
+        if let Some(byte) = self.memory.first_mut() {
+            *byte = changed.bits();
+        }
+    }
+
+    fn answer(&mut self, byte: u8) {
+        self.output = byte;
+        self.status |= Status::OUTPUT_FULL;
+    }
+
+    fn update_line(&mut self, fx: &mut Effects) {
+        let wanted = self
+            .command_byte()
+            .contains(CommandByte::KEYBOARD_INTERRUPT)
+            && self.status.contains(Status::OUTPUT_FULL);
+        let level = if wanted {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        };
+        if level != self.line {
+            self.line = level;
+            fx.set_line(self.gsi, level);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bench() -> (I8042, Effects) {
+        (I8042::new(Gsi(1)), Effects::new())
+    }
+
+    #[test]
+    fn the_self_test_passes() {
+        let (mut controller, mut fx) = bench();
+        assert_eq!(controller.read_status() & 1, 0);
+        controller.write_command(0xaa, &mut fx);
+        assert_eq!(controller.read_status() & 0x05, 0x05);
+        assert_eq!(controller.read_data(&mut fx), 0x55);
+        assert_eq!(controller.read_status() & 1, 0);
+        controller.write_command(0xab, &mut fx);
+        assert_eq!(controller.read_data(&mut fx), 0);
+    }
+
+    #[test]
+    fn the_command_byte_reads_back() {
+        let (mut controller, mut fx) = bench();
+        controller.write_command(0x60, &mut fx);
+        controller.write_data(0x74, &mut fx);
+        controller.write_command(0x20, &mut fx);
+        assert_eq!(controller.read_data(&mut fx), 0x74);
+        controller.write_command(0xae, &mut fx);
+        controller.write_command(0x20, &mut fx);
+        assert_eq!(controller.read_data(&mut fx), 0x64);
+    }
+
+    #[test]
+    fn a_keyboard_that_is_not_there_times_out() {
+        let (mut controller, mut fx) = bench();
+        controller.write_data(0xff, &mut fx);
+        assert_eq!(controller.read_status() & 0x41, 0x41);
+        assert_eq!(controller.read_data(&mut fx), 0xfe);
+        assert_eq!(controller.read_status() & 0x41, 0);
+    }
+
+    #[test]
+    fn a_full_output_buffer_interrupts_if_enabled() {
+        let (mut controller, mut fx) = bench();
+        controller.write_command(0x60, &mut fx);
+        controller.write_data(0x01, &mut fx);
+        controller.write_command(0xd2, &mut fx);
+        controller.write_data(0x1e, &mut fx);
+        assert_eq!(fx.take_lines().raised, 1 << 1);
+        assert_eq!(controller.read_data(&mut fx), 0x1e);
+        assert_eq!(fx.take_lines().lowered, 1 << 1);
+    }
+
+    #[test]
+    fn each_way_to_pull_the_reset_line_resets() {
+        let pulse = |command: u8| {
+            let (mut controller, mut fx) = bench();
+            controller.write_command(command, &mut fx);
+            fx.request
+        };
+        assert_eq!(pulse(0xfe), Some(Request::Reset));
+        assert_eq!(pulse(0xff), None);
+        let (mut controller, mut fx) = bench();
+        controller.write_command(0xd1, &mut fx);
+        controller.write_data(0xdf, &mut fx);
+        assert_eq!(fx.request, None);
+        controller.write_command(0xd1, &mut fx);
+        controller.write_data(0xde, &mut fx);
+        assert_eq!(fx.request, Some(Request::Reset));
+    }
+
+    #[test]
+    fn the_a20_gate_reads_back() {
+        let (mut controller, mut fx) = bench();
+        controller.write_command(0xdd, &mut fx);
+        controller.write_command(0xd0, &mut fx);
+        assert_eq!(controller.read_data(&mut fx), 0x01);
+        controller.write_command(0xdf, &mut fx);
+        controller.write_command(0xd0, &mut fx);
+        assert_eq!(controller.read_data(&mut fx), 0x03);
+    }
+
+    #[test]
+    fn the_mouse_port_is_not_there() {
+        let (mut controller, mut fx) = bench();
+        for command in [0xa7, 0xa8, 0xa9] {
+            controller.write_command(command, &mut fx);
+        }
+        controller.write_command(0xd4, &mut fx);
+        controller.write_data(0xf2, &mut fx);
+        assert_eq!(controller.read_status() & 1, 0);
+    }
+}

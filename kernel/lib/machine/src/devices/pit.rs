@@ -1,0 +1,820 @@
+//! [`Pit`]: the 8254 interval timer with the parts of port 0x61 that belong to it.
+//!
+//! Counters do not count: what a counter holds is computed from the time at which it was loaded, so a timer
+//! that nobody reads costs nothing. Channel 0 drives the timer interrupt, channel 1 (memory refresh) only
+//! shows in port 0x61, channel 2 has a gate there and is the clock for calibration loops.
+//!
+//! Written after Intel's 8254 data sheet. One liberty: in modes 2 and 3, a new count starts with the next full
+//! period, where the chip takes it at the next half period of mode 3.
+
+use crate::{Effects, Gsi, Level};
+
+/// The input clock is 1.193182 MHz; both sides of the fraction that makes ticks of nanoseconds, reduced.
+const TICKS: u64 = 596_591;
+const PER_NS: u64 = 500_000_000;
+/// Memory refresh toggles its bit in port 0x61 this often.
+const REFRESH_NS: u64 = 15_085;
+
+/// Port 0x61: the gate of channel 2.
+const GATE_2: u8 = 1 << 0;
+/// Port 0x61: the bits that keep what is written (gate, speaker, parity and channel check enables).
+const CONTROL_KEPT: u8 = 0x0f;
+const REFRESH: u8 = 1 << 4;
+const OUT_2: u8 = 1 << 5;
+
+const fn ticks(now_ns: u64) -> u64 {
+    (now_ns / PER_NS) * TICKS + (now_ns % PER_NS) * TICKS / PER_NS
+}
+
+/// The first nanosecond at which `ticks` ticks have passed.
+const fn tick_ns(ticks: u64) -> u64 {
+    let whole = (ticks / TICKS).saturating_mul(PER_NS);
+    whole.saturating_add((ticks % TICKS * PER_NS).div_ceil(TICKS))
+}
+
+/// The six modes of a counter.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Mode {
+    TerminalCount = 0,
+    OneShot = 1,
+    RateGenerator = 2,
+    SquareWave = 3,
+    SoftwareStrobe = 4,
+    HardwareStrobe = 5,
+}
+
+impl Mode {
+    const fn from_control(word: u8) -> Self {
+        match word >> 1 & 7 {
+            0 => Self::TerminalCount,
+            1 => Self::OneShot,
+            2 | 6 => Self::RateGenerator,
+            3 | 7 => Self::SquareWave,
+            4 => Self::SoftwareStrobe,
+            _ => Self::HardwareStrobe,
+        }
+    }
+
+    const fn is_periodic(self) -> bool {
+        matches!(self, Self::RateGenerator | Self::SquareWave)
+    }
+
+    /// Started by a rising edge of the gate rather than by writing a count.
+    const fn is_triggered(self) -> bool {
+        matches!(self, Self::OneShot | Self::HardwareStrobe)
+    }
+}
+
+/// Which bytes of a count are read and written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+enum Access {
+    Low = 1,
+    High = 2,
+    LowThenHigh = 3,
+}
+
+/// Which byte comes next where both do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Half {
+    Low,
+    High,
+}
+
+impl Half {
+    const fn other(self) -> Self {
+        match self {
+            Self::Low => Self::High,
+            Self::High => Self::Low,
+        }
+    }
+}
+
+/// How a counter counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Radix {
+    Binary,
+    Decimal,
+}
+
+impl Radix {
+    /// A count of 0 stands for this, and a counter that ran out goes on from here.
+    const fn modulus(self) -> u64 {
+        match self {
+            Self::Binary => 0x1_0000,
+            Self::Decimal => 10_000,
+        }
+    }
+
+    fn decode(self, count: u16) -> u64 {
+        let value = match self {
+            Self::Binary => count as u64,
+            Self::Decimal => {
+                let digit = |shift: u32| (count >> shift & 0xf) as u64;
+                digit(12) * 1000 + digit(8) * 100 + digit(4) * 10 + digit(0)
+            }
+        };
+        if value == 0 { self.modulus() } else { value }
+    }
+
+    fn encode(self, value: u64) -> u16 {
+        let value = value % self.modulus();
+        match self {
+            Self::Binary => value as u16,
+            Self::Decimal => {
+                let digit = |of: u64| value / of % 10;
+                let digits = (digit(1000) << 12) | (digit(100) << 8) | (digit(10) << 4) | digit(1);
+                digits as u16
+            }
+        }
+    }
+}
+
+/// Where a counter stands, in ticks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Run {
+    /// No count was written, or no trigger came, since the mode was set.
+    Idle,
+    /// Counting since this tick.
+    Since(u64),
+    /// Stopped by its gate after this many ticks.
+    Held(u64),
+}
+
+/// One counter.
+#[derive(Clone, Copy, Debug)]
+struct Counter {
+    mode: Mode,
+    access: Access,
+    radix: Radix,
+    /// The count of the running period.
+    count: u64,
+    /// A count that waits for the end of the running period (modes 2 and 3) or for a trigger (modes 1 and 5).
+    next_count: Option<u64>,
+    /// The tick at which the running period ends, where a count waits for that.
+    next_at: u64,
+    run: Run,
+    gate: Level,
+    write_half: Half,
+    read_half: Half,
+    low_written: u8,
+    latched_count: Option<u16>,
+    latched_status: Option<u8>,
+}
+
+impl Counter {
+    const fn new(gate: Level) -> Self {
+        Self {
+            mode: Mode::SquareWave,
+            access: Access::LowThenHigh,
+            radix: Radix::Binary,
+            count: 0x1_0000,
+            next_count: None,
+            next_at: 0,
+            run: Run::Idle,
+            gate,
+            write_half: Half::Low,
+            read_half: Half::Low,
+            low_written: 0,
+            latched_count: None,
+            latched_status: None,
+        }
+    }
+
+    /// Takes over a count that waited for the end of a period.
+    fn advance(&mut self, now: u64) {
+        if self.mode.is_periodic()
+            && now >= self.next_at
+            && let Some(next) = self.next_count.take()
+        {
+            self.count = next;
+            self.run = Run::Since(self.next_at);
+        }
+    }
+
+    fn control(&mut self, word: u8) {
+        let access = match word >> 4 & 3 {
+            1 => Access::Low,
+            2 => Access::High,
+            _ => Access::LowThenHigh,
+        };
+        *self = Self {
+            mode: Mode::from_control(word),
+            access,
+            radix: if word & 1 != 0 {
+                Radix::Decimal
+            } else {
+                Radix::Binary
+            },
+            count: self.count,
+            ..Self::new(self.gate)
+        };
+    }
+
+    fn latch_count(&mut self, now: u64) {
+        if self.latched_count.is_none() {
+            self.latched_count = Some(self.value(now));
+        }
+    }
+
+    fn latch_status(&mut self, now: u64) {
+        if self.latched_status.is_some() {
+            return;
+        }
+        let loaded = self.run != Run::Idle && self.next_count.is_none();
+        let out = u8::from(self.out(now) == Level::Asserted) << 7;
+        let null = u8::from(!loaded) << 6;
+        let access = (self.access as u8) << 4;
+        let radix = u8::from(self.radix == Radix::Decimal);
+        self.latched_status = Some(out | null | access | (self.mode as u8) << 1 | radix);
+    }
+
+    fn write(&mut self, value: u8, now: u64) {
+        let count = match (self.access, self.write_half) {
+            (Access::Low, _) => u16::from(value),
+            (Access::High, _) => u16::from(value) << 8,
+            (Access::LowThenHigh, Half::Low) => {
+                self.low_written = value;
+                self.write_half = Half::High;
+                if self.mode == Mode::TerminalCount {
+                    // The first byte stops the counter; OUT is low until the second one has counted down.
+                    self.run = Run::Idle;
+                }
+                return;
+            }
+            (Access::LowThenHigh, Half::High) => {
+                self.write_half = Half::Low;
+                u16::from_le_bytes([self.low_written, value])
+            }
+        };
+        let count = self.radix.decode(count);
+        if self.mode.is_triggered() {
+            self.next_count = Some(count);
+            return;
+        }
+        match self.run {
+            Run::Since(start) if self.mode.is_periodic() && now >= start => {
+                self.next_at = start + ((now - start) / self.count + 1) * self.count;
+                self.next_count = Some(count);
+            }
+            _ => {
+                self.count = count;
+                self.next_count = None;
+                // The counter takes the count with the next tick of its clock.
+                self.run = match self.gate {
+                    Level::Asserted => Run::Since(now + 1),
+                    Level::Deasserted => Run::Held(0),
+                };
+            }
+        }
+    }
+
+    fn read(&mut self, now: u64) -> u8 {
+        if let Some(status) = self.latched_status.take() {
+            return status;
+        }
+        let [low, high] = self
+            .latched_count
+            .unwrap_or_else(|| self.value(now))
+            .to_le_bytes();
+        let (byte, done) = match (self.access, self.read_half) {
+            (Access::Low, _) => (low, true),
+            (Access::High, _) => (high, true),
+            (Access::LowThenHigh, half) => {
+                self.read_half = half.other();
+                (
+                    if half == Half::Low { low } else { high },
+                    half == Half::High,
+                )
+            }
+        };
+        if done {
+            self.latched_count = None;
+        }
+        byte
+    }
+
+    fn set_gate(&mut self, gate: Level, now: u64) {
+        if gate == self.gate {
+            return;
+        }
+        self.gate = gate;
+        let elapsed = self.elapsed(now);
+        match (gate, self.mode) {
+            (Level::Deasserted, Mode::TerminalCount | Mode::SoftwareStrobe) => {
+                if let Some(elapsed) = elapsed {
+                    self.run = Run::Held(elapsed);
+                }
+            }
+            (Level::Asserted, Mode::TerminalCount | Mode::SoftwareStrobe) => {
+                if let Run::Held(elapsed) = self.run {
+                    self.run = Run::Since((now + 1).saturating_sub(elapsed));
+                }
+            }
+            (Level::Deasserted, Mode::RateGenerator | Mode::SquareWave) => {
+                if self.run != Run::Idle {
+                    self.run = Run::Held(0);
+                }
+            }
+            (Level::Asserted, Mode::RateGenerator | Mode::SquareWave) => {
+                if self.run != Run::Idle {
+                    self.count = self.next_count.take().unwrap_or(self.count);
+                    self.run = Run::Since(now + 1);
+                }
+            }
+            (Level::Deasserted, Mode::OneShot | Mode::HardwareStrobe) => {}
+            (Level::Asserted, Mode::OneShot | Mode::HardwareStrobe) => {
+                if self.next_count.is_some() || self.run != Run::Idle {
+                    self.count = self.next_count.take().unwrap_or(self.count);
+                    self.run = Run::Since(now + 1);
+                }
+            }
+        }
+    }
+
+    /// Ticks since the count was taken; `None` before that.
+    const fn elapsed(&self, now: u64) -> Option<u64> {
+        match self.run {
+            Run::Idle => None,
+            Run::Since(start) => now.checked_sub(start),
+            Run::Held(elapsed) => Some(elapsed),
+        }
+    }
+
+    /// The count as it reads now.
+    fn value(&self, now: u64) -> u16 {
+        let count = self.count;
+        let Some(elapsed) = self.elapsed(now) else {
+            return self.radix.encode(count);
+        };
+        let modulus = self.radix.modulus();
+        let value = match self.mode {
+            Mode::TerminalCount | Mode::OneShot | Mode::SoftwareStrobe | Mode::HardwareStrobe => {
+                (count + modulus - elapsed % modulus) % modulus
+            }
+            Mode::RateGenerator => count - elapsed % count,
+            // Counts down by two, twice in a period: an odd count is one longer in the high half.
+            Mode::SquareWave => {
+                let phase = elapsed % count;
+                let high = count.div_ceil(2);
+                let within = if phase < high { phase } else { phase - high };
+                (count & !1).saturating_sub(2 * within)
+            }
+        };
+        self.radix.encode(value)
+    }
+
+    /// The output pin.
+    fn out(&self, now: u64) -> Level {
+        let count = self.count;
+        let high = match (self.mode, self.elapsed(now)) {
+            (Mode::TerminalCount, None) => false,
+            (_, None) => true,
+            (Mode::TerminalCount | Mode::OneShot, Some(elapsed)) => elapsed >= count,
+            (Mode::RateGenerator | Mode::SquareWave, Some(_)) if self.gate == Level::Deasserted => {
+                true
+            }
+            (Mode::RateGenerator, Some(elapsed)) => elapsed % count != count - 1,
+            (Mode::SquareWave, Some(elapsed)) => elapsed % count < count.div_ceil(2),
+            (Mode::SoftwareStrobe | Mode::HardwareStrobe, Some(elapsed)) => elapsed != count,
+        };
+        if high {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        }
+    }
+
+    /// The first tick after `now` at which the output rises.
+    fn next_rise(&self, now: u64) -> Option<u64> {
+        let Run::Since(start) = self.run else {
+            return None;
+        };
+        let count = self.count;
+        match self.mode {
+            Mode::TerminalCount | Mode::OneShot => Some(start + count),
+            Mode::SoftwareStrobe | Mode::HardwareStrobe => Some(start + count + 1),
+            Mode::RateGenerator | Mode::SquareWave if self.next_count.is_some() => {
+                Some(self.next_at)
+            }
+            Mode::RateGenerator | Mode::SquareWave => {
+                let periods = now.checked_sub(start).map_or(0, |elapsed| elapsed / count);
+                Some(start + (periods + 1) * count)
+            }
+        }
+        .filter(|&rise| rise > now)
+    }
+}
+
+/// The interval timer.
+#[derive(Debug)]
+pub struct Pit {
+    gsi: Gsi,
+    counters: [Counter; 3],
+    /// Port 0x61.
+    control: u8,
+    line: Level,
+    /// Up to this tick, the line has followed channel 0.
+    seen: u64,
+}
+
+impl Pit {
+    /// A timer that nobody has programmed, whose channel 0 is wired to this line. Its output counts as high
+    /// already, so that programming it makes no edge of its own.
+    pub const fn new(gsi: Gsi) -> Self {
+        let free = Counter::new(Level::Asserted);
+        let gated = Counter::new(Level::Deasserted);
+        Self {
+            gsi,
+            counters: [free, free, gated],
+            control: 0,
+            line: Level::Asserted,
+            seen: 0,
+        }
+    }
+
+    /// Reads port 0x40 plus `offset`; the control port (3) cannot be read.
+    pub fn read(&mut self, offset: u16, now_ns: u64) -> u8 {
+        let now = ticks(now_ns);
+        match self.counters.get_mut(usize::from(offset & 3)) {
+            Some(counter) => {
+                counter.advance(now);
+                counter.read(now)
+            }
+            None => 0xff,
+        }
+    }
+
+    /// Writes port 0x40 plus `offset`.
+    pub fn write(&mut self, offset: u16, value: u8, now_ns: u64, fx: &mut Effects) {
+        let now = ticks(now_ns);
+        self.follow(now, fx);
+        match self.counters.get_mut(usize::from(offset & 3)) {
+            Some(counter) => {
+                counter.advance(now);
+                counter.write(value, now);
+            }
+            None => self.command(value, now),
+        }
+        self.drive(now, fx);
+    }
+
+    /// Reads port 0x61.
+    pub fn read_control(&self, now_ns: u64) -> u8 {
+        let [_, _, counter] = &self.counters;
+        let mut value = self.control;
+        if (now_ns / REFRESH_NS) & 1 != 0 {
+            value |= REFRESH;
+        }
+        if counter.out(ticks(now_ns)) == Level::Asserted {
+            value |= OUT_2;
+        }
+        value
+    }
+
+    /// Writes port 0x61.
+    pub fn write_control(&mut self, value: u8, now_ns: u64) {
+        self.control = value & CONTROL_KEPT;
+        let gate = if value & GATE_2 != 0 {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        };
+        let [_, _, counter] = &mut self.counters;
+        counter.set_gate(gate, ticks(now_ns));
+    }
+
+    /// When channel 0 raises its line next.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        let [counter, _, _] = &self.counters;
+        counter.next_rise(self.seen).map(tick_ns)
+    }
+
+    /// Lets the line follow channel 0. Edges that were missed are one edge, as at the interrupt controller.
+    pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
+        let now = ticks(now_ns);
+        self.follow(now, fx);
+        self.drive(now, fx);
+    }
+
+    fn follow(&mut self, now: u64, fx: &mut Effects) {
+        let [counter, _, _] = &mut self.counters;
+        if now <= self.seen {
+            return;
+        }
+        let rose = counter.next_rise(self.seen).is_some_and(|rise| rise <= now);
+        self.seen = now;
+        counter.advance(now);
+        if rose {
+            fx.set_line(self.gsi, Level::Deasserted);
+            fx.set_line(self.gsi, Level::Asserted);
+            self.line = Level::Asserted;
+        }
+    }
+
+    fn drive(&mut self, now: u64, fx: &mut Effects) {
+        let [counter, _, _] = &self.counters;
+        let level = counter.out(now);
+        if level != self.line {
+            self.line = level;
+            fx.set_line(self.gsi, level);
+        }
+    }
+
+    /// The control port: a control word, a counter latch or a read-back.
+    fn command(&mut self, word: u8, now: u64) {
+        let read_back = word >> 6 == 3;
+        for (index, counter) in self.counters.iter_mut().enumerate() {
+            counter.advance(now);
+            if read_back {
+                if word >> (index + 1) & 1 != 0 {
+                    if word & 0x20 == 0 {
+                        counter.latch_count(now);
+                    }
+                    if word & 0x10 == 0 {
+                        counter.latch_status(now);
+                    }
+                }
+            } else if usize::from(word >> 6) == index {
+                if word & 0x30 == 0 {
+                    counter.latch_count(now);
+                } else {
+                    counter.control(word);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Bench {
+        pit: Pit,
+        fx: Effects,
+        /// Nanoseconds.
+        now: u64,
+        edges: u32,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self {
+                pit: Pit::new(Gsi(2)),
+                fx: Effects::new(),
+                now: 0,
+                edges: 0,
+            }
+        }
+
+        fn settle(&mut self) {
+            self.edges += self.fx.take_lines().raised.count_ones();
+        }
+
+        /// Moves to the time at which this many ticks have passed in all.
+        fn at(&mut self, ticks: u64) -> &mut Self {
+            self.now = tick_ns(ticks);
+            self
+        }
+
+        fn read(&mut self, offset: u16) -> u8 {
+            self.pit.read(offset, self.now)
+        }
+
+        fn read16(&mut self, offset: u16) -> u16 {
+            u16::from_le_bytes([self.read(offset), self.read(offset)])
+        }
+
+        fn write(&mut self, offset: u16, value: u8) {
+            self.pit.write(offset, value, self.now, &mut self.fx);
+            self.settle();
+        }
+
+        fn write16(&mut self, offset: u16, value: u16) {
+            for byte in value.to_le_bytes() {
+                self.write(offset, byte);
+            }
+        }
+
+        fn gate(&mut self, value: u8) {
+            self.pit.write_control(value, self.now);
+        }
+
+        fn out2(&self) -> bool {
+            self.pit.read_control(self.now) & 0x20 != 0
+        }
+
+        /// Runs up to a tick with exact deadlines and counts the interrupts.
+        fn run_to(&mut self, ticks: u64) -> u32 {
+            let end = tick_ns(ticks);
+            let before = self.edges;
+            while let Some(due) = self.pit.next_deadline_ns().filter(|&due| due <= end) {
+                assert!(due > self.now, "a deadline in the past");
+                self.now = due;
+                self.pit.expire(due, &mut self.fx);
+                self.settle();
+            }
+            self.now = end;
+            self.edges - before
+        }
+    }
+
+    #[test]
+    fn ticks_and_nanoseconds_agree() {
+        assert_eq!(ticks(1_000_000_000), 1_193_182);
+        for tick in [0, 1, 2, 3, 1000, 65_536, 1_193_182, 1 << 40] {
+            assert_eq!(ticks(tick_ns(tick)), tick);
+            assert!(tick == 0 || ticks(tick_ns(tick) - 1) == tick - 1);
+        }
+    }
+
+    #[test]
+    fn mode_2_interrupts_once_a_period() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x34);
+        bench.write16(0, 1193);
+        assert_eq!(bench.run_to(11_930), 9);
+        assert_eq!(
+            bench.run_to(11_931),
+            1,
+            "periods start one tick after the count was written"
+        );
+    }
+
+    #[test]
+    fn mode_3_interrupts_once_a_period_and_spends_half_of_it_high() {
+        let mut bench = Bench::new();
+        bench.write(3, 0xb6);
+        bench.gate(1);
+        bench.write16(2, 11);
+        let high = (1..=22).filter(|&tick| bench.at(tick).out2()).count();
+        assert_eq!(high, 12, "an odd count is one tick longer in the high half");
+        let mut bench = Bench::new();
+        bench.write(3, 0x36);
+        bench.write16(0, 0);
+        assert_eq!(bench.run_to(3 * 65_536 + 1), 3, "a count of 0 is 65536");
+    }
+
+    #[test]
+    fn mode_0_interrupts_once_and_counts_on() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x30);
+        bench.write16(0, 100);
+        assert_eq!(bench.run_to(100), 0);
+        assert_eq!(bench.run_to(101), 1);
+        assert_eq!(bench.run_to(1_000_000), 0);
+        bench.at(1_000_001);
+        bench.write(3, 0x30);
+        bench.write16(0, 5);
+        assert_eq!(
+            bench.run_to(1_000_020),
+            1,
+            "a new control word lowers the output"
+        );
+        bench.at(1_000_022);
+        assert_eq!(bench.read16(0), 0xfff1, "15 ticks past zero");
+    }
+
+    #[test]
+    fn a_latched_count_stays_until_both_bytes_are_read() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x34);
+        bench.write16(0, 0x1000);
+        bench.at(1 + 0x123);
+        bench.write(3, 0x00);
+        bench.at(1 + 0x456);
+        assert_eq!(bench.read(0), 0xdd);
+        bench.write(3, 0x00);
+        assert_eq!(bench.read(0), 0x0e);
+        assert_eq!(bench.read16(0), 0x1000 - 0x456);
+    }
+
+    #[test]
+    fn single_byte_access_reads_and_writes_only_that_byte() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x14);
+        bench.write(0, 50);
+        bench.at(11);
+        assert_eq!((bench.read(0), bench.read(0)), (40, 40));
+        bench.write(3, 0x24);
+        bench.write(0, 0x12);
+        bench.at(12);
+        assert_eq!(bench.read(0), 0x12);
+    }
+
+    #[test]
+    fn read_back_latches_status_before_count() {
+        let mut bench = Bench::new();
+        bench.write(3, 0xb4);
+        bench.write(3, 0xe8);
+        assert_eq!(
+            bench.read(2),
+            0xf4,
+            "OUT high, no count yet, both bytes, mode 2"
+        );
+        bench.gate(1);
+        bench.write16(2, 0x2000);
+        bench.at(0x101);
+        bench.write(3, 0xc8);
+        assert_eq!(bench.read(2), 0xb4);
+        assert_eq!(bench.read16(2), 0x1f00);
+    }
+
+    #[test]
+    fn decimal_counters_count_in_decimal() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x31);
+        bench.write16(0, 0x1000);
+        bench.at(2);
+        assert_eq!(bench.read16(0), 0x0999);
+        bench.at(1002);
+        assert_eq!(bench.read16(0), 0x9999);
+    }
+
+    #[test]
+    fn the_gate_holds_channel_2_and_its_output_shows_in_port_61() {
+        let mut bench = Bench::new();
+        bench.write(3, 0xb0);
+        bench.write16(2, 1000);
+        bench.at(5000);
+        assert!(!bench.out2(), "the gate is closed");
+        assert_eq!(bench.read16(2), 1000);
+        bench.gate(1);
+        bench.at(5501);
+        assert_eq!(bench.read16(2), 500);
+        bench.gate(0);
+        bench.at(9000);
+        assert_eq!(bench.read16(2), 500);
+        bench.gate(1);
+        bench.at(9499);
+        assert!(!bench.out2());
+        bench.at(9501);
+        assert!(bench.out2());
+    }
+
+    #[test]
+    fn a_rising_gate_triggers_the_one_shot_again() {
+        let mut bench = Bench::new();
+        bench.write(3, 0xb2);
+        bench.write16(2, 10);
+        bench.at(100);
+        assert!(bench.out2());
+        bench.gate(1);
+        bench.at(105);
+        assert!(!bench.out2());
+        bench.gate(0);
+        bench.gate(1);
+        bench.at(115);
+        assert!(!bench.out2());
+        bench.at(116);
+        assert!(bench.out2());
+    }
+
+    #[test]
+    fn the_software_strobe_falls_for_one_tick() {
+        let mut bench = Bench::new();
+        bench.write(3, 0xb8);
+        bench.gate(1);
+        bench.write16(2, 10);
+        let low: alloc::vec::Vec<u64> = (0..30).filter(|&tick| !bench.at(tick).out2()).collect();
+        assert_eq!(low, [11]);
+    }
+
+    #[test]
+    fn a_new_count_in_mode_2_waits_for_the_end_of_the_period() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x34);
+        bench.write16(0, 1000);
+        assert_eq!(bench.run_to(500), 0);
+        bench.write16(0, 100);
+        assert_eq!(bench.run_to(1000), 0);
+        assert_eq!(bench.run_to(1001), 1);
+        assert_eq!(bench.run_to(1500), 4);
+    }
+
+    #[test]
+    fn edges_that_were_missed_are_one_edge() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x34);
+        bench.write16(0, 100);
+        bench.at(1000);
+        bench.pit.expire(bench.now, &mut bench.fx);
+        bench.settle();
+        assert_eq!(bench.edges, 1);
+        assert_eq!(bench.run_to(1101), 2);
+    }
+
+    #[test]
+    fn the_refresh_bit_toggles() {
+        let pit = Pit::new(Gsi(2));
+        let toggles = (0..100u64)
+            .map(|index| pit.read_control(index * 5_000) & 0x10)
+            .collect::<alloc::vec::Vec<_>>()
+            .windows(2)
+            .filter(|pair| pair[0] != pair[1])
+            .count();
+        assert!((32..=34).contains(&toggles), "{toggles}");
+    }
+}

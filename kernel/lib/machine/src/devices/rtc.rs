@@ -1,0 +1,752 @@
+//! [`Rtc`]: the MC146818 real-time clock with its battery-backed memory (CMOS).
+//!
+//! The clock does not tick: the date follows from guest time and an offset that changes when the guest sets the
+//! clock, and the flags of register C are found by asking which of their events lie between the last look and
+//! now.
+//!
+//! Written after Motorola's MC146818A data sheet. The battery-backed memory holds what a PC's firmware leaves
+//! there: the memory sizes, and the century at 0x32 as the FADT says.
+
+use bitflags::bitflags;
+
+use super::calendar::{DAY_S, DateTime, weekday};
+use crate::layout::MachineLayout;
+use crate::{Effects, Gsi, Level};
+
+const SECONDS: u8 = 0x00;
+const SECONDS_ALARM: u8 = 0x01;
+const MINUTES: u8 = 0x02;
+const MINUTES_ALARM: u8 = 0x03;
+const HOURS: u8 = 0x04;
+const HOURS_ALARM: u8 = 0x05;
+const WEEKDAY: u8 = 0x06;
+const DAY: u8 = 0x07;
+const MONTH: u8 = 0x08;
+const YEAR: u8 = 0x09;
+const REGISTER_A: u8 = 0x0a;
+const REGISTER_B: u8 = 0x0b;
+const REGISTER_C: u8 = 0x0c;
+const REGISTER_D: u8 = 0x0d;
+/// Where the FADT says that the century is.
+pub const CENTURY: u8 = 0x32;
+
+/// Register A: an update is in progress or near.
+const UPDATE_IN_PROGRESS: u8 = 1 << 7;
+/// Register A: the divider's control bits, and the value at which the clock runs.
+const DIVIDER: u8 = 0x70;
+const DIVIDER_RUNS: u8 = 0x20;
+const RATE: u8 = 0x0f;
+/// Register D: the battery is good.
+const VALID: u8 = 0x80;
+/// An alarm field with these bits matches every value.
+const ANY: u8 = 0xc0;
+/// The afternoon, in 12-hour form.
+const PM: u8 = 0x80;
+
+const SECOND_NS: i64 = 1_000_000_000;
+/// UIP rises 244 us before an update, which takes 1984 us; the new time is there at its end.
+const UPDATE_NS: i64 = 2_228_000;
+
+bitflags! {
+    /// Register B.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Control: u8 {
+        const DAYLIGHT_SAVING = 1 << 0;
+        const HOURS_24 = 1 << 1;
+        const BINARY = 1 << 2;
+        const SQUARE_WAVE = 1 << 3;
+        const UPDATE_INTERRUPT = 1 << 4;
+        const ALARM_INTERRUPT = 1 << 5;
+        const PERIODIC_INTERRUPT = 1 << 6;
+        const SET = 1 << 7;
+    }
+
+    /// Register C; the first three bits lie where register B enables them.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    struct Flags: u8 {
+        const UPDATE = 1 << 4;
+        const ALARM = 1 << 5;
+        const PERIODIC = 1 << 6;
+        const REQUEST = 1 << 7;
+    }
+}
+
+/// The real-time clock.
+#[derive(Debug)]
+pub struct Rtc {
+    gsi: Gsi,
+    index: u8,
+    /// The date in nanoseconds since 1970, less guest time; while the clock stands still, the date itself.
+    offset_ns: i64,
+    /// What the guest added to the day of the week, which the chip does not know to follow from the date.
+    weekday_shift: u8,
+    rate_and_divider: u8,
+    control: Control,
+    flags: Flags,
+    /// Up to this date, in nanoseconds, the flags have been looked for.
+    seen_ns: i64,
+    alarm: [u8; 3],
+    memory: [u8; 128],
+    line: Level,
+}
+
+impl Rtc {
+    /// A clock that shows `epoch_s` seconds after 1970 at guest time 0, in the memory of a machine of this size.
+    pub fn new(gsi: Gsi, epoch_s: u64, layout: &MachineLayout) -> Self {
+        let seconds = i64::try_from(epoch_s)
+            .unwrap_or(0)
+            .min(i64::MAX / SECOND_NS / 2);
+        let offset_ns = seconds * SECOND_NS;
+        let mut rtc = Self {
+            gsi,
+            index: 0,
+            offset_ns,
+            weekday_shift: 0,
+            rate_and_divider: DIVIDER_RUNS | 6,
+            control: Control::HOURS_24,
+            flags: Flags::empty(),
+            seen_ns: offset_ns,
+            alarm: [0; 3],
+            memory: [0; 128],
+            line: Level::Deasserted,
+        };
+        rtc.describe(layout);
+        rtc
+    }
+
+    /// Writes the memory sizes where PC firmware does.
+    fn describe(&mut self, layout: &MachineLayout) {
+        const KIB: u64 = 1 << 10;
+        const MIB: u64 = 1 << 20;
+        let low = layout.low_ram().end.as_u64();
+        let above_1m_kib = (low.saturating_sub(MIB) / KIB).min(0xffff);
+        let above_16m = (low.saturating_sub(16 * MIB) / (64 * KIB)).min(0xffff);
+        let above_4g = (layout.high_ram().len() / (64 * KIB)).min(0xff_ffff);
+        let [ext_low, ext_high, ..] = above_1m_kib.to_le_bytes();
+        let [mid_low, mid_high, ..] = above_16m.to_le_bytes();
+        let [high_low, high_mid, high_high, ..] = above_4g.to_le_bytes();
+        for (index, value) in [
+            // Equipment: a coprocessor, no floppy drive.
+            (0x14, 0x02),
+            // 640 KiB of conventional memory.
+            (0x15, 0x80),
+            (0x16, 0x02),
+            (0x17, ext_low),
+            (0x18, ext_high),
+            (0x30, ext_low),
+            (0x31, ext_high),
+            (0x34, mid_low),
+            (0x35, mid_high),
+            (0x5b, high_low),
+            (0x5c, high_mid),
+            (0x5d, high_high),
+        ] {
+            self.set_memory(index, value);
+        }
+    }
+
+    /// Reads port 0x70 (offset 0) or 0x71 (offset 1). The index port cannot be read.
+    pub fn read(&mut self, offset: u16, now_ns: u64, fx: &mut Effects) -> u8 {
+        if offset & 1 == 0 {
+            return 0xff;
+        }
+        match self.index {
+            SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => {
+                self.time_field(self.index, now_ns)
+            }
+            SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => self.alarm_field(),
+            REGISTER_A => {
+                let left_ns = SECOND_NS - self.date_ns(now_ns).rem_euclid(SECOND_NS);
+                let updating = self.runs() && left_ns <= UPDATE_NS;
+                self.rate_and_divider | if updating { UPDATE_IN_PROGRESS } else { 0 }
+            }
+            REGISTER_B => self.control.bits(),
+            REGISTER_C => {
+                self.collect(now_ns);
+                let flags = self.requested();
+                self.flags = Flags::empty();
+                self.update_line(fx);
+                flags.bits()
+            }
+            REGISTER_D => VALID,
+            index => self.memory.get(usize::from(index)).copied().unwrap_or(0xff),
+        }
+    }
+
+    /// Writes port 0x70 (offset 0) or 0x71 (offset 1). Bit 7 of the index masks NMIs on a PC; there is no source
+    /// of them on this board.
+    pub fn write(&mut self, offset: u16, value: u8, now_ns: u64, fx: &mut Effects) {
+        if offset & 1 == 0 {
+            self.index = value & 0x7f;
+            return;
+        }
+        self.collect(now_ns);
+        match self.index {
+            SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => {
+                self.set_time_field(self.index, value, now_ns);
+            }
+            SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => {
+                if let Some(field) = self.alarm.get_mut(usize::from(self.index / 2)) {
+                    *field = value;
+                }
+            }
+            REGISTER_A => self.set_register_a(value, now_ns),
+            REGISTER_B => self.set_register_b(Control::from_bits_retain(value), now_ns),
+            // Registers C and D only report.
+            REGISTER_C | REGISTER_D => {}
+            index => self.set_memory(index, value),
+        }
+        self.update_line(fx);
+    }
+
+    /// When the next enabled interrupt is due.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        // With a request standing, nothing more can happen on the line.
+        if self.requested().contains(Flags::REQUEST) || !self.divider_runs() {
+            return None;
+        }
+        let mut next: Option<i64> = None;
+        let mut consider = |date_ns: i64| {
+            next = Some(next.map_or(date_ns, |other| other.min(date_ns)));
+        };
+        if self.control.contains(Control::PERIODIC_INTERRUPT)
+            && let Some(hertz) = self.periodic_hertz()
+        {
+            let count = periods(self.seen_ns, hertz) + 1;
+            consider(period_start(count, hertz));
+        }
+        if self.runs() {
+            let second = self.seen_ns.div_euclid(SECOND_NS);
+            if self.control.contains(Control::UPDATE_INTERRUPT) {
+                consider((second + 1) * SECOND_NS);
+            }
+            if self.control.contains(Control::ALARM_INTERRUPT)
+                && let Some(alarm) = self.next_alarm(second)
+            {
+                consider(alarm * SECOND_NS);
+            }
+        }
+        next.and_then(|date_ns| u64::try_from(date_ns - self.offset_ns).ok())
+    }
+
+    /// Sets the flags of all that has happened.
+    pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
+        self.collect(now_ns);
+        self.update_line(fx);
+    }
+
+    const fn divider_runs(&self) -> bool {
+        self.rate_and_divider & DIVIDER == DIVIDER_RUNS
+    }
+
+    /// Whether the date advances.
+    const fn runs(&self) -> bool {
+        self.divider_runs() && !self.control.contains(Control::SET)
+    }
+
+    /// The date in nanoseconds since 1970.
+    fn date_ns(&self, now_ns: u64) -> i64 {
+        if self.divider_runs() {
+            self.offset_ns
+                .saturating_add(now_ns.min(i64::MAX as u64 / 4) as i64)
+        } else {
+            self.offset_ns
+        }
+    }
+
+    /// Makes the clock show this date now.
+    fn set_date_ns(&mut self, date_ns: i64, now_ns: u64) {
+        let now_ns = now_ns.min(i64::MAX as u64 / 4) as i64;
+        self.offset_ns = if self.divider_runs() {
+            date_ns - now_ns
+        } else {
+            date_ns
+        };
+        self.seen_ns = date_ns;
+    }
+
+    fn set_register_a(&mut self, value: u8, now_ns: u64) {
+        let date_ns = self.date_ns(now_ns);
+        let ran = self.divider_runs();
+        self.rate_and_divider = value & (DIVIDER | RATE);
+        if ran == self.divider_runs() {
+            // What was counted at the old rate says nothing about the new one.
+            self.set_date_ns(date_ns, now_ns);
+            return;
+        }
+        // Out of its reset, the divider has the first update half a second later.
+        let second_ns = date_ns - date_ns.rem_euclid(SECOND_NS);
+        let date_ns = if ran {
+            date_ns
+        } else {
+            second_ns + SECOND_NS / 2
+        };
+        self.set_date_ns(date_ns, now_ns);
+    }
+
+    fn set_register_b(&mut self, control: Control, now_ns: u64) {
+        let was_set = self.control.contains(Control::SET);
+        let is_set = control.contains(Control::SET);
+        let date_ns = self.date_ns(now_ns);
+        if was_set != is_set {
+            if is_set {
+                // The bytes of the date stand still from here on; SET also forbids the update interrupt.
+                self.freeze(date_ns);
+            } else {
+                self.thaw(date_ns, now_ns);
+            }
+        }
+        self.control = control;
+        if is_set {
+            self.control.remove(Control::UPDATE_INTERRUPT);
+        }
+    }
+
+    /// Keeps the bytes of the date in the memory behind the registers.
+    fn freeze(&mut self, date_ns: i64) {
+        let bytes = Self::TIME_FIELDS.map(|index| (index, self.encode_date(index, date_ns)));
+        for (index, byte) in bytes {
+            self.set_memory(index, byte);
+        }
+    }
+
+    /// Takes the date from those bytes; the fraction of the second runs on.
+    fn thaw(&mut self, date_ns: i64, now_ns: u64) {
+        let seconds = self.decode_date();
+        let wanted = self.decode(self.memory_at(WEEKDAY));
+        let natural = weekday(seconds);
+        self.weekday_shift = (wanted + 14).saturating_sub(natural) % 7;
+        self.set_date_ns(seconds * SECOND_NS + date_ns.rem_euclid(SECOND_NS), now_ns);
+    }
+
+    const TIME_FIELDS: [u8; 8] = [SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY];
+
+    fn time_field(&self, index: u8, now_ns: u64) -> u8 {
+        if self.control.contains(Control::SET) {
+            self.memory_at(index)
+        } else {
+            self.encode_date(index, self.date_ns(now_ns))
+        }
+    }
+
+    fn set_time_field(&mut self, index: u8, value: u8, now_ns: u64) {
+        if self.control.contains(Control::SET) {
+            self.set_memory(index, value);
+            return;
+        }
+        // A write to a running clock counts, too.
+        let date_ns = self.date_ns(now_ns);
+        self.freeze(date_ns);
+        self.set_memory(index, value);
+        self.thaw(date_ns, now_ns);
+    }
+
+    fn encode_date(&self, index: u8, date_ns: i64) -> u8 {
+        let seconds = date_ns.div_euclid(SECOND_NS);
+        let date = DateTime::from_seconds(seconds);
+        match index {
+            SECONDS => self.encode(date.second),
+            MINUTES => self.encode(date.minute),
+            HOURS => self.encode_hour(date.hour),
+            WEEKDAY => self.encode((weekday(seconds) - 1 + self.weekday_shift) % 7 + 1),
+            DAY => self.encode(date.day),
+            MONTH => self.encode(date.month),
+            YEAR => self.encode(date.year.rem_euclid(100) as u8),
+            // The century is BCD in either mode, as PC firmware keeps it.
+            _ => to_bcd((date.year / 100).clamp(0, 99) as u8),
+        }
+    }
+
+    fn decode_date(&self) -> i64 {
+        let field = |index| self.decode(self.memory_at(index));
+        let century = i64::from(from_bcd(self.memory_at(CENTURY)));
+        DateTime {
+            // Nanoseconds since 1970 in 64 bits end in 2262.
+            year: (century * 100 + i64::from(field(YEAR))).clamp(1700, 2199),
+            month: field(MONTH),
+            day: field(DAY),
+            hour: self.decode_hour(self.memory_at(HOURS)),
+            minute: field(MINUTES),
+            second: field(SECONDS),
+        }
+        .to_seconds()
+    }
+
+    fn encode(&self, value: u8) -> u8 {
+        if self.control.contains(Control::BINARY) {
+            value
+        } else {
+            to_bcd(value)
+        }
+    }
+
+    fn decode(&self, byte: u8) -> u8 {
+        if self.control.contains(Control::BINARY) {
+            byte
+        } else {
+            from_bcd(byte)
+        }
+    }
+
+    fn encode_hour(&self, hour: u8) -> u8 {
+        if self.control.contains(Control::HOURS_24) {
+            return self.encode(hour);
+        }
+        let twelve = (hour + 11) % 12 + 1;
+        self.encode(twelve) | if hour >= 12 { PM } else { 0 }
+    }
+
+    fn decode_hour(&self, byte: u8) -> u8 {
+        if self.control.contains(Control::HOURS_24) {
+            return self.decode(byte);
+        }
+        let afternoon = if byte & PM != 0 { 12 } else { 0 };
+        self.decode(byte & !PM) % 12 + afternoon
+    }
+
+    fn alarm_field(&self) -> u8 {
+        self.alarm
+            .get(usize::from(self.index / 2))
+            .copied()
+            .unwrap_or(0)
+    }
+
+    fn memory_at(&self, index: u8) -> u8 {
+        self.memory.get(usize::from(index)).copied().unwrap_or(0)
+    }
+
+    fn set_memory(&mut self, index: u8, value: u8) {
+        if let Some(byte) = self.memory.get_mut(usize::from(index)) {
+            *byte = value;
+        }
+    }
+
+    /// Flags with the request bit as register C shows them.
+    fn requested(&self) -> Flags {
+        let mut flags = self.flags;
+        let enabled = Flags::from_bits_truncate(self.control.bits()) - Flags::REQUEST;
+        flags.set(Flags::REQUEST, flags.intersects(enabled));
+        flags
+    }
+
+    /// Sets the flags of the events between the last look and now.
+    fn collect(&mut self, now_ns: u64) {
+        let date_ns = self.date_ns(now_ns);
+        if !self.divider_runs() || date_ns <= self.seen_ns {
+            return;
+        }
+        if let Some(hertz) = self.periodic_hertz()
+            && periods(date_ns, hertz) != periods(self.seen_ns, hertz)
+        {
+            self.flags |= Flags::PERIODIC;
+        }
+        let before = self.seen_ns.div_euclid(SECOND_NS);
+        let after = date_ns.div_euclid(SECOND_NS);
+        if self.runs() && before != after {
+            self.flags |= Flags::UPDATE;
+            if self.next_alarm(before).is_some_and(|alarm| alarm <= after) {
+                self.flags |= Flags::ALARM;
+            }
+        }
+        self.seen_ns = date_ns;
+    }
+
+    /// The rate of the periodic interrupt (data sheet, "Periodic Interrupt Rate", 32.768 kHz time base).
+    const fn periodic_hertz(&self) -> Option<i64> {
+        match self.rate_and_divider & RATE {
+            0 => None,
+            1 => Some(256),
+            2 => Some(128),
+            rate => Some(32_768 >> (rate - 1)),
+        }
+    }
+
+    /// The first second after `second` at which the alarm fires, if there is any within a day.
+    fn next_alarm(&self, second: i64) -> Option<i64> {
+        let [seconds, minutes, hours] = self.alarm;
+        let wanted = |byte: u8, decoded: u8| (byte & ANY != ANY).then_some(i64::from(decoded));
+        let second_wanted = wanted(seconds, self.decode(seconds));
+        let minute_wanted = wanted(minutes, self.decode(minutes));
+        let hour_wanted = wanted(hours, self.decode_hour(hours));
+        let matches = |wanted: Option<i64>, value: i64| wanted.is_none_or(|wanted| wanted == value);
+        let mut at = second + 1;
+        // At most a day of hours, an hour of minutes and a minute of seconds are passed over, twice.
+        while at <= second + DAY_S {
+            let time = at.rem_euclid(DAY_S);
+            if !matches(hour_wanted, time / 3600) {
+                at += 3600 - time % 3600;
+            } else if !matches(minute_wanted, time / 60 % 60) {
+                at += 60 - time % 60;
+            } else if !matches(second_wanted, time % 60) {
+                // A value that no second has cannot be waited for second by second.
+                if second_wanted.is_some_and(|wanted| wanted >= 60) {
+                    return None;
+                }
+                at += 1;
+            } else {
+                return Some(at);
+            }
+        }
+        None
+    }
+
+    fn update_line(&mut self, fx: &mut Effects) {
+        let level = if self.requested().contains(Flags::REQUEST) {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        };
+        if level != self.line {
+            self.line = level;
+            fx.set_line(self.gsi, level);
+        }
+    }
+}
+
+/// Whole periods of an event with this rate, up to a date.
+const fn periods(date_ns: i64, hertz: i64) -> i64 {
+    let second = date_ns.div_euclid(SECOND_NS);
+    let fraction = date_ns.rem_euclid(SECOND_NS);
+    second * hertz + fraction * hertz / SECOND_NS
+}
+
+/// The first nanosecond of a period.
+const fn period_start(count: i64, hertz: i64) -> i64 {
+    let second = count.div_euclid(hertz);
+    let within = count.rem_euclid(hertz) * SECOND_NS;
+    second * SECOND_NS + (within + hertz - 1) / hertz
+}
+
+const fn to_bcd(value: u8) -> u8 {
+    ((value / 10 % 10) << 4) | (value % 10)
+}
+
+const fn from_bcd(byte: u8) -> u8 {
+    (byte >> 4) * 10 + (byte & 0xf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+    /// Wednesday, 31 December 2025, 23:59:58.
+    const NEW_YEARS_EVE: u64 = 1_767_225_598;
+
+    struct Bench {
+        rtc: Rtc,
+        fx: Effects,
+        now: u64,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            let layout = MachineLayout::new(5 << 30, 1);
+            Self {
+                rtc: Rtc::new(Gsi(8), NEW_YEARS_EVE, &layout),
+                fx: Effects::new(),
+                now: 0,
+            }
+        }
+
+        fn get(&mut self, index: u8) -> u8 {
+            self.rtc.write(0, index, self.now, &mut self.fx);
+            self.rtc.read(1, self.now, &mut self.fx)
+        }
+
+        fn set(&mut self, index: u8, value: u8) {
+            self.rtc.write(0, index, self.now, &mut self.fx);
+            self.rtc.write(1, value, self.now, &mut self.fx);
+        }
+
+        /// Century, year, month, day, hour, minute, second.
+        fn date(&mut self) -> [u8; 7] {
+            [0x32, 0x09, 0x08, 0x07, 0x04, 0x02, 0x00].map(|index| self.get(index))
+        }
+
+        fn rises(&mut self) -> bool {
+            self.fx.take_lines().raised == 1 << 8
+        }
+
+        /// Runs to the next deadline.
+        fn wait(&mut self) -> u64 {
+            let due = self.rtc.next_deadline_ns().expect("a deadline");
+            assert!(due > self.now);
+            self.rtc.expire(due - 1, &mut self.fx);
+            assert!(!self.fx.has_line_changes(), "one nanosecond early");
+            self.rtc.expire(due, &mut self.fx);
+            assert!(self.rises(), "nothing happened at the deadline");
+            self.now = due;
+            due
+        }
+    }
+
+    #[test]
+    fn the_clock_shows_the_real_date_and_goes() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.date(), [0x20, 0x25, 0x12, 0x31, 0x23, 0x59, 0x58]);
+        assert_eq!(bench.get(0x06), 4, "a Wednesday");
+        bench.now = 2 * SECOND;
+        assert_eq!(bench.date(), [0x20, 0x26, 0x01, 0x01, 0x00, 0x00, 0x00]);
+        assert_eq!(bench.get(0x06), 5);
+    }
+
+    #[test]
+    fn the_date_comes_in_all_four_forms() {
+        let mut bench = Bench::new();
+        bench.set(0x0b, 0x06);
+        assert_eq!(bench.date(), [0x20, 25, 12, 31, 23, 59, 58]);
+        bench.set(0x0b, 0x04);
+        assert_eq!(bench.get(0x04), 0x80 | 11);
+        bench.set(0x0b, 0x00);
+        assert_eq!(bench.get(0x04), 0x80 | 0x11);
+        bench.now = 2 * SECOND;
+        assert_eq!(bench.get(0x04), 0x12, "midnight is 12 in the morning");
+    }
+
+    #[test]
+    fn a_guest_sets_the_clock() {
+        let mut bench = Bench::new();
+        bench.now = SECOND / 4;
+        bench.set(0x0b, 0x82);
+        bench.now = 3 * SECOND + SECOND / 4;
+        assert_eq!(bench.get(0x00), 0x58, "it stands still meanwhile");
+        for (index, value) in [
+            (0x32, 0x19),
+            (0x09, 0x99),
+            (0x08, 0x02),
+            (0x07, 0x28),
+            (0x04, 0x23),
+            (0x02, 0x59),
+        ] {
+            bench.set(index, value);
+        }
+        bench.set(0x00, 0x59);
+        bench.set(0x06, 0x03);
+        bench.set(0x0b, 0x02);
+        assert_eq!(bench.date(), [0x19, 0x99, 0x02, 0x28, 0x23, 0x59, 0x59]);
+        bench.now += SECOND / 2;
+        assert_eq!(bench.get(0x00), 0x59);
+        bench.now += SECOND / 4;
+        assert_eq!(bench.date(), [0x19, 0x99, 0x03, 0x01, 0x00, 0x00, 0x00]);
+        assert_eq!(
+            bench.get(0x06),
+            4,
+            "the day of the week is what the guest said, plus one"
+        );
+    }
+
+    #[test]
+    fn the_first_second_after_a_divider_reset_takes_half_of_one() {
+        let mut bench = Bench::new();
+        bench.now = 7 * SECOND / 10;
+        bench.set(0x0b, 0x82);
+        bench.set(0x0a, 0x76);
+        bench.now = 5 * SECOND;
+        bench.set(0x00, 0x10);
+        bench.set(0x0b, 0x02);
+        bench.set(0x0a, 0x26);
+        assert_eq!(bench.get(0x00), 0x10);
+        bench.now += SECOND / 2 - 1;
+        assert_eq!(bench.get(0x00), 0x10);
+        bench.now += 1;
+        assert_eq!(bench.get(0x00), 0x11);
+    }
+
+    #[test]
+    fn update_in_progress_shows_before_a_new_second() {
+        let mut bench = Bench::new();
+        assert_eq!(bench.get(0x0a), 0x26);
+        bench.now = SECOND - 300_000;
+        assert_eq!(bench.get(0x0a), 0xa6);
+        bench.now = SECOND;
+        assert_eq!(bench.get(0x0a), 0x26);
+    }
+
+    #[test]
+    fn the_update_interrupt_comes_every_second_and_register_c_ends_it() {
+        let mut bench = Bench::new();
+        bench.set(0x0b, 0x12);
+        assert_eq!(bench.wait(), SECOND);
+        assert_eq!(bench.rtc.next_deadline_ns(), None);
+        assert_eq!(bench.get(0x0c) & 0x90, 0x90);
+        assert_eq!(bench.fx.take_lines().lowered, 1 << 8);
+        assert_eq!(bench.get(0x0c), 0);
+        assert_eq!(bench.wait(), 2 * SECOND);
+    }
+
+    #[test]
+    fn the_periodic_interrupt_keeps_its_rate() {
+        let mut bench = Bench::new();
+        bench.set(0x0b, 0x42);
+        let mut count = 0;
+        while bench.now < SECOND {
+            bench.wait();
+            bench.get(0x0c);
+            bench.fx.take_lines();
+            count += 1;
+        }
+        assert_eq!((count, bench.now), (1024, SECOND));
+        bench.set(0x0a, 0x2f);
+        assert_eq!(bench.wait(), 3 * SECOND / 2);
+    }
+
+    #[test]
+    fn the_alarm_fires_at_its_time_and_any_value_matches_wildcards() {
+        let mut bench = Bench::new();
+        for (index, value) in [(0x01, 0x05), (0x03, 0x00), (0x05, 0x00)] {
+            bench.set(index, value);
+        }
+        bench.set(0x0b, 0x22);
+        assert_eq!(bench.wait(), 7 * SECOND);
+        assert_eq!(bench.get(0x0c) & 0xa0, 0xa0);
+        bench.fx.take_lines();
+        assert_eq!(bench.rtc.next_deadline_ns(), Some(86_407 * SECOND));
+        bench.set(0x05, 0xff);
+        assert_eq!(bench.rtc.next_deadline_ns(), Some(3_607 * SECOND));
+        bench.set(0x03, 0xff);
+        assert_eq!(bench.rtc.next_deadline_ns(), Some(67 * SECOND));
+        bench.set(0x01, 0xff);
+        assert_eq!(bench.rtc.next_deadline_ns(), Some(8 * SECOND));
+        bench.set(0x01, 0x99);
+        assert_eq!(bench.rtc.next_deadline_ns(), None);
+    }
+
+    #[test]
+    fn flags_are_set_without_their_interrupts() {
+        let mut bench = Bench::new();
+        bench.now = SECOND;
+        assert_eq!(bench.get(0x0c), 0x50);
+        assert!(!bench.fx.has_line_changes());
+    }
+
+    #[test]
+    fn the_memory_keeps_bytes_and_knows_the_machines_size() {
+        let mut bench = Bench::new();
+        bench.set(0x40, 0xa5);
+        assert_eq!(bench.get(0xc0), 0xa5, "bit 7 is no part of the index");
+        assert_eq!([bench.get(0x15), bench.get(0x16)], [0x80, 0x02]);
+        assert_eq!([bench.get(0x34), bench.get(0x35)], [0x00, 0xbf]);
+        assert_eq!(
+            [bench.get(0x5b), bench.get(0x5c), bench.get(0x5d)],
+            [0x00, 0x80, 0x00]
+        );
+        assert_eq!(bench.get(0x0d), 0x80);
+    }
+
+    #[test]
+    fn any_bytes_make_some_date() {
+        for byte in 0..=255 {
+            let mut bench = Bench::new();
+            for index in [
+                0x32, 0x09, 0x08, 0x07, 0x06, 0x05, 0x04, 0x03, 0x02, 0x01, 0x00,
+            ] {
+                bench.set(index, byte);
+            }
+            bench.set(0x0b, 0x70 | byte & 0x86);
+            bench.now = u64::MAX / 2;
+            bench.rtc.expire(bench.now, &mut bench.fx);
+            bench.date();
+        }
+    }
+}

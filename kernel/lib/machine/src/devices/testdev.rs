@@ -1,0 +1,114 @@
+//! [`TestDevices`]: what x86 test kernels expect of an emulator's board.
+//!
+//! | port             | what                                                                            |
+//! |------------------|---------------------------------------------------------------------------------|
+//! | 0xe0 to 0xe3     | four bytes that read back as they were written, in any width                    |
+//! | 0xe9             | debug console: each byte is output; reads as 0xe9                               |
+//! | 0xf4             | ends the run; the exit status is twice the value plus one                       |
+//! | 0x2000 to 0x2017 | the interrupt lines of GSI 0 to 23: bit 0 is the level                          |
+//!
+//! QEMU documents these as `isa-debugcon`, `isa-debug-exit` and `pc-testdev`. They are there only in machines
+//! that ask for them.
+
+use crate::{Effects, Gsi, Level, Request};
+
+/// The first port of the interrupt lines.
+pub(crate) const LINES: u16 = 0x2000;
+/// Number of these ports.
+pub(crate) const LINE_COUNT: u16 = 24;
+/// The port that ends the run.
+pub(crate) const EXIT: u16 = 0xf4;
+/// What the debug console reads as, by which software finds it.
+const CONSOLE: u8 = 0xe9;
+
+/// The test devices.
+#[derive(Debug, Default)]
+pub struct TestDevices {
+    scratch: [u8; 4],
+}
+
+impl TestDevices {
+    /// The devices after a reset.
+    pub const fn new() -> Self {
+        Self { scratch: [0; 4] }
+    }
+
+    /// Reads a port.
+    pub fn read(&self, port: u16) -> u8 {
+        match port {
+            0xe0..0xe4 => self
+                .scratch
+                .get(usize::from(port & 3))
+                .copied()
+                .unwrap_or(0xff),
+            0xe9 => CONSOLE,
+            _ => 0xff,
+        }
+    }
+
+    /// Writes a byte-wide port.
+    pub fn write(&mut self, port: u16, value: u8, fx: &mut Effects) {
+        match port {
+            0xe0..0xe4 => {
+                if let Some(byte) = self.scratch.get_mut(usize::from(port & 3)) {
+                    *byte = value;
+                }
+            }
+            0xe9 => {
+                // One access sends at most a few bytes, which the caller takes out before the next one.
+                let _ = fx.output.try_push(value);
+            }
+            EXIT => self.exit(u32::from(value), fx),
+            _ if port.wrapping_sub(LINES) < LINE_COUNT => {
+                let level = if value & 1 != 0 {
+                    Level::Asserted
+                } else {
+                    Level::Deasserted
+                };
+                fx.set_line(Gsi(port.wrapping_sub(LINES) as u8), level);
+            }
+            _ => {}
+        }
+    }
+
+    /// Writes the exit port in any width.
+    pub const fn exit(&self, value: u32, fx: &mut Effects) {
+        fx.ask(Request::Exit(value.wrapping_shl(1) | 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exit_status_is_twice_the_value_plus_one() {
+        for (value, status) in [(0, 1), (1, 3), (0x10, 0x21), (0x8000_0000, 1)] {
+            let mut fx = Effects::new();
+            TestDevices::new().exit(value, &mut fx);
+            assert_eq!(fx.request, Some(Request::Exit(status)));
+        }
+    }
+
+    #[test]
+    fn a_line_follows_its_port() {
+        let (mut devices, mut fx) = (TestDevices::new(), Effects::new());
+        devices.write(0x2017, 1, &mut fx);
+        devices.write(0x200e, 0, &mut fx);
+        let lines = fx.take_lines();
+        assert_eq!((lines.raised, lines.lowered), (1 << 23, 1 << 14));
+    }
+
+    #[test]
+    fn the_console_outputs_and_the_scratch_bytes_keep() {
+        let (mut devices, mut fx) = (TestDevices::new(), Effects::new());
+        assert_eq!(devices.read(0xe9), 0xe9);
+        devices.write(0xe9, b'!', &mut fx);
+        devices.write(0xe2, 0x5a, &mut fx);
+        assert_eq!(fx.output.as_slice(), b"!");
+        assert_eq!(
+            [0xe0, 0xe1, 0xe2, 0xe3].map(|port| devices.read(port)),
+            [0, 0, 0x5a, 0]
+        );
+    }
+}
