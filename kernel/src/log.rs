@@ -6,9 +6,9 @@
 
 use ::log::{Level, LevelFilter, Log, Metadata, Record};
 
-use crate::hw::console;
 use crate::cpu;
 use crate::hw::clock;
+use crate::hw::console;
 use crate::hw::screen::Colour;
 
 struct Logger;

@@ -76,7 +76,8 @@ pub(crate) fn by_exception(name: &str, error_code: u64, frame: &TrapFrame) -> ! 
 fn epitaph(stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
     interrupts::disable();
     let here = this().id();
-    if let Err(first) = PANICKING.compare_exchange(NOBODY, here.0, Ordering::AcqRel, Ordering::Acquire)
+    if let Err(first) =
+        PANICKING.compare_exchange(NOBODY, here.0, Ordering::AcqRel, Ordering::Acquire)
         && first != here.0
     {
         // Another CPU has the word.
@@ -96,11 +97,19 @@ fn epitaph(stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
     power::stop_and_show()
 }
 
-fn write_epitaph(out: &mut Seized, stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> fmt::Result {
+fn write_epitaph(
+    out: &mut Seized,
+    stack: u64,
+    what: impl FnOnce(&mut Seized) -> fmt::Result,
+) -> fmt::Result {
     let now_us = clock::now_ns() / 1000;
     let (seconds, fraction) = (now_us / 1_000_000, now_us % 1_000_000);
     // The test harness waits for the first two words.
-    writeln!(out, "plinth: panic on CPU {} after {seconds}.{fraction:06} s: this is a bug in Plinth", this().id())?;
+    writeln!(
+        out,
+        "plinth: panic on CPU {} after {seconds}.{fraction:06} s: this is a bug in Plinth",
+        this().id()
+    )?;
     what(out)?;
     write_backtrace(out, stack)?;
     if let Some(write) = LAST_EXITS.get() {
@@ -116,9 +125,15 @@ fn write_backtrace(out: &mut Seized, from: u64) -> fmt::Result {
     let from = from & !7;
     let stack = this().stacks().and_then(|stacks| stacks.containing(HostVirt::new(from)));
     let Some(stack) = stack else {
-        return writeln!(out, "  no backtrace: the stack pointer {from:#x} is on no stack of this CPU");
+        return writeln!(
+            out,
+            "  no backtrace: the stack pointer {from:#x} is on no stack of this CPU"
+        );
     };
-    writeln!(out, "code addresses on the stack, innermost first (addr2line -f -i -e plinth-kernel):")?;
+    writeln!(
+        out,
+        "code addresses on the stack, innermost first (addr2line -f -i -e plinth-kernel):"
+    )?;
     let end = stack.top().as_u64().min(from.saturating_add(BACKTRACE_WORDS * 8));
     let mut lines = 0;
     for at in (from..end).step_by(8) {

@@ -265,7 +265,10 @@ fn command(apic_id: u32, low: u32) {
             // SAFETY: fences only order; the command register takes any of the commands above.
             unsafe {
                 core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
-                write_msr(IA32_X2APIC_FIRST + Register::InterruptCommand as u32 / 16, u64::from(apic_id) << 32 | u64::from(low));
+                write_msr(
+                    IA32_X2APIC_FIRST + Register::InterruptCommand as u32 / 16,
+                    u64::from(apic_id) << 32 | u64::from(low),
+                );
             }
         }
         // Two writes, which nothing may come between.

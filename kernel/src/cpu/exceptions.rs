@@ -47,11 +47,35 @@ pub(crate) struct TrapFrame {
 
 impl fmt::Display for TrapFrame {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "  rip {:016x}  rsp {:016x}  rflags {:08x}  cs {:x}  ss {:x}", self.rip, self.rsp, self.rflags, self.cs, self.ss)?;
-        writeln!(f, "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}", self.rax, self.rbx, self.rcx, self.rdx)?;
-        writeln!(f, "  rsi {:016x}  rdi {:016x}  rbp {:016x}  r8  {:016x}", self.rsi, self.rdi, self.rbp, self.r8)?;
-        writeln!(f, "  r9  {:016x}  r10 {:016x}  r11 {:016x}  r12 {:016x}", self.r9, self.r10, self.r11, self.r12)?;
-        write!(f, "  r13 {:016x}  r14 {:016x}  r15 {:016x}  cr2 {:016x}  cr3 {:x}", self.r13, self.r14, self.r15, Cr2::read_raw(), Cr3::read_raw().0.start_address())
+        writeln!(
+            f,
+            "  rip {:016x}  rsp {:016x}  rflags {:08x}  cs {:x}  ss {:x}",
+            self.rip, self.rsp, self.rflags, self.cs, self.ss
+        )?;
+        writeln!(
+            f,
+            "  rax {:016x}  rbx {:016x}  rcx {:016x}  rdx {:016x}",
+            self.rax, self.rbx, self.rcx, self.rdx
+        )?;
+        writeln!(
+            f,
+            "  rsi {:016x}  rdi {:016x}  rbp {:016x}  r8  {:016x}",
+            self.rsi, self.rdi, self.rbp, self.r8
+        )?;
+        writeln!(
+            f,
+            "  r9  {:016x}  r10 {:016x}  r11 {:016x}  r12 {:016x}",
+            self.r9, self.r10, self.r11, self.r12
+        )?;
+        write!(
+            f,
+            "  r13 {:016x}  r14 {:016x}  r15 {:016x}  cr2 {:016x}  cr3 {:x}",
+            self.r13,
+            self.r14,
+            self.r15,
+            Cr2::read_raw(),
+            Cr3::read_raw().0.start_address()
+        )
     }
 }
 

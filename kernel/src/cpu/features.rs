@@ -45,7 +45,9 @@ pub(crate) fn check() -> Result<(), Missing> {
     let cpuid = CpuId::with_cpuid_reader(CpuIdReaderNative);
     let basic = cpuid.get_feature_info();
     if !basic.as_ref().is_some_and(|features| features.has_vmx()) {
-        let svm = cpuid.get_extended_processor_and_feature_identifiers().is_some_and(|features| features.has_svm());
+        let svm = cpuid
+            .get_extended_processor_and_feature_identifiers()
+            .is_some_and(|features| features.has_svm());
         return Err(if svm { Missing::Svm } else { Missing::Vmx });
     }
     if !basic.is_some_and(|features| features.has_apic()) {
@@ -60,7 +62,8 @@ pub(crate) fn report() {
     if let Some(brand) = cpuid.get_processor_brand_string() {
         log::info!(target: "cpu", "{}", brand.as_str().trim());
     }
-    let invariant = cpuid.get_advanced_power_mgmt_info().is_some_and(|features| features.has_invariant_tsc());
+    let invariant =
+        cpuid.get_advanced_power_mgmt_info().is_some_and(|features| features.has_invariant_tsc());
     if !invariant {
         log::debug!(target: "cpu", "the TSC is not said to be invariant: time may drift with the processor's power states");
     }
@@ -68,8 +71,9 @@ pub(crate) fn report() {
 
 /// Whether this machine is itself emulated or virtual, so that nobody looks at its screen and its end is watched.
 pub(crate) fn is_emulated() -> bool {
-    let hypervisor =
-        CpuId::with_cpuid_reader(CpuIdReaderNative).get_feature_info().is_some_and(|features| features.has_hypervisor());
+    let hypervisor = CpuId::with_cpuid_reader(CpuIdReaderNative)
+        .get_feature_info()
+        .is_some_and(|features| features.has_hypervisor());
     // Bochs does not set the bit; its debug port, where it is switched on, reads as its own number.
     // SAFETY: reading this port has no effect on any PC.
     hypervisor || unsafe { x86_64::instructions::port::Port::<u8>::new(0xe9).read() } == 0xe9

@@ -114,7 +114,9 @@ impl PerCpu {
         let stacks = self.stacks.call_once(|| stacks);
         for stack in InterruptStack::ALL {
             // SAFETY: only this CPU uses its tables, and it is here.
-            unsafe { (*self.descriptors.get()).set_stack(stack, stacks.interrupt(stack).top().as_u64()) };
+            unsafe {
+                (*self.descriptors.get()).set_stack(stack, stacks.interrupt(stack).top().as_u64())
+            };
         }
     }
 

@@ -162,7 +162,9 @@ impl Trampoline {
             entry: arrive as *const () as u64,
         };
         // SAFETY: all bytes of the value belong to fields, so it may be looked at as bytes.
-        let bytes = unsafe { core::slice::from_raw_parts((&raw const values).cast::<u8>(), size_of::<Parameters>()) };
+        let bytes = unsafe {
+            core::slice::from_raw_parts((&raw const values).cast::<u8>(), size_of::<Parameters>())
+        };
         self.page.write(PARAMETERS, bytes);
         let target = page + (&raw const trampoline_64 as usize - start) as u32;
         self.page.write(&raw const trampoline_target as usize - start, &target.to_le_bytes());
@@ -204,11 +206,15 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
     for apic_id in others {
         let count = COUNT.load(Ordering::Relaxed);
         if count == MAX_CPUS {
-            log::warn!("more than {MAX_CPUS} CPUs: the one with APIC ID {apic_id} and what follows is not used");
+            log::warn!(
+                "more than {MAX_CPUS} CPUs: the one with APIC ID {apic_id} and what follows is not used"
+            );
             break;
         }
         if apic_id > 0xff && !apic::is_x2apic() {
-            log::warn!("the CPU with APIC ID {apic_id} is left out: it can be reached in x2APIC mode only");
+            log::warn!(
+                "the CPU with APIC ID {apic_id} is left out: it can be reached in x2APIC mode only"
+            );
             continue;
         }
         let Some(stacks) = CpuStacks::new() else {

@@ -23,7 +23,11 @@ impl CpuStacks {
     pub(crate) fn new() -> Option<Self> {
         Some(Self {
             main: Stack::new(MAIN_BYTES)?,
-            interrupt: [Stack::new(INTERRUPT_BYTES)?, Stack::new(INTERRUPT_BYTES)?, Stack::new(INTERRUPT_BYTES)?],
+            interrupt: [
+                Stack::new(INTERRUPT_BYTES)?,
+                Stack::new(INTERRUPT_BYTES)?,
+                Stack::new(INTERRUPT_BYTES)?,
+            ],
         })
     }
 
@@ -39,6 +43,8 @@ impl CpuStacks {
 
     /// Whether an address lies where a stack of this CPU would overflow to.
     pub(crate) fn overflowed_to(&self, address: HostVirt) -> bool {
-        core::iter::once(&self.main).chain(&self.interrupt).any(|stack| stack.overflowed_to(address))
+        core::iter::once(&self.main)
+            .chain(&self.interrupt)
+            .any(|stack| stack.overflowed_to(address))
     }
 }

@@ -130,7 +130,9 @@ impl Platform {
                 platform.read_madt(&tables);
                 platform.read_fadt(&tables);
             }
-            Err(error) => log::warn!("the firmware's ACPI tables cannot be read ({error:?}): one CPU, and no power-off"),
+            Err(error) => log::warn!(
+                "the firmware's ACPI tables cannot be read ({error:?}): one CPU, and no power-off"
+            ),
         }
         platform
     }
@@ -142,19 +144,25 @@ impl Platform {
         };
         for entry in madt.get().entries() {
             match entry {
-                MadtEntry::LocalApic(cpu) if cpu.flags & CPU_ENABLED != 0 && cpu.apic_id != BROADCAST_XAPIC_ID => {
+                MadtEntry::LocalApic(cpu)
+                    if cpu.flags & CPU_ENABLED != 0 && cpu.apic_id != BROADCAST_XAPIC_ID =>
+                {
                     self.add_cpu(cpu.apic_id.into());
                 }
-                MadtEntry::LocalX2Apic(cpu) if cpu.flags & CPU_ENABLED != 0 => self.add_cpu(cpu.x2apic_id),
+                MadtEntry::LocalX2Apic(cpu) if cpu.flags & CPU_ENABLED != 0 => {
+                    self.add_cpu(cpu.x2apic_id)
+                }
                 MadtEntry::IoApic(io_apic) => self.io_apics.push(IoApicInfo {
                     address: HostPhys::new(io_apic.io_apic_address.into()),
                     first_gsi: io_apic.global_system_interrupt_base,
                 }),
-                MadtEntry::InterruptSourceOverride(entry) if entry.bus == 0 => self.overrides.push(IsaOverride {
-                    irq: entry.irq,
-                    gsi: entry.global_system_interrupt,
-                    flags: entry.flags,
-                }),
+                MadtEntry::InterruptSourceOverride(entry) if entry.bus == 0 => {
+                    self.overrides.push(IsaOverride {
+                        irq: entry.irq,
+                        gsi: entry.global_system_interrupt,
+                        flags: entry.flags,
+                    })
+                }
                 _ => {}
             }
         }
@@ -174,31 +182,41 @@ impl Platform {
         };
         // SAFETY: `flags` is a transparent wrapper that has no accessor for all bits; it is copied out of a packed table.
         let flags: u32 = unsafe { core::mem::transmute(fadt.flags) };
-        self.pm_timer = fadt.pm_timer_block().ok().flatten().and_then(|block| io_port(&block)).map(|port| PmTimer {
-            port,
-            mask: if flags & PM_TIMER_32_BITS != 0 { u32::MAX } else { 0x00ff_ffff },
-        });
+        self.pm_timer =
+            fadt.pm_timer_block().ok().flatten().and_then(|block| io_port(&block)).map(|port| {
+                PmTimer {
+                    port,
+                    mask: if flags & PM_TIMER_32_BITS != 0 { u32::MAX } else { 0x00ff_ffff },
+                }
+            });
         if flags & RESET_REGISTER_SUPPORTED != 0
             && let Ok(register) = fadt.reset_register()
         {
             let at = match register.address_space {
                 AddressSpace::SystemIo => io_port(&register).map(ResetAddress::Port),
-                AddressSpace::SystemMemory => Some(ResetAddress::Memory(HostPhys::new(register.address))),
+                AddressSpace::SystemMemory => {
+                    Some(ResetAddress::Memory(HostPhys::new(register.address)))
+                }
                 _ => None,
             };
             self.reset = at.map(|at| ResetRegister { at, value: fadt.reset_value });
         }
-        let Some(sleep_types) = fadt.dsdt_address().ok().and_then(|dsdt| s5_sleep_types(aml(dsdt))) else {
+        let Some(sleep_types) = fadt.dsdt_address().ok().and_then(|dsdt| s5_sleep_types(aml(dsdt)))
+        else {
             log::warn!("the DSDT has no _S5 object that can be understood: no power-off");
             return;
         };
-        let control = |block: Option<GenericAddress>, sleep_type| Some((io_port(&block?)?, sleep_type));
+        let control =
+            |block: Option<GenericAddress>, sleep_type| Some((io_port(&block?)?, sleep_type));
         let pm1_control = [
             control(fadt.pm1a_control_block().ok(), sleep_types[0]),
             control(fadt.pm1b_control_block().ok().flatten(), sleep_types[1]),
         ];
-        let enable = u16::try_from(fadt.smi_cmd_port).ok().filter(|&port| port != 0 && fadt.acpi_enable != 0);
-        self.soft_off = Some(SoftOff { pm1_control, enable: enable.map(|port| (port, fadt.acpi_enable)) });
+        let enable = u16::try_from(fadt.smi_cmd_port)
+            .ok()
+            .filter(|&port| port != 0 && fadt.acpi_enable != 0);
+        self.soft_off =
+            Some(SoftOff { pm1_control, enable: enable.map(|port| (port, fadt.acpi_enable)) });
     }
 }
 
@@ -341,8 +359,13 @@ macro_rules! accesses {
 }
 
 impl Handler for Access {
-    unsafe fn map_physical_region<T>(&self, physical_address: usize, size: usize) -> RawPhysicalMapping<T> {
-        let at = reachable(HostPhys::new(physical_address as u64), size as u64).and_then(NonNull::new);
+    unsafe fn map_physical_region<T>(
+        &self,
+        physical_address: usize,
+        size: usize,
+    ) -> RawPhysicalMapping<T> {
+        let at =
+            reachable(HostPhys::new(physical_address as u64), size as u64).and_then(NonNull::new);
         let Some(at) = at else { panic!("no memory to map the firmware's tables") };
         // SAFETY: the direct map is never unmapped, and tables are only read.
         unsafe { RawPhysicalMapping::new(physical_address, at.cast(), size, size) }
@@ -376,4 +399,3 @@ impl Handler for Access {
         clock::delay_us(milliseconds.saturating_mul(1000));
     }
 }
-

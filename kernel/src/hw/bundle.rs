@@ -19,7 +19,9 @@ pub(crate) enum NoBundle {
 impl core::fmt::Display for NoBundle {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         match self {
-            Self::NoRamdisk => f.write_str("the image carries no guests: make it with `cargo xtask image`"),
+            Self::NoRamdisk => {
+                f.write_str("the image carries no guests: make it with `cargo xtask image`")
+            }
             Self::Unusable(error) => error.fmt(f),
             Self::OutsideRam(range) => write!(
                 f,
@@ -50,7 +52,9 @@ impl BundleMemory {
     ) -> Result<Self, NoBundle> {
         let (address, hpa) = ramdisk.ok_or(NoBundle::NoRamdisk)?;
         // SAFETY: the boot loader has mapped the RAM disk there, as the caller promises, and nobody changes it.
-        let bytes = unsafe { core::slice::from_raw_parts(address.as_u64() as *const u8, ramdisk_bytes as usize) };
+        let bytes = unsafe {
+            core::slice::from_raw_parts(address.as_u64() as *const u8, ramdisk_bytes as usize)
+        };
         let place = match Ramdisk::inspect(bytes).map_err(NoBundle::Unusable)? {
             Ramdisk::Bundle => (hpa, ramdisk_bytes),
             Ramdisk::Pointer(pointer) => (HostPhys::new(pointer.address), pointer.bytes),

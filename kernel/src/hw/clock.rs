@@ -102,13 +102,23 @@ pub(crate) fn refine(pm_timer: Option<PmTimer>) {
     let first = tsc_hz();
     let second = pm_timer.and_then(measure_by_pm_timer);
     let (hz, source) = match (second, cpuid_hz()) {
-        (Some(measured), Some(cpuid)) if agree(measured, cpuid) => (cpuid, "as CPUID says and the PM timer confirms"),
+        (Some(measured), Some(cpuid)) if agree(measured, cpuid) => {
+            (cpuid, "as CPUID says and the PM timer confirms")
+        }
         (Some(measured), cpuid) => {
             if let Some(cpuid) = cpuid {
-                log::debug!("CPUID gives {} kHz for the TSC, the machine does {}", cpuid / 1000, measured / 1000);
+                log::debug!(
+                    "CPUID gives {} kHz for the TSC, the machine does {}",
+                    cpuid / 1000,
+                    measured / 1000
+                );
             }
             // Both timers run from one crystal; with the longer of two baselines both count.
-            if agree(first, measured) { ((first + measured) / 2, "by PIT and PM timer") } else { (measured, "by the PM timer") }
+            if agree(first, measured) {
+                ((first + measured) / 2, "by PIT and PM timer")
+            } else {
+                (measured, "by the PM timer")
+            }
         }
         (None, Some(cpuid)) if agree(first, cpuid) => (cpuid, "as CPUID says and the PIT confirms"),
         (None, _) => (first, "by the PIT alone"),

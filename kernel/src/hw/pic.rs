@@ -19,7 +19,9 @@ pub(crate) unsafe fn mask_all() {
         unsafe { Port::new(port).write(value) };
     };
     // 8259A data sheet, Initialization Command Words: edge-triggered cascade, vectors, wiring, 8086 mode.
-    for ((command, data), vector, wiring) in [(MASTER, MASTER_VECTOR, 1 << 2), (SLAVE, SLAVE_VECTOR, 2)] {
+    for ((command, data), vector, wiring) in
+        [(MASTER, MASTER_VECTOR, 1 << 2), (SLAVE, SLAVE_VECTOR, 2)]
+    {
         write(command, 0x11);
         write(data, vector);
         write(data, wiring);

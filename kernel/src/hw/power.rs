@@ -76,7 +76,8 @@ fn enter_s5(soft_off: &SoftOff) {
     for (port, sleep_type) in soft_off.pm1_control.into_iter().flatten() {
         // SAFETY: these are the PM1 control registers, and the sleep type is that of S5.
         unsafe {
-            let value = control(port).read() & !SLEEP_TYPE_MASK | u16::from(sleep_type) << SLEEP_TYPE_SHIFT;
+            let value =
+                control(port).read() & !SLEEP_TYPE_MASK | u16::from(sleep_type) << SLEEP_TYPE_SHIFT;
             control(port).write(value);
             control(port).write(value | SLEEP_ENABLE);
         }
@@ -108,7 +109,9 @@ pub(crate) fn reset() -> ! {
             match register.at {
                 ResetAddress::Port(port) => Port::new(port).write(register.value),
                 ResetAddress::Memory(hpa) => {
-                    if let Some(address) = Range::<memory::HostPhys>::from_len(hpa, 1).and_then(|byte| map_device(byte).ok()) {
+                    if let Some(address) = Range::<memory::HostPhys>::from_len(hpa, 1)
+                        .and_then(|byte| map_device(byte).ok())
+                    {
                         (address.as_u64() as *mut u8).write_volatile(register.value);
                     }
                 }

@@ -67,11 +67,19 @@ fn read_consistent() -> Option<Reading> {
 
 impl Reading {
     fn seconds_since_1970(self) -> Option<u64> {
-        if !(1..=12).contains(&self.month) || !(1..=31).contains(&self.day) || self.hour > 23 || self.minute > 59 {
+        if !(1..=12).contains(&self.month)
+            || !(1..=31).contains(&self.day)
+            || self.hour > 23
+            || self.minute > 59
+        {
             return None;
         }
         // Days before the month in a year that starts in March, so that the leap day is the last.
-        let (year, month) = if self.month > 2 { (self.year, self.month - 3) } else { (self.year - 1, self.month + 9) };
+        let (year, month) = if self.month > 2 {
+            (self.year, self.month - 3)
+        } else {
+            (self.year - 1, self.month + 9)
+        };
         let leap_days = year / 4 - year / 100 + year / 400;
         let days = year * 365 + leap_days + (month * 153 + 2) / 5 + self.day - 1;
         // 1970-01-01 in the same count.

@@ -194,8 +194,11 @@ impl Screen {
                 let (cell, shown) = (wanted[column], self.shown[row][column]);
                 // Blanks of any colour look the same.
                 if cell != shown && (cell.byte != b' ' || shown.byte != b' ') {
-                    let pixels = palette[cell.colour as usize]
-                        .get_or_insert_with(|| core::array::from_fn(|level| self.pixel.encode(cell.colour.rgb(), level as u32)));
+                    let pixels = palette[cell.colour as usize].get_or_insert_with(|| {
+                        core::array::from_fn(|level| {
+                            self.pixel.encode(cell.colour.rgb(), level as u32)
+                        })
+                    });
                     self.draw_cell(row, column, cell.byte, pixels);
                 }
             }
@@ -212,7 +215,8 @@ impl Screen {
         for line in glyph.rows() {
             for _ in 0..self.scale {
                 // The whole grid lies in the frame buffer: that is how `new` chooses rows and columns.
-                let mut at = self.frame_buffer.wrapping_add(y * self.bytes_per_line + x * self.pixel.bytes);
+                let mut at =
+                    self.frame_buffer.wrapping_add(y * self.bytes_per_line + x * self.pixel.bytes);
                 for &level in line {
                     for _ in 0..self.scale {
                         // SAFETY: inside the frame buffer, as just said.

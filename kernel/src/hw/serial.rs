@@ -7,13 +7,15 @@ use core::hint;
 
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{IER, LSR};
-use uart_16550::{Config, Uart16550};
+use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::Port;
 
 /// I/O port of the first serial port of a PC.
 const COM1: u16 = 0x3f8;
 /// The debug port of Bochs and QEMU. Reading it gives its own number where it is there.
 const DEBUG_PORT: u16 = 0xe9;
+/// As fast as the first PC's UART goes; what terminals and test harnesses expect of a hypervisor.
+const CONFIG: Config = Config { baud_rate: BaudRate::Baud115200, ..Config::DEFAULT };
 /// Polls of the line status before a transmitter that takes nothing counts as broken: about a second on real
 /// hardware, where one poll takes about a microsecond.
 const TRANSMIT_POLLS: u32 = 1_000_000;
@@ -37,7 +39,7 @@ impl Serial {
     pub(crate) unsafe fn detect() -> Self {
         // SAFETY: COM1 is where a PC has its first UART, and the caller says that it is ours alone.
         if let Ok(mut uart) = unsafe { Uart16550::new_port(COM1) }
-            && uart.init(Config::default()).is_ok()
+            && uart.init(CONFIG).is_ok()
         {
             return Self::Uart(uart);
         }

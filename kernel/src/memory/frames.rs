@@ -44,7 +44,11 @@ pub(crate) fn statistics() -> FrameStatistics {
 }
 
 /// A run of whole frames, contiguous, contents unknown. Nobody owns it until somebody wraps it up.
-pub(super) fn allocate_run(bytes: u64, alignment: PageSize, placement: Placement) -> Option<HostPhys> {
+pub(super) fn allocate_run(
+    bytes: u64,
+    alignment: PageSize,
+    placement: Placement,
+) -> Option<HostPhys> {
     FRAMES.lock().allocate_run(bytes, alignment, placement)
 }
 
@@ -72,7 +76,11 @@ impl FrameRun {
     }
 
     /// A run whose contents are whatever they were.
-    pub(super) fn uninitialized(bytes: u64, alignment: PageSize, placement: Placement) -> Option<Self> {
+    pub(super) fn uninitialized(
+        bytes: u64,
+        alignment: PageSize,
+        placement: Placement,
+    ) -> Option<Self> {
         let bytes = bytes.checked_next_multiple_of(PageSize::Size4K.bytes())?;
         Some(Self { start: allocate_run(bytes, alignment, placement)?, bytes })
     }
@@ -95,7 +103,10 @@ impl FrameRun {
 
     /// A pointer to `size` bytes at `offset`.
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
-        assert!(offset.checked_add(size).is_some_and(|end| end as u64 <= self.bytes), "an offset outside the frames");
+        assert!(
+            offset.checked_add(size).is_some_and(|end| end as u64 <= self.bytes),
+            "an offset outside the frames"
+        );
         (direct_map(self.start).as_u64() as *mut u8).wrapping_add(offset)
     }
 
@@ -180,7 +191,8 @@ impl LowFrame {
     /// Such a frame, or `None` where there is none free.
     pub(crate) fn new() -> Option<Self> {
         let size = PageSize::Size4K;
-        FrameRun::uninitialized(size.bytes(), size, Placement::Below(HostPhys::new(1 << 20))).map(Self)
+        FrameRun::uninitialized(size.bytes(), size, Placement::Below(HostPhys::new(1 << 20)))
+            .map(Self)
     }
 }
 

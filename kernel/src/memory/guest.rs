@@ -31,14 +31,14 @@ pub(crate) struct GuestRam {
 
 /// The machine has less free memory than a guest wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct GuestRamError {
+pub(crate) struct NotEnoughMemory {
     /// What the guest wants.
     pub(crate) wanted_bytes: u64,
     /// What is free.
     pub(crate) free_bytes: u64,
 }
 
-impl fmt::Display for GuestRamError {
+impl fmt::Display for NotEnoughMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mib = |bytes: u64| bytes >> 20;
         write!(
@@ -50,17 +50,17 @@ impl fmt::Display for GuestRamError {
     }
 }
 
-impl core::error::Error for GuestRamError {}
+impl core::error::Error for NotEnoughMemory {}
 
 impl GuestRam {
     /// Memory of zeroes at these guest-physical addresses, which are sorted, do not overlap, and are made of whole pages.
     ///
     /// # Errors
-    /// [`GuestRamError`]; nothing stays allocated then.
-    pub(crate) fn new(ranges: &[Range<GuestPhys>]) -> Result<Self, GuestRamError> {
+    /// [`NotEnoughMemory`]; nothing stays allocated then.
+    pub(crate) fn new(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
         let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
         let free_bytes = statistics().free << PageSize::Size4K.shift();
-        let not_enough = GuestRamError { wanted_bytes, free_bytes };
+        let not_enough = NotEnoughMemory { wanted_bytes, free_bytes };
         if wanted_bytes > free_bytes {
             return Err(not_enough);
         }
@@ -125,7 +125,12 @@ impl GuestRam {
     }
 
     /// Calls `each` with a pointer, an offset and a length for each piece of the `bytes` bytes from `gpa` on.
-    fn for_each_piece(&self, gpa: GuestPhys, bytes: usize, mut each: impl FnMut(*mut u8, usize, usize)) -> Result<(), Unbacked> {
+    fn for_each_piece(
+        &self,
+        gpa: GuestPhys,
+        bytes: usize,
+        mut each: impl FnMut(*mut u8, usize, usize),
+    ) -> Result<(), Unbacked> {
         let mut done = 0;
         while done < bytes {
             let at = gpa.checked_add(done as u64).ok_or(Unbacked(gpa))?;
@@ -149,9 +154,15 @@ unsafe fn load(from: *const u8, to: &mut [u8]) {
     unsafe {
         match to.len() {
             1 => to[0] = from.read_volatile(),
-            2 if from.addr().is_multiple_of(2) => to.copy_from_slice(&from.cast::<u16>().read_volatile().to_le_bytes()),
-            4 if from.addr().is_multiple_of(4) => to.copy_from_slice(&from.cast::<u32>().read_volatile().to_le_bytes()),
-            8 if from.addr().is_multiple_of(8) => to.copy_from_slice(&from.cast::<u64>().read_volatile().to_le_bytes()),
+            2 if from.addr().is_multiple_of(2) => {
+                to.copy_from_slice(&from.cast::<u16>().read_volatile().to_le_bytes())
+            }
+            4 if from.addr().is_multiple_of(4) => {
+                to.copy_from_slice(&from.cast::<u32>().read_volatile().to_le_bytes())
+            }
+            8 if from.addr().is_multiple_of(8) => {
+                to.copy_from_slice(&from.cast::<u64>().read_volatile().to_le_bytes())
+            }
             length => copy(from, to.as_mut_ptr(), length),
         }
     }
@@ -167,8 +178,12 @@ unsafe fn store(to: *mut u8, from: &[u8]) {
     unsafe {
         match *from {
             [a] => to.write_volatile(a),
-            [a, b] if to.addr().is_multiple_of(2) => to.cast::<u16>().write_volatile(u16::from_le_bytes([a, b])),
-            [a, b, c, d] if to.addr().is_multiple_of(4) => to.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d])),
+            [a, b] if to.addr().is_multiple_of(2) => {
+                to.cast::<u16>().write_volatile(u16::from_le_bytes([a, b]))
+            }
+            [a, b, c, d] if to.addr().is_multiple_of(4) => {
+                to.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d]))
+            }
             [a, b, c, d, e, f, g, h] if to.addr().is_multiple_of(8) => {
                 to.cast::<u64>().write_volatile(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
             }
@@ -206,20 +221,34 @@ impl GuestMemory for GuestRam {
         })
     }
 
-    fn compare_exchange_u64(&self, gpa: GuestPhys, current: u64, new: u64) -> Result<u64, Unbacked> {
-        let at = self.single(gpa, 8).filter(|_| gpa.as_u64().is_multiple_of(8)).ok_or(Unbacked(gpa))?;
+    fn compare_exchange_u64(
+        &self,
+        gpa: GuestPhys,
+        current: u64,
+        new: u64,
+    ) -> Result<u64, Unbacked> {
+        let at =
+            self.single(gpa, 8).filter(|_| gpa.as_u64().is_multiple_of(8)).ok_or(Unbacked(gpa))?;
         // SAFETY: eight aligned bytes of this guest's RAM, which are only ever accessed by volatile, atomic or assembler
         // accesses.
         let value = unsafe { AtomicU64::from_ptr(at.cast()) };
-        let (Ok(old) | Err(old)) = value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
+        let (Ok(old) | Err(old)) =
+            value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
         Ok(old)
     }
 
-    fn compare_exchange_u32(&self, gpa: GuestPhys, current: u32, new: u32) -> Result<u32, Unbacked> {
-        let at = self.single(gpa, 4).filter(|_| gpa.as_u64().is_multiple_of(4)).ok_or(Unbacked(gpa))?;
+    fn compare_exchange_u32(
+        &self,
+        gpa: GuestPhys,
+        current: u32,
+        new: u32,
+    ) -> Result<u32, Unbacked> {
+        let at =
+            self.single(gpa, 4).filter(|_| gpa.as_u64().is_multiple_of(4)).ok_or(Unbacked(gpa))?;
         // SAFETY: as for eight bytes.
         let value = unsafe { AtomicU32::from_ptr(at.cast()) };
-        let (Ok(old) | Err(old)) = value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
+        let (Ok(old) | Err(old)) =
+            value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);
         Ok(old)
     }
 
@@ -244,7 +273,9 @@ impl GuestMemory for GuestRam {
     fn read_u32(&self, gpa: GuestPhys) -> Result<u32, Unbacked> {
         match self.single(gpa, 4) {
             // SAFETY: four bytes of this guest's RAM, aligned; volatile.
-            Some(from) if gpa.as_u64().is_multiple_of(4) => Ok(unsafe { from.cast::<u32>().read_volatile() }),
+            Some(from) if gpa.as_u64().is_multiple_of(4) => {
+                Ok(unsafe { from.cast::<u32>().read_volatile() })
+            }
             _ => {
                 let mut bytes = [0; 4];
                 self.read(gpa, &mut bytes)?;
@@ -257,7 +288,9 @@ impl GuestMemory for GuestRam {
     fn read_u64(&self, gpa: GuestPhys) -> Result<u64, Unbacked> {
         match self.single(gpa, 8) {
             // SAFETY: eight bytes of this guest's RAM, aligned; volatile.
-            Some(from) if gpa.as_u64().is_multiple_of(8) => Ok(unsafe { from.cast::<u64>().read_volatile() }),
+            Some(from) if gpa.as_u64().is_multiple_of(8) => {
+                Ok(unsafe { from.cast::<u64>().read_volatile() })
+            }
             _ => {
                 let mut bytes = [0; 8];
                 self.read(gpa, &mut bytes)?;

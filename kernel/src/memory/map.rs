@@ -49,18 +49,26 @@ impl MemoryMap {
                 MemoryRegionKind::Usable => Kind::Usable,
                 MemoryRegionKind::Bootloader => Kind::Loader,
                 // UEFI specification, Memory Type Usage: 11 and 12 are memory-mapped I/O, 8 is broken, 0 unknown.
-                MemoryRegionKind::UnknownUefi(kind) if !matches!(kind, 0 | 8 | 11 | 12) => Kind::Firmware,
+                MemoryRegionKind::UnknownUefi(kind) if !matches!(kind, 0 | 8 | 11 | 12) => {
+                    Kind::Firmware
+                }
                 // ACPI specification, Address Range Types: 3 and 4 are the firmware's tables.
                 MemoryRegionKind::UnknownBios(3 | 4) => Kind::Firmware,
                 _ => Kind::Other,
             };
-            let range = Range { start: HostPhys::new(region.start), end: HostPhys::new(region.end) };
+            let range =
+                Range { start: HostPhys::new(region.start), end: HostPhys::new(region.end) };
             if !range.is_empty() && map.regions.try_push(Region { range, kind }).is_err() {
-                log::warn!("the memory map has more than {MAX_REGIONS} regions; {range} and what follows is not used");
+                log::warn!(
+                    "the memory map has more than {MAX_REGIONS} regions; {range} and what follows is not used"
+                );
                 break;
             }
         }
-        map.reserve(Range { start: HostPhys::new(0), end: HostPhys::new(PageSize::Size4K.bytes()) });
+        map.reserve(Range {
+            start: HostPhys::new(0),
+            end: HostPhys::new(PageSize::Size4K.bytes()),
+        });
         map
     }
 
@@ -71,15 +79,21 @@ impl MemoryMap {
 
     /// The RAM that was found, in use or not.
     pub(crate) fn ram_bytes(&self) -> u64 {
-        self.regions.iter().filter(|region| region.kind != Kind::Other).map(|region| region.range.len()).sum()
+        self.regions
+            .iter()
+            .filter(|region| region.kind != Kind::Other)
+            .map(|region| region.range.len())
+            .sum()
     }
 
     /// Whether every byte of `range` is in regions of these kinds.
     pub(crate) fn is_all(&self, kinds: &[Kind], range: Range<HostPhys>) -> bool {
         let mut at = range.start;
         while at < range.end {
-            let region =
-                self.regions.iter().find(|region| kinds.contains(&region.kind) && region.range.contains(at));
+            let region = self
+                .regions
+                .iter()
+                .find(|region| kinds.contains(&region.kind) && region.range.contains(at));
             match region {
                 Some(region) => at = region.range.end,
                 None => return false,
@@ -98,13 +112,17 @@ impl MemoryMap {
             last.end = range.end;
             return;
         }
-        assert!(self.reserved.try_push(range).is_ok(), "more than {MAX_RESERVED} separate pieces of memory in use");
+        assert!(
+            self.reserved.try_push(range).is_ok(),
+            "more than {MAX_RESERVED} separate pieces of memory in use"
+        );
     }
 
     /// Calls `take` with each run of whole pages in regions of this kind that nobody uses.
     pub(crate) fn for_each_free(&self, kind: Kind, mut take: impl FnMut(Range<HostPhys>)) {
         for region in self.regions.iter().filter(|region| region.kind == kind) {
-            let mut start = region.range.start.align_up(PageSize::Size4K).unwrap_or(region.range.end);
+            let mut start =
+                region.range.start.align_up(PageSize::Size4K).unwrap_or(region.range.end);
             let end = region.range.end.align_down(PageSize::Size4K);
             while start < end {
                 // The first reserved range at or behind `start`; those may be in any order.

@@ -20,7 +20,7 @@ use core::arch::asm;
 use memory::{HostPhys, HostVirt};
 
 pub(crate) use frames::{Frame, FrameRun, LowFrame, statistics};
-pub(crate) use guest::{GuestRam, GuestRamError};
+pub(crate) use guest::{GuestRam, NotEnoughMemory};
 pub(crate) use heap::size_bytes as heap_bytes;
 pub(crate) use map::{Kind, MemoryMap};
 pub(crate) use space::{

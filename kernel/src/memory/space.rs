@@ -108,7 +108,9 @@ impl LoaderSpace {
 
     /// Where an address leads.
     fn translate(&self, address: HostVirt) -> Option<HostPhys> {
-        self.0.translate(&TableFrames::ANYWHERE, address.as_u64()).map(|translation| translation.address)
+        self.0
+            .translate(&TableFrames::ANYWHERE, address.as_u64())
+            .map(|translation| translation.address)
     }
 }
 
@@ -132,7 +134,9 @@ pub(crate) fn reserve_image(map: &mut MemoryMap) {
     for (range, _) in image() {
         for page in pages(range) {
             let frame = loader.translate(page).map(|hpa| hpa.align_down(PageSize::Size4K));
-            if let Some(range) = frame.and_then(|frame| Range::<HostPhys>::from_len(frame, PageSize::Size4K.bytes())) {
+            if let Some(range) =
+                frame.and_then(|frame| Range::<HostPhys>::from_len(frame, PageSize::Size4K.bytes()))
+            {
                 map.reserve(range);
             }
         }
@@ -147,7 +151,10 @@ pub(crate) fn reserve_image(map: &mut MemoryMap) {
 ///
 /// # Errors
 /// [`TableError::OutOfTables`] where memory is too small.
-pub(crate) unsafe fn build(map: MemoryMap, frame_buffer: Option<FrameBufferMapping>) -> Result<(), TableError> {
+pub(crate) unsafe fn build(
+    map: MemoryMap,
+    frame_buffer: Option<FrameBufferMapping>,
+) -> Result<(), TableError> {
     let map = MAP.call_once(|| map);
     // SAFETY: free memory is nobody's, and the boot loader maps all of it where the direct map is.
     unsafe { frames::add(map, Kind::Usable) };
@@ -160,8 +167,17 @@ pub(crate) unsafe fn build(map: MemoryMap, frame_buffer: Option<FrameBufferMappi
     // Nobody uses these tables yet, so nothing can be stale: the effects of `map` do not matter.
     for (range, flags) in image() {
         for page in pages(range) {
-            let Some(frame) = loader.translate(page) else { panic!("a hole in the image at {page}") };
-            let _ = tables.map(memory, page.as_u64(), frame, PageSize::Size4K.bytes(), flags, PageSize::Size4K)?;
+            let Some(frame) = loader.translate(page) else {
+                panic!("a hole in the image at {page}")
+            };
+            let _ = tables.map(
+                memory,
+                page.as_u64(),
+                frame,
+                PageSize::Size4K.bytes(),
+                flags,
+                PageSize::Size4K,
+            )?;
         }
     }
     map_physical(&mut tables, memory, map)?;
@@ -186,7 +202,11 @@ pub(crate) unsafe fn build(map: MemoryMap, frame_buffer: Option<FrameBufferMappi
 }
 
 /// Maps all RAM as memory, and everything else below 4 GiB as device registers.
-fn map_physical(tables: &mut Tables<Paging4>, memory: &mut TableFrames, map: &MemoryMap) -> Result<(), TableError> {
+fn map_physical(
+    tables: &mut Tables<Paging4>,
+    memory: &mut TableFrames,
+    map: &MemoryMap,
+) -> Result<(), TableError> {
     let gigabyte_pages = CpuId::with_cpuid_reader(CpuIdReaderNative)
         .get_extended_processor_and_feature_identifiers()
         .is_some_and(|features| features.has_1gib_pages());
@@ -268,9 +288,12 @@ pub(crate) fn report() {
 /// [`TableError::OutOfTables`] where memory has run out.
 pub(super) fn map_new_page(address: u64) -> Result<(), TableError> {
     let size = PageSize::Size4K;
-    let frame = frames::allocate_run(size.bytes(), size, Placement::Anywhere).ok_or(TableError::OutOfTables)?;
+    let frame = frames::allocate_run(size.bytes(), size, Placement::Anywhere)
+        .ok_or(TableError::OutOfTables)?;
     let mut space = SPACE.lock();
-    let Some(tables) = space.as_mut() else { panic!("memory is mapped before there is an address space") };
+    let Some(tables) = space.as_mut() else {
+        panic!("memory is mapped before there is an address space")
+    };
     let mut memory = TableFrames::ANYWHERE;
     let effect = tables.map(&mut memory, address, frame, size.bytes(), DATA, size)?;
     assert_eq!(effect, TlbEffect::None, "{address:#x} was mapped already");
@@ -288,7 +311,9 @@ pub(crate) fn map_device(registers: Range<HostPhys>) -> Result<HostVirt, TableEr
         let end = registers.end.align_up(PageSize::Size4K).ok_or(TableError::OutOfRange)?;
         let flags = DATA | PageFlags::UNCACHEABLE;
         let mut space = SPACE.lock();
-        let Some(tables) = space.as_mut() else { panic!("devices are mapped before there is an address space") };
+        let Some(tables) = space.as_mut() else {
+            panic!("devices are mapped before there is an address space")
+        };
         let bytes = Range { start, end }.len();
         let at = direct_map(start).as_u64();
         let mut memory = TableFrames::ANYWHERE;
@@ -321,7 +346,8 @@ impl StartSpace {
         let memory = &mut TableFrames { placement: Placement::Below(HostPhys::new(1 << 32)) };
         let mut tables = Tables::<Paging4>::new(memory)?;
         let size = PageSize::Size4K;
-        if tables.map(memory, page.as_u64(), page, size.bytes(), PageFlags::WRITABLE, size).is_err() {
+        if tables.map(memory, page.as_u64(), page, size.bytes(), PageFlags::WRITABLE, size).is_err()
+        {
             tables.destroy(memory);
             return None;
         }

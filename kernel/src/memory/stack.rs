@@ -41,6 +41,9 @@ impl Stack {
 
     /// Whether an address lies on the page below, where an overflow strikes.
     pub(crate) fn overflowed_to(&self, address: HostVirt) -> bool {
-        self.range.start.offset_from(address).is_some_and(|below| 0 < below && below <= PageSize::Size4K.bytes())
+        self.range
+            .start
+            .offset_from(address)
+            .is_some_and(|below| 0 < below && below <= PageSize::Size4K.bytes())
     }
 }
