@@ -85,7 +85,7 @@ impl Lapic {
     /// What the CPU sees on its interrupt input: the 8259A first, since its wire goes past the priorities.
     #[inline]
     pub fn pending_interrupt(&self) -> Option<PendingInterrupt> {
-        if self.wants_pic() {
+        if self.pic_is_pending() {
             return Some(PendingInterrupt::Pic);
         }
         self.pending_vector().map(PendingInterrupt::Apic)
@@ -220,7 +220,7 @@ impl Lapic {
 
     /// Whether the local APIC lets the 8259A's interrupts through, and there is one.
     #[inline]
-    fn wants_pic(&self) -> bool {
+    pub fn pic_is_pending(&self) -> bool {
         self.ext_int == ExtIntRequest::Pending || self.lint0_is_pic()
     }
 }
