@@ -301,16 +301,38 @@ impl fmt::Display for MissingControls {
 
 impl core::error::Error for MissingControls {}
 
+/// How many bits of an address this processor has (CPUID.80000008H:EAX).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AddressWidths {
+    /// MAXPHYADDR.
+    pub physical: u8,
+    /// Bits of a linear address.
+    pub linear: u8,
+}
+
 /// The decoded capabilities of this processor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Capabilities {
     raw: RawCapabilities,
+    widths: AddressWidths,
 }
 
 impl Capabilities {
-    /// Of these MSR values.
+    /// Of these MSR values, with the widest addresses that the format of page tables has room for.
     pub const fn new(raw: RawCapabilities) -> Self {
-        Self { raw }
+        Self { raw, widths: AddressWidths { physical: 52, linear: 57 } }
+    }
+
+    /// The same with this processor's own address widths, which only the checks in
+    /// [`entry_checks`](crate::entry_checks) and [`ept`](crate::ept) ask for.
+    #[must_use]
+    pub const fn with_address_widths(self, widths: AddressWidths) -> Self {
+        Self { widths, ..self }
+    }
+
+    /// The address widths.
+    pub const fn address_widths(&self) -> AddressWidths {
+        self.widths
     }
 
     /// The MSR values, for the log and for comparing processors.

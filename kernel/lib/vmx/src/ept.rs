@@ -227,15 +227,12 @@ pub struct Walk {
 }
 
 /// Walks the tables below `root` as the processor does and says what becomes of an access.
-///
-/// `physical_address_bits` is MAXPHYADDR (CPUID.80000008H:EAX\[7:0\]).
 pub fn explain<M: TableMemory>(
     memory: &M,
     root: HostPhys,
     gpa: GuestPhys,
     kind: AccessKind,
     caps: &Capabilities,
-    physical_address_bits: u8,
 ) -> Walk {
     let mut walk = Walk { gpa, steps: [None; 4], verdict: Verdict::OutOfRange };
     if gpa.as_u64() >> 48 != 0 {
@@ -249,7 +246,7 @@ pub fn explain<M: TableMemory>(
         *step = Some((table, entry));
         let flags = EptFlags::from_bits_retain(entry);
         if flags.intersects(PRESENT)
-            && let Err(broken) = check_entry(entry, level as u8, caps, physical_address_bits)
+            && let Err(broken) = check_entry(entry, level as u8, caps)
         {
             walk.verdict = Verdict::Misconfigured(broken);
             return walk;
@@ -277,12 +274,7 @@ pub fn explain<M: TableMemory>(
 ///
 /// # Errors
 /// The first rule that it breaks.
-pub fn check_entry(
-    entry: u64,
-    level: u8,
-    caps: &Capabilities,
-    physical_address_bits: u8,
-) -> Result<(), Misconfiguration> {
+pub fn check_entry(entry: u64, level: u8, caps: &Capabilities) -> Result<(), Misconfiguration> {
     let flags = EptFlags::from_bits_retain(entry);
     if !flags.contains(EptFlags::READ) {
         if flags.contains(EptFlags::WRITE) {
@@ -298,7 +290,7 @@ pub fn check_entry(
         _ => false,
     };
     let is_leaf = level == 1 || (large && entry & LARGE != 0);
-    let mut reserved = ADDRESS & !low_bits(physical_address_bits);
+    let mut reserved = ADDRESS & !low_bits(caps.address_widths().physical);
     match (is_leaf, level) {
         (true, 2) => reserved |= 0x001f_f000,
         (true, 3) => reserved |= 0x3fff_f000,

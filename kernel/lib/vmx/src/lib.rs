@@ -16,6 +16,7 @@ extern crate std;
 pub mod bitmap;
 pub mod capability;
 pub mod controls;
+pub mod entry_checks;
 pub mod ept;
 pub mod event;
 pub mod exit;
@@ -23,7 +24,9 @@ pub mod exit_reason;
 pub mod feature_control;
 pub mod features;
 pub mod fields;
+pub mod msr_area;
 pub mod preemption;
+pub mod state;
 pub mod vpid;
 
 pub use bitmap::{IoBitmaps, MsrBitmap};

@@ -1,6 +1,7 @@
 //! Entry layouts, and walks through broken tables.
 
 use super::*;
+use crate::capability::AddressWidths;
 use crate::capability::tests::skylake;
 use memory::Tables;
 use std::string::ToString;
@@ -34,7 +35,7 @@ impl TableMemory for Memory {
 }
 
 fn caps() -> Capabilities {
-    Capabilities::new(skylake())
+    Capabilities::new(skylake()).with_address_widths(AddressWidths { physical: 46, linear: 48 })
 }
 
 fn hpa(address: u64) -> HostPhys {
@@ -51,7 +52,7 @@ fn one_page(flags: EptFlags) -> Memory {
 }
 
 fn walk(memory: &Memory, gpa: u64, kind: AccessKind) -> Walk {
-    explain(memory, hpa(0x1000), GuestPhys::new(gpa), kind, &caps(), 46)
+    explain(memory, hpa(0x1000), GuestPhys::new(gpa), kind, &caps())
 }
 
 #[test]
@@ -168,14 +169,14 @@ fn each_rule_about_entries_is_found_broken() {
 #[test]
 fn what_is_misconfigured_depends_on_the_processor() {
     let execute_only = 0x9_9034;
-    assert_eq!(check_entry(execute_only, 1, &caps(), 46), Ok(()));
+    assert_eq!(check_entry(execute_only, 1, &caps()), Ok(()));
     let mut raw = skylake();
     raw.ept_vpid &= !(1 | 1 << 17);
     let poor = Capabilities::new(raw);
-    assert_eq!(check_entry(execute_only, 1, &poor, 46), Err(Misconfiguration::ExecuteOnly));
+    assert_eq!(check_entry(execute_only, 1, &poor), Err(Misconfiguration::ExecuteOnly));
     let one_gib = 0x4000_00b7;
-    assert_eq!(check_entry(one_gib, 3, &caps(), 46), Ok(()));
-    assert_eq!(check_entry(one_gib, 3, &poor, 46), Err(Misconfiguration::Reserved(0xb0)));
+    assert_eq!(check_entry(one_gib, 3, &caps()), Ok(()));
+    assert_eq!(check_entry(one_gib, 3, &poor), Err(Misconfiguration::Reserved(0xb0)));
 }
 
 #[test]
