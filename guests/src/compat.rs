@@ -71,7 +71,12 @@ unsafe extern "C" {
 ///
 /// The stack pointer must come back as it was, and DS, ES and SS as they were.
 pub fn run(selector: u16, code: unsafe extern "C" fn(), registers: Registers32) -> Result<Registers32, Fault> {
-    let target = FarPointer { offset: code as usize as u32, selector };
+    run_at(selector, code as usize as u32, registers)
+}
+
+/// The same for code that is named by its offset in a segment with a base of its own.
+pub fn run_at(selector: u16, offset: u32, registers: Registers32) -> Result<Registers32, Fault> {
+    let target = FarPointer { offset, selector };
     let mut registers = registers;
     // SAFETY: the code keeps to what this function says; a fault is caught by the probe.
     probe(|| unsafe { compat_call(&target, &mut registers) })?;

@@ -22,6 +22,7 @@ pub mod exceptions;
 pub mod machine;
 pub mod paging;
 pub mod power;
+pub mod protected;
 pub mod report;
 pub mod serial;
 pub mod single;

@@ -63,9 +63,29 @@ fn caches(report: &mut Report) {
     });
 }
 
-fn woken(frame: &mut Frame) {
-    let _ = frame;
+fn woken(_: &mut Frame) {
     cpu::outb(0x20, 0x20);
+}
+
+/// Lets channel 0 of the PIT interrupt once in some milliseconds; false if no PIC answers.
+fn arm_wake_up() -> bool {
+    cpu::outb(0x21, 0x5a);
+    if cpu::inb(0x21) != 0x5a {
+        return false;
+    }
+    for (port, value) in [
+        (0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe),
+        (0xa1, 0xff), (0x43, 0x30), (0x40, 0), (0x40, 0x20),
+    ] {
+        cpu::outb(port, value);
+    }
+    set_handler(0x20, Some(woken));
+    true
+}
+
+fn disarm_wake_up() {
+    set_handler(0x20, None);
+    cpu::outb(0x21, 0xff);
 }
 
 fn waiting(report: &mut Report) {
@@ -89,26 +109,25 @@ fn waiting(report: &mut Report) {
         case.runs("MONITOR", monitor);
         let bad = fault_of!("monitor", in("rax") address, in("ecx") 1, in("edx") 0);
         case.faults("MONITOR with extensions", bad, Vector::GeneralProtection, 0);
-        // The store into the monitored line ends the wait before it begins.
-        line[0] = 1;
-        x86!("mov qword ptr [{}], 2", in(reg) address);
-        case.runs("MWAIT", fault_of!("mwait", in("eax") 0, in("ecx") 0));
+        // An interrupt ends the wait in any case, so that a lost store cannot hang the guest.
+        if !arm_wake_up() {
+            return case.skip("no PIC answers at 0x20, and nothing else would end MWAIT");
+        }
+        let count: u64;
+        x86!(
+            "monitor", "mov qword ptr [rax], 2", "sti", "mwait", "inc {0}", "cli",
+            inout(reg) 6u64 => count, in("rax") address, in("ecx") 0, in("edx") 0,
+        );
+        case.equal("what ran after MWAIT", count, 7);
+        disarm_wake_up();
     });
     report.case("hlt-is-woken-by-an-interrupt", |case| {
-        cpu::outb(0x21, 0x5a);
-        if cpu::inb(0x21) != 0x5a {
+        if !arm_wake_up() {
             return case.skip("no PIC answers at 0x20");
         }
-        for (port, value) in
-            [(0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe), (0xa1, 0xff), (0x43, 0x30), (0x40, 0), (0x40, 0x20)]
-        {
-            cpu::outb(port, value);
-        }
-        set_handler(0x20, Some(woken));
         let count: u64;
         x86!("sti", "hlt", "inc {0}", "cli", inout(reg) 6u64 => count);
-        set_handler(0x20, None);
-        cpu::outb(0x21, 0xff);
+        disarm_wake_up();
         case.equal("what ran after HLT", count, 7);
     });
 }
