@@ -122,19 +122,15 @@ fn write_epitaph(
 /// Writes everything on the stack that looks like a return address. Stale ones may be among them: the code is compiled
 /// without frame pointers.
 fn write_backtrace(out: &mut Seized, from: u64) -> fmt::Result {
-    let from = from & !7;
-    let stack = this().stacks().and_then(|stacks| stacks.containing(HostVirt::new(from)));
-    let Some(stack) = stack else {
-        return writeln!(
-            out,
-            "  no backtrace: the stack pointer {from:#x} is on no stack of this CPU"
-        );
+    let stacks = this().stacks();
+    let Some((from, end)) = stacks.and_then(|stacks| stacks.words_from(HostVirt::new(from))) else {
+        return writeln!(out, "  no backtrace: {from:#x} is on no stack of this CPU");
     };
     writeln!(
         out,
         "code addresses on the stack, innermost first (addr2line -f -i -e plinth-kernel):"
     )?;
-    let end = stack.top().as_u64().min(from.saturating_add(BACKTRACE_WORDS * 8));
+    let (from, end) = (from.as_u64(), end.as_u64().min(from.as_u64() + BACKTRACE_WORDS * 8));
     let mut lines = 0;
     for at in (from..end).step_by(8) {
         // SAFETY: the address is a multiple of 8 on a mapped stack.

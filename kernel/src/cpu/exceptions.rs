@@ -5,7 +5,7 @@
 //! of ours and ends in the epitaph, unless the instruction is listed in the fix-up table (`.fixups`), which holds
 //! pairs of addresses: an instruction that may fault, and where to go on if it does.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::fmt;
 use core::sync::atomic::Ordering;
 
@@ -150,6 +150,15 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     }
     let name = Exception::from_vector(vector).map_or("a reserved vector", Exception::mnemonic);
     panic::by_exception(name, frame.error_code, frame);
+}
+
+/// Handles an NMI that has ended a guest's turn.
+///
+/// The exit leaves NMIs blocked until the next IRET (SDM vol. 3, Non-Maskable Interrupt Exiting and Handling). So the
+/// handler is called as the processor would, and its return lets the next NMI in.
+pub(crate) fn take_nmi() {
+    // SAFETY: the gate of vector 2 leads to a handler that changes no register and returns here.
+    unsafe { asm!("int 2") };
 }
 
 /// An entry of the fix-up table.

@@ -34,6 +34,11 @@ impl Stack {
         self.range.end
     }
 
+    /// Its lowest address.
+    pub(crate) const fn bottom(&self) -> HostVirt {
+        self.range.start
+    }
+
     /// Whether an address lies on the stack.
     pub(crate) const fn contains(&self, address: HostVirt) -> bool {
         self.range.contains(address)
