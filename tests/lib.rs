@@ -1,1 +1,326 @@
-//! Placeholder of the test harness.
+//! What the tests say: boot these guests on that machine, expect this line, see how it ends.
+//!
+//! A [`Boot`] is a machine with Plinth and some guests on it, described with few words; [`Session`] is the same at
+//! work. Every wait has a deadline. A test that misses one prints what the serial port has said, what the
+//! hypervisor tells about its guests when asked (their registers and last exits), and the registers of the
+//! machine itself.
+
+#![forbid(unsafe_code)]
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use bundle::{Compression, HypervisorOptions, LogLevel};
+use xtask::build::{Artifacts, ImageMaker, lock};
+use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
+use xtask::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Pace, Running};
+use xtask::guests::{Guest, host_memory_mib, pack};
+use xtask::paths::Paths;
+use xtask::system::host::Virtualisation;
+use xtask::toolchain::Toolchain;
+
+pub use xtask::emulator::console;
+
+/// How long a test waits for the next thing that it expects. Bochs runs a hundred million instructions in a
+/// second; two tests share the cores, and a busy machine may be many times slower.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What the hypervisor takes as "tell about your guests", on the serial port.
+const TELL: &[u8] = b"\x1dd";
+
+/// The checkout's artifacts, which `cargo xtask test` has built.
+pub fn artifacts() -> Result<&'static Artifacts> {
+    static ARTIFACTS: OnceLock<Result<Artifacts, String>> = OnceLock::new();
+    ARTIFACTS
+        .get_or_init(|| Artifacts::built(&Paths::of_checkout()).map_err(|error| format!("{error:#}")))
+        .as_ref()
+        .map_err(|error| anyhow!("{error}"))
+}
+
+/// A machine to be booted.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    guests: Vec<Guest>,
+    engine: Engine,
+    firmware: Firmware,
+    cpu_model: CpuModel,
+    cpus: u32,
+    memory_mib: Option<u32>,
+    log_level: LogLevel,
+    bundle: BundleSource,
+    delivery: Delivery,
+}
+
+/// Where the bundle's bytes come from.
+#[derive(Clone, Debug)]
+enum BundleSource {
+    Guests,
+    Bytes(Vec<u8>),
+}
+
+/// How the bundle gets into the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Delivery {
+    /// The emulator loads it where it can, else as a boot loader's RAM disk.
+    Quickest,
+    /// As the boot loader's RAM disk.
+    RamDisk,
+}
+
+impl Boot {
+    /// A machine for the tests' usual engine with these tiny guests on it.
+    pub fn tiny(names: &[&str]) -> Result<Self> {
+        let guests =
+            names.iter().map(|name| Guest::tiny(artifacts()?, name)).collect::<Result<_>>()?;
+        Ok(Self::of(guests))
+    }
+
+    /// A machine with these guests on it.
+    pub fn of(guests: Vec<Guest>) -> Self {
+        Self {
+            guests,
+            engine: Engine::choose(Virtualisation::of_this_machine()),
+            firmware: Firmware::Bios,
+            cpu_model: CpuModel::Skylake,
+            cpus: 1,
+            memory_mib: None,
+            log_level: LogLevel::Info,
+            bundle: BundleSource::Guests,
+            delivery: Delivery::Quickest,
+        }
+    }
+
+    /// On another engine.
+    #[must_use]
+    pub fn engine(mut self, engine: Engine) -> Self {
+        self.engine = engine;
+        self
+    }
+
+    /// With other firmware.
+    #[must_use]
+    pub fn firmware(mut self, firmware: Firmware) -> Self {
+        self.firmware = firmware;
+        self
+    }
+
+    /// With another kind of CPU.
+    #[must_use]
+    pub fn cpu_model(mut self, model: CpuModel) -> Self {
+        self.cpu_model = model;
+        self
+    }
+
+    /// With this many CPUs.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// With this much memory, whatever the guests want.
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u32) -> Self {
+        self.memory_mib = Some(mib);
+        self
+    }
+
+    /// Changes the guests.
+    #[must_use]
+    pub fn with_guests(mut self, change: impl FnOnce(&mut Vec<Guest>)) -> Self {
+        change(&mut self.guests);
+        self
+    }
+
+    /// With these bytes instead of a good bundle.
+    #[must_use]
+    pub fn bundle(mut self, bytes: Vec<u8>) -> Self {
+        self.bundle = BundleSource::Bytes(bytes);
+        self
+    }
+
+    /// With the bundle as the boot loader's RAM disk, as on a USB stick.
+    #[must_use]
+    pub fn as_ram_disk(mut self) -> Self {
+        self.delivery = Delivery::RamDisk;
+        self
+    }
+
+    /// The bundle of the guests, for tests that damage it.
+    pub fn pack(&self) -> Result<Vec<u8>> {
+        let options = HypervisorOptions { log_level: self.log_level, ..Default::default() };
+        pack(&self.guests, options, Compression::Off)
+    }
+
+    /// Switches the machine on.
+    pub fn start(self) -> Result<Session> {
+        let paths = Paths::of_checkout();
+        let artifacts = artifacts()?;
+        let bundle = match &self.bundle {
+            BundleSource::Guests => self.pack()?,
+            BundleSource::Bytes(bytes) => bytes.clone(),
+        };
+        let memory_mib = self
+            .memory_mib
+            .unwrap_or_else(|| host_memory_mib(&self.guests, bundle.len() as u64).max(256));
+        let disk = if self.delivery == Delivery::RamDisk || self.firmware == Firmware::Uefi {
+            complete_image(&paths, artifacts, &bundle)?
+        } else {
+            Disk::WithPointer { image: artifacts.image.clone(), bundle }
+        };
+        let machine = Machine {
+            engine: self.engine,
+            firmware: self.firmware,
+            cpus: self.cpus,
+            cpu_model: self.cpu_model,
+            memory_mib,
+            pace: Pace::Free,
+            debugger: Debugger::None,
+            disk,
+        };
+        let running = machine.spawn(&paths)?;
+        let serial = running.serial()?;
+        let lines = LineReader::start(serial.try_clone()?)?;
+        Ok(Session { running, serial, lines, heard: Vec::new() })
+    }
+}
+
+/// An image with the bundle in it, made anew for each session that wants one.
+fn complete_image(paths: &Paths, artifacts: &Artifacts, bundle: &[u8]) -> Result<Disk> {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let at = |what: &str| paths.artifacts().join(format!("test-{number}.{what}"));
+    let (file, image) = (at("bundle"), at("img"));
+    let _lock = lock(paths)?;
+    std::fs::write(&file, bundle).context("cannot write the bundle")?;
+    ImageMaker::build(paths, &Toolchain::provide(paths)?)?.make(&artifacts.kernel, &file, &image)?;
+    Ok(Disk::Complete { image })
+}
+
+/// A machine at work.
+pub struct Session {
+    running: Running,
+    serial: TcpStream,
+    lines: LineReader,
+    /// Everything that the serial port has said, for the report of a failure.
+    heard: Vec<String>,
+}
+
+impl Session {
+    /// Waits for a line that contains `text`, and returns it. Lines before it are passed over.
+    pub fn expect(&mut self, text: &str) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.next_line(deadline)? {
+                Some(line) if line.contains(text) => return Ok(line),
+                Some(_) => {}
+                None => return Err(self.failure(&format!("`{text}` did not come"))),
+            }
+        }
+    }
+
+    /// Waits until the guest of this name has ended, in this way, and returns the detail.
+    pub fn expect_end(&mut self, name: &str, how: End) -> Result<String> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(line) = self.next_line(deadline)? else {
+                return Err(self.failure(&format!("guest `{name}` did not end")));
+            };
+            if let Some(Announcement::GuestEnded(GuestEnd { name: ended, how: end, detail })) =
+                Announcement::parse(&line)
+                && ended == name
+            {
+                if end == how {
+                    return Ok(detail);
+                }
+                return Err(self.failure(&format!("guest `{name}` ended with {end:?}: {detail}")));
+            }
+        }
+    }
+
+    /// Waits until all guests have ended, and returns the hypervisor's status.
+    pub fn expect_all_ended(&mut self) -> Result<u8> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let Some(line) = self.next_line(deadline)? else {
+                return Err(self.failure("not all guests have ended"));
+            };
+            if let Some(Announcement::AllEnded { status }) = Announcement::parse(&line) {
+                return Ok(status);
+            }
+        }
+    }
+
+    /// Waits for the end of a guest that reports cases: it must switch itself off, have passed some and failed none.
+    pub fn expect_all_passed(&mut self, name: &str) -> Result<()> {
+        self.expect_end(name, End::PowerOff)?;
+        let prefix = format!("[{name}] ");
+        let said: Vec<_> =
+            self.heard.iter().filter_map(|line| line.strip_prefix(prefix.as_str())).collect();
+        let failed: Vec<_> = said.iter().filter(|line| line.starts_with("FAIL ")).collect();
+        if !failed.is_empty() {
+            let failed: Vec<_> = failed.into_iter().map(ToString::to_string).collect();
+            return Err(self.failure(&format!("cases failed:\n  {}", failed.join("\n  "))));
+        }
+        let passed = said.iter().filter(|line| line.starts_with("PASS ")).count();
+        let summed_up = said.iter().any(|line| **line == format!("DONE {passed} passed, 0 failed"));
+        if passed == 0 || !summed_up {
+            return Err(self.failure("the guest has not reported all of its cases"));
+        }
+        Ok(())
+    }
+
+    /// Types at the serial port.
+    pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
+        self.serial.write_all(bytes).context("the serial port is closed")
+    }
+
+    /// All lines so far.
+    pub fn heard(&self) -> &[String] {
+        &self.heard
+    }
+
+    /// Waits for the emulator itself to end.
+    pub fn expect_power_off(&mut self) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.next_line(deadline)?.is_some() {}
+        self.running.finish(Duration::from_secs(5));
+        match self.running.try_wait()? {
+            Some(_) => Ok(()),
+            None => bail!("the machine did not switch itself off"),
+        }
+    }
+
+    /// The next line; `None` at the deadline or when the machine is off.
+    fn next_line(&mut self, deadline: Instant) -> Result<Option<String>> {
+        match self.lines.next(deadline) {
+            Next::Line(line) => {
+                self.heard.push(line.clone());
+                if line.starts_with("plinth: panic") {
+                    return Err(self.failure("the hypervisor panicked"));
+                }
+                Ok(Some(line))
+            }
+            Next::Timeout | Next::Closed => Ok(None),
+        }
+    }
+
+    /// Everything that helps to understand what went wrong.
+    fn failure(&mut self, what: &str) -> anyhow::Error {
+        let asked = self.serial.write_all(TELL).is_ok();
+        let patience = Instant::now() + Duration::from_secs(2);
+        while asked && let Next::Line(line) = self.lines.next(patience) {
+            self.heard.push(line);
+        }
+        let registers = self.running.registers();
+        anyhow!(
+            "{what}\n--- serial port\n{}\n--- emulator\n{}\n--- registers of the machine\n{registers}",
+            self.heard.join("\n"),
+            self.running.last_words(),
+        )
+    }
+}

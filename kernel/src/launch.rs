@@ -11,18 +11,20 @@ use core::fmt;
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName};
 use bundle::{Bundle, FileIndex, KernelFormat, VmConfig};
-use machine::BoardConfig;
+use machine::{BoardConfig, TestBoard};
+use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
+use machine::devices::routing::RoutingTable;
 use machine::layout::MachineLayout;
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
-use vmm::{Cpu, VcpuState};
+use vmm::{Cpu, Machine, VcpuState};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
 use crate::memory::{GuestRam, NotEnoughMemory};
 use crate::vcpu::Vcpu;
-use crate::vm::{Vm, VmId};
+use crate::vm::{Vm, VmId, VmParts, VmPort};
 
 /// Why a VM of the bundle cannot start. Each is one line for the operator.
 #[derive(Debug)]
@@ -68,6 +70,9 @@ impl From<LoadError> for LaunchError {
 /// The local APIC timer's clock as guests see it: 1 GHz makes its counts nanoseconds.
 const APIC_BUS_HZ: u32 = 1_000_000_000;
 
+/// The most vCPUs of a VM: xAPIC IDs have 8 bits, and 255 means all.
+const MAX_CPUS: u8 = u8::MAX;
+
 /// Makes the machine that `config` describes: its memory filled, its vCPUs ready for their first turn.
 ///
 /// # Errors
@@ -93,6 +98,10 @@ pub(crate) fn vm<B: Backend>(
         modules.iter().map(|(bytes, cmdline)| Module { bytes, cmdline }).collect();
     let format = wanted_format(config.kernel_format)?;
 
+    let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
+    if cpus == 0 {
+        return Err(too_many_cpus());
+    }
     let layout = MachineLayout::new(config.memory_bytes, config.cpus);
     let ram = GuestRam::new(&[layout.low_ram(), layout.high_ram()]).map_err(LaunchError::Memory)?;
     let loaded = loader::load(
@@ -108,14 +117,33 @@ pub(crate) fn vm<B: Backend>(
         &ram,
     )?;
     let space = backend.address_space(&ram)?;
-    let board = BoardConfig { epoch_s: clock::date_ns() / 1_000_000_000 };
-    let vm = Arc::new(Vm::new(id, config.name.clone(), ram, space, board, GuestStyle::Named));
+    let board = BoardConfig {
+        layout,
+        epoch_s: clock::date_ns() / 1_000_000_000,
+        test_board: TestBoard::Absent,
+    };
+    let ids: Vec<u32> = (0..u32::from(cpus)).collect();
+    let routing = RoutingTable::new(&ids).ok_or_else(too_many_cpus)?;
+    let vm = Arc::new(Vm::new(VmParts {
+        id,
+        name: config.name.clone(),
+        ram,
+        space,
+        board,
+        routing,
+        console: GuestStyle::Named,
+        vcpus: cpus,
+    }));
     log::info!(
         target: "vm",
         "{}: {} MiB, {:?} kernel of {} KiB",
         config.name, layout.ram_bytes() >> 20, loaded.format, kernel.len().div_ceil(1024),
     );
-    boot_cpu(backend, &vm, &loaded.state).map(|vcpu| alloc::vec![vcpu])
+    (0..cpus).map(|index| vcpu(backend, &vm, index, cpus, &loaded.state)).collect()
+}
+
+fn too_many_cpus() -> LaunchError {
+    LaunchError::Unsupported(format!("a machine has 1 to {MAX_CPUS} CPUs"))
 }
 
 fn wanted_format(format: KernelFormat) -> Result<Option<Format>, LaunchError> {
@@ -125,9 +153,12 @@ fn wanted_format(format: KernelFormat) -> Result<Option<Format>, LaunchError> {
     })
 }
 
-fn boot_cpu<B: Backend>(
+/// One vCPU after power-on; the first one at the kernel's first instruction.
+fn vcpu<B: Backend>(
     backend: &B,
     vm: &Arc<Vm<B>>,
+    index: u8,
+    cpus: u8,
     state: &InitialState,
 ) -> Result<Box<Vcpu<B>>, LaunchError> {
     let offered = backend.guest_features();
@@ -137,23 +168,37 @@ fn boot_cpu<B: Backend>(
             CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
         },
         &GuestCpuConfig {
-            vcpus: 1,
-            apic_id: 0,
+            vcpus: u32::from(cpus),
+            apic_id: u32::from(index),
             tsc_hz: clock::tsc_hz(),
             crystal_hz: APIC_BUS_HZ,
             xcr0: offered.xcr0,
             backing: offered.backing,
         },
     );
+    let mut lapic = Lapic::new(LapicConfig {
+        id: u32::from(index),
+        role: if index == 0 { Role::Bootstrap } else { Role::Application },
+        features: LapicFeatures::all(),
+        bus_hz: APIC_BUS_HZ,
+        physical_address_bits: cpuid.physical_address_bits(),
+    });
+    if index == 0 {
+        lapic.set_virtual_wire();
+    }
     let setup = VcpuSetup {
         tsc_origin: vm.origin_tsc(),
         apic_page: None,
         cr4_allowed: cpuid.allowed_cr4(),
     };
     let mut vcpu = backend.vcpu(vm.space(), &setup)?;
-    enter_at(&mut backend.load(&mut vcpu), state);
-    backend.unload(&mut vcpu);
-    Ok(Box::new(Vcpu::new(Arc::clone(vm), vcpu, VcpuState::new(cpuid))))
+    if index == 0 {
+        enter_at(&mut backend.load(&mut vcpu), state);
+        backend.unload(&mut vcpu);
+    }
+    VmPort { vm, vcpu: index }.reroute(lapic.route());
+    let state = VcpuState::new(cpuid, lapic);
+    Ok(Box::new(Vcpu::new(Arc::clone(vm), index, vcpu, state)))
 }
 
 /// Puts the registers of a loaded kernel's first instruction into a CPU.

@@ -4,20 +4,30 @@
 
 extern crate alloc;
 
+mod backend;
 mod cpu;
 mod hw;
+mod launch;
 mod log;
 mod memory;
 mod panic;
+mod pcpu;
+mod supervisor;
+mod vcpu;
+mod vm;
 
 use ::memory::{HostPhys, HostVirt};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
 use spin::Once;
 
+use crate::cpu::interrupts::HostVector;
 use crate::hw::bundle::{BundleMemory, NoBundle};
 use crate::hw::{acpi, clock, console, io_apic, pic, power, rtc};
 use crate::memory::{FrameBufferMapping, MemoryMap};
+
+/// The ISA interrupt of a PC's first serial port.
+const SERIAL_IRQ: u8 = 4;
 
 /// What the boot loader is asked for.
 static BOOT_LOADER: BootloaderConfig = {
@@ -112,12 +122,11 @@ extern "C" fn own_ground() -> ! {
         cpu::apic::init_this_cpu();
     }
     io_apic::mask_all(&platform);
+    if io_apic::route_isa(&platform, SERIAL_IRQ, HostVector::Serial, cpu::this().apic_id()) {
+        console::enable_input_interrupt();
+    }
     cpu::smp::init();
     cpu::smp::start_others(&platform.apic_ids);
 
-    match facts.bundle {
-        Ok(bundle) => ::log::info!("guest bundle of {} KiB", bundle.bytes().len().div_ceil(1024)),
-        Err(none) => ::log::error!("{none}"),
-    }
-    power::power_off()
+    supervisor::run(&facts.bundle)
 }

@@ -5,26 +5,94 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use crate::backend::Backend;
+use crate::cpu::{self, apic};
 use crate::hw::clock;
 use crate::vcpu::{Turn, Vcpu};
 
 /// How long a vCPU runs before the next one's turn.
 const TURN_NS: u64 = 10_000_000;
 
+/// The vCPUs that live on this CPU.
+struct Turns<B: Backend> {
+    ready: VecDeque<Box<Vcpu<B>>>,
+    asleep: Vec<Box<Vcpu<B>>>,
+    turn_ticks: u64,
+}
+
 /// Gives turns to `vcpus` until all of their VMs have ended.
 pub(crate) fn run<B: Backend>(backend: &B, vcpus: impl IntoIterator<Item = Box<Vcpu<B>>>) {
-    let mut queue: VecDeque<_> = vcpus.into_iter().collect();
-    let turn_ticks = clock::ns_to_ticks(TURN_NS);
-    while let Some(mut vcpu) = queue.pop_front() {
-        let turn = vcpu.run(backend, clock::tsc().wrapping_add(turn_ticks));
-        if turn == Turn::Ended {
-            continue;
+    let ready: VecDeque<_> = vcpus.into_iter().collect();
+    for vcpu in &ready {
+        vcpu.settle_on(cpu::this().id());
+    }
+    let mut turns =
+        Turns { ready, asleep: Vec::new(), turn_ticks: clock::ns_to_ticks(TURN_NS) };
+    while turns.next(backend) {}
+}
+
+impl<B: Backend> Turns<B> {
+    /// Gives one turn, or waits; `false` once nobody is left.
+    fn next(&mut self, backend: &B) -> bool {
+        self.wake();
+        let Some(mut vcpu) = self.ready.pop_front() else {
+            if self.asleep.is_empty() {
+                return false;
+            }
+            self.wait();
+            return true;
+        };
+        let turn = vcpu.run(backend, clock::tsc().wrapping_add(self.turn_ticks));
+        match turn {
+            Turn::Ended => {
+                let vm = Arc::clone(vcpu.vm());
+                drop(vcpu);
+                vm.vcpu_left();
+            }
+            Turn::Expired | Turn::Yielded => {
+                self.make_way(backend, &mut vcpu);
+                self.ready.push_back(vcpu);
+            }
+            Turn::Asleep => {
+                self.make_way(backend, &mut vcpu);
+                self.asleep.push(vcpu);
+            }
         }
-        if !queue.is_empty() {
+        true
+    }
+
+    /// Takes a vCPU off the CPU if there is any other that may want it.
+    fn make_way(&self, backend: &B, vcpu: &mut Vcpu<B>) {
+        if !self.ready.is_empty() || !self.asleep.is_empty() {
             backend.unload(vcpu.backend_mut());
         }
-        queue.push_back(vcpu);
+    }
+
+    /// Moves those that have a reason to wake up from one list to the other.
+    fn wake(&mut self) {
+        let now_tsc = clock::tsc();
+        let mut index = 0;
+        while let Some(vcpu) = self.asleep.get(index) {
+            if vcpu.has_reason_to_wake(now_tsc) {
+                let vcpu = self.asleep.swap_remove(index);
+                self.ready.push_back(vcpu);
+            } else {
+                index += 1;
+            }
+        }
+    }
+
+    /// Halts the CPU until an interrupt: a timer of a sleeping vCPU, or somebody's kick. A kick that came since
+    /// `wake` looked is not lost: interrupts are off until the processor halts.
+    fn wait(&self) {
+        let wakes_at = self.asleep.iter().map(|vcpu| vcpu.wakes_at()).min().unwrap_or(u64::MAX);
+        if wakes_at != u64::MAX {
+            apic::set_timer(wakes_at);
+        }
+        x86_64::instructions::interrupts::enable_and_hlt();
+        x86_64::instructions::interrupts::disable();
     }
 }

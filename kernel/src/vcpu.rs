@@ -1,20 +1,34 @@
-//! One vCPU and its run loop: enter, count, handle, inject, enter again.
+//! One vCPU and its run loop: settle what it is to take, enter, handle the exit, and again.
 
 use alloc::string::String;
 use alloc::sync::Arc;
 
+use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::handle::{Next, handle};
-use vmm::{Event, VcpuState, VmError, VmExit};
+use vmm::inject::{Activity, Delivery, decide};
+use vmm::pending::{Pending, Restart};
+use vmm::{Machine, VcpuState, VmError, VmExit};
 
-use crate::backend::{Backend, LoadedVcpu};
-use crate::cpu::interrupts;
+use crate::backend::{Backend, LoadedVcpu, Windows};
+use crate::cpu::{PcpuId, exceptions, interrupts};
+use crate::hw::clock;
 use crate::vm::{End, Vm, VmPort};
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
 pub(crate) struct Vcpu<B: Backend> {
     vm: Arc<Vm<B>>,
     backend: B::Vcpu,
+    inner: Inner,
+}
+
+/// The part of a vCPU that no backend knows.
+struct Inner {
+    index: u8,
     state: VcpuState,
+    pending: Pending,
+    activity: Activity,
+    /// The host's TSC when its local APIC's timer is due; `u64::MAX` for never.
+    timer_tsc: u64,
 }
 
 /// Why a vCPU's turn on a CPU ended.
@@ -24,15 +38,22 @@ pub(crate) enum Turn {
     Expired,
     /// It spins; another one had better run.
     Yielded,
-    /// It waits for an interrupt.
-    Halted,
+    /// It waits for an interrupt, or to be started.
+    Asleep,
     /// Its VM has ended.
     Ended,
 }
 
 impl<B: Backend> Vcpu<B> {
-    pub(crate) fn new(vm: Arc<Vm<B>>, backend: B::Vcpu, state: VcpuState) -> Self {
-        Self { vm, backend, state }
+    /// A vCPU after power-on: the bootstrap processor is ready to run, the others wait to be started.
+    pub(crate) fn new(vm: Arc<Vm<B>>, index: u8, backend: B::Vcpu, state: VcpuState) -> Self {
+        let activity = match state.lapic.role() {
+            Role::Bootstrap => Activity::Active,
+            Role::Application => Activity::WaitingForStartUp,
+        };
+        let inner =
+            Inner { index, state, pending: Pending::new(), activity, timer_tsc: u64::MAX };
+        Self { vm, backend, inner }
     }
 
     /// The VM that it belongs to.
@@ -45,40 +66,169 @@ impl<B: Backend> Vcpu<B> {
         &mut self.backend
     }
 
+    /// Its turn-giver is this CPU from now on.
+    pub(crate) fn settle_on(&self, cpu: PcpuId) {
+        self.vm.set_home(self.inner.index, cpu);
+    }
+
+    /// Whether a sleeping vCPU has something to wake up for at this time of the host's TSC.
+    pub(crate) fn has_reason_to_wake(&self, now_tsc: u64) -> bool {
+        self.vm.posted(self.inner.index).is_outstanding()
+            || self.vm.end().is_some()
+            || self.wakes_at() <= now_tsc
+    }
+
+    /// The host's TSC when it wakes up by a timer; `u64::MAX` for never.
+    pub(crate) fn wakes_at(&self) -> u64 {
+        self.inner.timer_tsc.min(self.vm.board_deadline_tsc(self.inner.index))
+    }
+
     /// Runs it on this CPU until its turn ends, at the latest when the host's TSC reaches `until_tsc`.
     /// Interrupts are off all the while.
     pub(crate) fn run(&mut self, backend: &B, until_tsc: u64) -> Turn {
-        let Self { vm, backend: vcpu, state } = self;
+        let Self { vm, backend: vcpu, inner } = self;
         let vm: &Vm<B> = vm;
-        let mut port = VmPort(vm);
+        let index = inner.index;
+        let posted = vm.posted(index);
+        let mut port = VmPort { vm, vcpu: index };
         let mut cpu = backend.load(vcpu);
+        let mut unsettled = true;
         loop {
             if vm.end().is_some() {
                 return Turn::Ended;
             }
-            let exit = cpu.enter(until_tsc);
+            if unsettled || posted.is_outstanding() {
+                inner.settle(vm, &mut cpu);
+                if inner.activity != Activity::Active {
+                    return Turn::Asleep;
+                }
+            }
+            let deadline = until_tsc.min(inner.timer_tsc).min(vm.board_deadline_tsc(index));
+            let exit = cpu.enter(deadline);
+            unsettled = true;
             match exit {
+                VmExit::HostTimer if clock::tsc() >= until_tsc => return Turn::Expired,
+                VmExit::HostTimer => continue,
                 VmExit::HostInterrupt(vector) => {
                     if let Some(vector) = vector {
                         interrupts::acknowledged(vector);
                     }
                     continue;
                 }
-                VmExit::HostTimer => return Turn::Expired,
+                VmExit::HostNmi => {
+                    exceptions::take_nmi();
+                    continue;
+                }
+                // The event that was being delivered comes again, unless the handler raises another.
+                VmExit::Memory(_)
+                | VmExit::Exception(_)
+                | VmExit::TaskSwitch(_)
+                | VmExit::ApicAccess { .. }
+                | VmExit::DirtyLogFull => inner.pending.interrupted(cpu.interrupted_event()),
+                VmExit::Cpuid
+                | VmExit::PortIo(_)
+                | VmExit::ReadMsr
+                | VmExit::Hypercall
+                | VmExit::Xsetbv
+                | VmExit::Wbinvd
+                | VmExit::ControlRegister(_) => unsettled = false,
                 _ => {}
             }
-            match handle(&mut cpu, state, &mut port, exit) {
-                Ok(Next::Resume) => {}
-                Ok(Next::Halt) => return Turn::Halted,
+            let error = match handle(&mut cpu, &mut inner.state, &mut port, exit) {
+                Ok(Next::Resume) => continue,
+                Ok(Next::Halt) => {
+                    inner.activity = Activity::Halted;
+                    unsettled = true;
+                    continue;
+                }
                 Ok(Next::Yield) => return Turn::Yielded,
-                Ok(Next::Inject(event)) => cpu.inject(event),
-                Ok(Next::Stop(error)) => stop(vm, &cpu, error),
-                Err(fault) => cpu.inject(Event::Exception {
-                    exception: fault.exception(),
-                    error_code: fault.error_code(),
-                }),
+                Ok(Next::Inject(event)) => {
+                    unsettled = true;
+                    inner.pending.reflect(event, &cpu).err()
+                }
+                Ok(Next::Stop(error)) => Some(error),
+                Err(fault) => {
+                    unsettled = true;
+                    inner.pending.raise(fault, &mut cpu).err()
+                }
+            };
+            if let Some(error) = error {
+                stop(vm, &cpu, error);
             }
         }
+    }
+}
+
+impl Inner {
+    /// Fires the timers that are due, takes what others have left, and prepares what the vCPU takes at its next
+    /// entry. It may be awake or asleep after this.
+    fn settle<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
+        let now_tsc = clock::tsc();
+        if vm.board_deadline_tsc(self.index) <= now_tsc {
+            vm.expire_board();
+        }
+        if self.timer_tsc <= now_tsc {
+            let now = Now { guest_tsc: cpu.guest_tsc(), ns: vm.now_ns() };
+            self.state.lapic.expire(&now);
+        }
+        let signals = vm.posted(self.index).drain(&mut self.state.lapic);
+        if let Some(restart) =
+            self.pending.note(signals, self.activity, self.state.lapic.role())
+        {
+            self.restart(restart, vm, cpu);
+        }
+        let decision = decide(
+            &mut self.pending,
+            cpu,
+            &mut self.state.lapic,
+            self.activity,
+            Delivery::Software,
+            || vm.acknowledge_pic(),
+        );
+        if decision.wake_from_halt {
+            self.activity = Activity::Active;
+        }
+        if let Some(event) = decision.event {
+            cpu.inject(event);
+        }
+        let mut windows = Windows::empty();
+        windows.set(Windows::INTERRUPT, decision.want_interrupt_window);
+        windows.set(Windows::NMI, decision.want_nmi_window);
+        cpu.request_windows(windows);
+        self.timer_tsc = match self.state.lapic.next_deadline() {
+            None => u64::MAX,
+            Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),
+            Some(Deadline::GuestTsc(tsc)) => cpu.host_tsc_at(tsc),
+        };
+    }
+
+    /// INIT or a start-up IPI.
+    #[cold]
+    fn restart<B: Backend, C: LoadedVcpu>(&mut self, restart: Restart, vm: &Vm<B>, cpu: &mut C) {
+        let start_up = match restart {
+            Restart::Init => {
+                self.init(vm, cpu);
+                None
+            }
+            Restart::InitThenStartUp(vector) => {
+                self.init(vm, cpu);
+                Some(vector)
+            }
+            Restart::StartUp(vector) => Some(vector),
+        };
+        if let Some(vector) = start_up {
+            vmm::reset::start_up(cpu, vector);
+            self.activity = Activity::Active;
+        }
+    }
+
+    fn init<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
+        vmm::reset::init(cpu, &mut self.state);
+        VmPort { vm, vcpu: self.index }.reroute(self.state.lapic.route());
+        self.activity = match self.state.lapic.role() {
+            Role::Bootstrap => Activity::Active,
+            Role::Application => Activity::WaitingForStartUp,
+        };
     }
 }
 

@@ -1,26 +1,38 @@
-//! One virtual machine: its memory, its board, and how it ends.
+//! One virtual machine: its memory, its board, its vCPUs' mailboxes, and how it ends.
 //!
 //! A [`Vm`] is shared by its vCPUs, whichever CPU each of them is on. What they write together stands behind
 //! locks or in atomics: the board behind one lock, which is the only one taken on the way of an exit (order:
-//! board, then console, then log); how the VM ends in one word that the first to end it sets.
+//! devices, then the host's console); interrupts in the mailboxes; how the VM ends in one word that the first to end
+//! it sets.
 
+use alloc::boxed::Box;
 use alloc::string::String;
 use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arch::{Vector, Width};
-use machine::{Board, BoardConfig, Effects, InterruptMessage, Request};
+use machine::devices::lapic::{Ipi, Kick, PostedInterrupts};
+use machine::devices::routing::{Route, RoutingTable, VcpuSet};
+use machine::{Board, BoardConfig, Effects, InterruptMessage, Level, Request};
 use memory::GuestPhys;
 use spin::{Mutex, Once};
+use vmm::inject::PicAnswer;
 use vmm::{Machine, VmError};
 
 use crate::backend::Backend;
+use crate::cpu::interrupts::HostVector;
+use crate::cpu::{self, PcpuId, apic};
 use crate::hw::clock;
 use crate::hw::console::{GuestConsole, GuestStyle};
 use crate::memory::GuestRam;
+use crate::supervisor;
 
 /// The number of a VM, never used again while the hypervisor runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct VmId(pub(crate) u32);
+
+/// The vCPU that looks after the board's timers, and that the 8259A is wired to.
+const BOOT_VCPU: u8 = 0;
 
 /// How a VM ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -40,10 +52,22 @@ impl fmt::Display for End {
         match self {
             Self::PowerOff => f.write_str("poweroff: the guest switched itself off"),
             Self::Reset => f.write_str("reset: the guest asked for a reset"),
-            Self::Exit(status) => write!(f, "exit: the guest ended itself with status {status}"),
+            Self::Exit(status) => write!(f, "poweroff: the guest ended itself with status {status}"),
             Self::Crash(error) => write!(f, "crash: {error}"),
         }
     }
+}
+
+/// What a new VM is made of.
+pub(crate) struct VmParts<B: Backend> {
+    pub(crate) id: VmId,
+    pub(crate) name: String,
+    pub(crate) ram: GuestRam,
+    pub(crate) space: B::AddressSpace,
+    pub(crate) board: BoardConfig,
+    pub(crate) routing: RoutingTable,
+    pub(crate) console: GuestStyle,
+    pub(crate) vcpus: u8,
 }
 
 /// A virtual machine, shared by its vCPUs.
@@ -53,36 +77,56 @@ pub(crate) struct Vm<B: Backend> {
     ram: GuestRam,
     space: B::AddressSpace,
     devices: Mutex<Devices>,
+    /// The host's TSC when the board's next timer is due. Written under the devices' lock.
+    board_deadline_tsc: AtomicU64,
+    routing: RoutingTable,
+    mailboxes: Box<[Mailbox]>,
     /// The host's TSC when the VM's time began.
     origin_tsc: u64,
     end: Once<End>,
+    /// vCPUs that are still there; the last one to leave tells how the VM ended.
+    vcpus: AtomicU32,
 }
 
 /// What stands behind the VM's one lock.
 struct Devices {
     board: Board,
     console: GuestConsole,
+    /// The board's next deadline and the 8259A's wire, as last passed on.
+    deadline_ns: Option<u64>,
+    pic_asserted: bool,
+}
+
+/// How others reach a vCPU.
+struct Mailbox {
+    posted: PostedInterrupts,
+    /// The CPU whose turn-giver has the vCPU: there a kick is of use.
+    home: AtomicU32,
 }
 
 impl<B: Backend> Vm<B> {
     /// A VM whose time begins now.
-    pub(crate) fn new(
-        id: VmId,
-        name: String,
-        ram: GuestRam,
-        space: B::AddressSpace,
-        board: BoardConfig,
-        style: GuestStyle,
-    ) -> Self {
-        let console = GuestConsole::new(name.clone(), style);
+    pub(crate) fn new(parts: VmParts<B>) -> Self {
+        let console = GuestConsole::new(parts.name.clone(), parts.console);
+        let mailbox =
+            |_| Mailbox { posted: PostedInterrupts::new(), home: AtomicU32::new(PcpuId::BOOT.0) };
         Self {
-            id,
-            name,
-            ram,
-            space,
-            devices: Mutex::new(Devices { board: Board::new(board), console }),
+            id: parts.id,
+            name: parts.name,
+            ram: parts.ram,
+            space: parts.space,
+            devices: Mutex::new(Devices {
+                board: Board::new(parts.board),
+                console,
+                deadline_ns: None,
+                pic_asserted: false,
+            }),
+            board_deadline_tsc: AtomicU64::new(u64::MAX),
+            routing: parts.routing,
+            mailboxes: (0..parts.vcpus).map(mailbox).collect(),
             origin_tsc: clock::tsc(),
             end: Once::new(),
+            vcpus: AtomicU32::new(u32::from(parts.vcpus)),
         }
     }
 
@@ -96,11 +140,6 @@ impl<B: Backend> Vm<B> {
         &self.name
     }
 
-    /// Its RAM.
-    pub(crate) fn ram(&self) -> &GuestRam {
-        &self.ram
-    }
-
     /// Its second-level page tables.
     pub(crate) fn space(&self) -> &B::AddressSpace {
         &self.space
@@ -111,10 +150,24 @@ impl<B: Backend> Vm<B> {
         self.origin_tsc
     }
 
+    /// What others have left for a vCPU.
+    #[inline]
+    pub(crate) fn posted(&self, vcpu: u8) -> &PostedInterrupts {
+        &self.mailboxes[usize::from(vcpu)].posted
+    }
+
+    /// A vCPU's turn-giver is this CPU from now on.
+    pub(crate) fn set_home(&self, vcpu: u8, cpu: PcpuId) {
+        self.mailboxes[usize::from(vcpu)].home.store(cpu.0, Ordering::Release);
+    }
+
     /// Ends it, unless something has ended it already. Its vCPUs see that before they next enter the guest.
     #[cold]
     pub(crate) fn finish(&self, end: End) {
         self.end.call_once(|| end);
+        for vcpu in 0..self.mailboxes.len() as u8 {
+            self.kick(vcpu);
+        }
     }
 
     /// How it ended, if it has.
@@ -123,15 +176,45 @@ impl<B: Backend> Vm<B> {
         self.end.get().copied()
     }
 
-    /// Shows the last line of its console even if the guest has not ended it.
-    pub(crate) fn flush_console(&self) {
-        self.devices.lock().console.flush();
+    /// One of its vCPUs is gone.
+    pub(crate) fn vcpu_left(&self) {
+        if self.vcpus.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(end) = self.end()
+        {
+            self.devices.lock().console.flush();
+            supervisor::vm_ended(&self.name, end);
+        }
     }
 
     /// Nanoseconds since its time began.
     #[inline]
-    fn now_ns(&self) -> u64 {
+    pub(crate) fn now_ns(&self) -> u64 {
         clock::ticks_to_ns(clock::tsc().wrapping_sub(self.origin_tsc))
+    }
+
+    /// The host's TSC at a time of the VM.
+    #[inline]
+    pub(crate) fn tsc_at(&self, ns: u64) -> u64 {
+        self.origin_tsc.saturating_add(clock::ns_to_ticks(ns))
+    }
+
+    /// The host's TSC when this vCPU has to look after the board's timers; `u64::MAX` for never.
+    #[inline]
+    pub(crate) fn board_deadline_tsc(&self, vcpu: u8) -> u64 {
+        if vcpu == BOOT_VCPU { self.board_deadline_tsc.load(Ordering::Relaxed) } else { u64::MAX }
+    }
+
+    /// Does what is due on the board.
+    pub(crate) fn expire_board(&self) {
+        self.with_board(|board, now_ns, effects| board.expire(now_ns, effects));
+    }
+
+    /// The INTA cycle of a vCPU.
+    pub(crate) fn acknowledge_pic(&self) -> PicAnswer {
+        let mut devices = self.devices.lock();
+        let vector = devices.board.acknowledge_pic();
+        devices.pic_asserted = devices.board.pic_asserted();
+        PicAnswer { vector, intr: level(devices.pic_asserted) }
     }
 
     /// Calls a device, and does what it wants done.
@@ -144,9 +227,36 @@ impl<B: Backend> Vm<B> {
         if !effects.output.is_empty() {
             devices.console.write(&effects.output);
         }
+        let asserted = devices.board.pic_asserted();
+        if asserted != devices.pic_asserted {
+            devices.pic_asserted = asserted;
+            if self.posted(BOOT_VCPU).set_intr(level(asserted)) == Kick::Needed {
+                self.kick(BOOT_VCPU);
+            }
+        }
+        if devices.board.next_deadline_ns() != devices.deadline_ns {
+            self.set_deadline(&mut devices);
+        }
         drop(devices);
-        for message in effects.messages {
-            self.deliver(message);
+        if !effects.messages.is_empty() || effects.request.is_some() {
+            self.apply(&effects);
+        }
+        result
+    }
+
+    fn set_deadline(&self, devices: &mut Devices) {
+        let old_tsc = self.board_deadline_tsc.load(Ordering::Relaxed);
+        devices.deadline_ns = devices.board.next_deadline_ns();
+        let tsc = devices.deadline_ns.map_or(u64::MAX, |ns| self.tsc_at(ns));
+        self.board_deadline_tsc.store(tsc, Ordering::Relaxed);
+        if tsc < old_tsc && self.posted(BOOT_VCPU).post_timer() == Kick::Needed {
+            self.kick(BOOT_VCPU);
+        }
+    }
+
+    fn apply(&self, effects: &Effects) {
+        for message in &effects.messages {
+            self.deliver(message, self.routing.resolve(message));
         }
         if let Some(request) = effects.request {
             self.finish(match request {
@@ -155,56 +265,81 @@ impl<B: Backend> Vm<B> {
                 Request::Exit(status) => End::Exit(status),
             });
         }
-        result
     }
 
-    fn deliver(&self, message: InterruptMessage) {
-        let _ = message;
+    fn deliver(&self, message: &InterruptMessage, targets: VcpuSet) {
+        for vcpu in targets {
+            if self.posted(vcpu).post(message) == Kick::Needed {
+                self.kick(vcpu);
+            }
+        }
+    }
+
+    /// Makes the CPU that has this vCPU look at its mailbox.
+    fn kick(&self, vcpu: u8) {
+        let home = self.mailboxes[usize::from(vcpu)].home.load(Ordering::Acquire);
+        if home != cpu::this().id().0
+            && let Some(target) = cpu::smp::cpu(PcpuId(home))
+        {
+            apic::send(target.apic_id(), HostVector::Kick);
+        }
     }
 }
 
+const fn level(asserted: bool) -> Level {
+    if asserted { Level::Asserted } else { Level::Deasserted }
+}
+
 /// The VM as one of its vCPUs reaches it.
-pub(crate) struct VmPort<'a, B: Backend>(pub(crate) &'a Vm<B>);
+pub(crate) struct VmPort<'a, B: Backend> {
+    pub(crate) vm: &'a Vm<B>,
+    pub(crate) vcpu: u8,
+}
 
 impl<B: Backend> Machine for VmPort<'_, B> {
     type Memory = GuestRam;
 
     #[inline]
     fn memory(&self) -> &GuestRam {
-        &self.0.ram
+        &self.vm.ram
     }
 
     #[inline]
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
-        self.0.with_board(|board, now_ns, effects| board.read_port(port, width, now_ns, effects))
+        self.vm.with_board(|board, now_ns, effects| board.read_port(port, width, now_ns, effects))
     }
 
     #[inline]
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
-        self.0.with_board(|board, now_ns, effects| {
+        self.vm.with_board(|board, now_ns, effects| {
             board.write_port(port, width, value, now_ns, effects);
         });
     }
 
     fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64 {
-        self.0.with_board(|board, now_ns, effects| board.read_mmio(gpa, width, now_ns, effects))
+        self.vm.with_board(|board, _, _| board.read_mmio(gpa, width))
     }
 
     fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64) {
-        self.0.with_board(|board, now_ns, effects| {
-            board.write_mmio(gpa, width, value, now_ns, effects);
-        });
+        self.vm.with_board(|board, _, effects| board.write_mmio(gpa, width, value, effects));
     }
 
-    fn send(&mut self, message: InterruptMessage) {
-        self.0.deliver(message);
+    #[inline]
+    fn send(&mut self, ipi: Ipi) {
+        let targets = self.vm.routing.resolve_ipi(&ipi, self.vcpu);
+        self.vm.deliver(&ipi.message, targets);
+    }
+
+    fn reroute(&mut self, route: Route) {
+        self.vm.routing.publish(self.vcpu, route);
     }
 
     fn end_of_interrupt(&mut self, vector: Vector) {
-        let _ = vector;
+        self.vm.with_board(|board, _, effects| board.end_of_interrupt(vector, effects));
     }
 
+    #[inline]
     fn now_ns(&self) -> u64 {
-        self.0.now_ns()
+        self.vm.now_ns()
     }
 }

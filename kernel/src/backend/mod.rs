@@ -66,6 +66,9 @@ pub(crate) struct VcpuSetup {
 
 /// A vCPU that is loaded on this CPU.
 pub(crate) trait LoadedVcpu: Cpu {
+    /// The host's TSC when the guest's reads this.
+    fn host_tsc_at(&self, guest_tsc: u64) -> u64;
+
     /// Runs the guest until it exits, at the latest when the host's TSC reaches `deadline_tsc`.
     fn enter(&mut self, deadline_tsc: u64) -> VmExit;
 

@@ -22,6 +22,7 @@ pub mod linear;
 pub mod machine;
 pub mod mtrr;
 pub mod pending;
+pub mod reset;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

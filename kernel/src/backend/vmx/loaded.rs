@@ -5,6 +5,7 @@ use core::arch::asm;
 use arch::{
     AccessRights, Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, Xcr0, msr,
 };
+use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 use vmm::cpu::{Blocking, Cpu};
 use vmx::controls::EntryControls;
@@ -297,6 +298,10 @@ impl Cpu for VmxLoaded<'_> {
     fn set_guest_tsc(&mut self, tsc: u64) {
         self.vcpu.tsc_offset = tsc.wrapping_sub(clock::tsc());
         self.vmcs.write(fields::TSC_OFFSET, self.vcpu.tsc_offset);
+    }
+
+    fn apic_mode_changed(&mut self, _lapic: &Lapic) {
+        // Every access to the local APIC exits, whatever its mode.
     }
 
     fn flush_address(&mut self, gva: GuestVirt) {

@@ -43,6 +43,11 @@ impl LoadedVcpu for VmxLoaded<'_> {
     }
 
     #[inline]
+    fn host_tsc_at(&self, guest_tsc: u64) -> u64 {
+        guest_tsc.wrapping_sub(self.vcpu.tsc_offset)
+    }
+
+    #[inline]
     fn interrupted_event(&self) -> Option<Event> {
         exit::interrupted_event(&self.vmcs)
     }

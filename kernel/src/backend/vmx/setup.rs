@@ -2,10 +2,6 @@
 
 use alloc::sync::Arc;
 
-use arch::{
-    AccessRights, Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, msr,
-};
-use vmm::Cpu;
 use vmx::{PinControls, PrimaryControls, SecondaryControls, fields};
 
 use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
@@ -21,9 +17,6 @@ use crate::memory::Frame;
 /// before it exits. Both are in TSC ticks; a spinning lock holder is off its CPU for far longer than 4096.
 const PLE_GAP: u32 = 128;
 const PLE_WINDOW: u32 = 4096;
-
-/// The reset value of IA32_PAT (SDM vol. 3, IA32_PAT MSR).
-const PAT_AFTER_RESET: u64 = 0x0007_0406_0007_0406;
 
 /// Makes a vCPU in the architectural reset state.
 pub(super) fn vcpu(
@@ -52,7 +45,9 @@ pub(super) fn vcpu(
     };
     let mut loaded = (&vmx).load(&mut vcpu);
     write_controls(&loaded.vmcs, vmx, loaded.vcpu, setup);
-    reset(&mut loaded);
+    loaded.vmcs.write(fields::GUEST_ACTIVITY, 0);
+    loaded.vmcs.write(fields::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+    vmm::reset::power_on(&mut loaded);
     (&vmx).unload(&mut vcpu);
     Ok(vcpu)
 }
@@ -111,58 +106,4 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &mut VmxVcpu, setup: &Vcp
     vmcs.write(fields::CR0_GUEST_HOST_MASK, !CR0_GUEST_OWNED.bits());
     vmcs.write(fields::CR4_GUEST_HOST_MASK, !vcpu.cr4_guest_owned.bits());
     vmcs.write(fields::VMCS_LINK_POINTER, u64::MAX);
-}
-
-/// The state after a hardware reset (SDM vol. 3, Processor State After Reset), which a loader then changes to
-/// what its boot protocol wants.
-fn reset(cpu: &mut super::VmxLoaded<'_>) {
-    let data = AccessRights::PRESENT
-        | AccessRights::CODE_OR_DATA
-        | AccessRights::WRITABLE
-        | AccessRights::ACCESSED;
-    let flat = Segment { selector: 0, base: 0, limit: 0xffff, access: data };
-    for name in SegmentName::ALL {
-        let segment = match name {
-            SegmentName::Cs => Segment {
-                selector: 0xf000,
-                base: 0xffff_0000,
-                access: data | AccessRights::CODE,
-                ..flat
-            },
-            SegmentName::Ldtr => Segment {
-                access: AccessRights::PRESENT | AccessRights::from_bits_retain(2),
-                ..flat
-            },
-            SegmentName::Tr => Segment {
-                access: AccessRights::PRESENT | AccessRights::from_bits_retain(11),
-                ..flat
-            },
-            _ => flat,
-        };
-        cpu.set_segment(name, segment);
-    }
-    let table = DescriptorTable { base: 0, limit: 0xffff };
-    cpu.set_gdtr(table);
-    cpu.set_idtr(table);
-    cpu.set_cr0(Cr0::CD | Cr0::NW | Cr0::ET);
-    cpu.set_cr3(0);
-    cpu.set_cr4(Cr4::empty());
-    cpu.set_efer(Efer::empty());
-    cpu.set_rflags(Rflags::ONE);
-    cpu.set_rip(0xfff0);
-    cpu.set_gpr(Gpr::Rsp, 0);
-    cpu.set_debug_register(7, 0x400);
-    for (index, value) in [
-        (msr::IA32_PAT, PAT_AFTER_RESET),
-        (msr::IA32_SYSENTER_CS, 0),
-        (msr::IA32_SYSENTER_ESP, 0),
-        (msr::IA32_SYSENTER_EIP, 0),
-        (msr::IA32_DEBUGCTL, 0),
-    ] {
-        cpu.set_hardware_msr(index, value);
-    }
-    cpu.vmcs.write(fields::GUEST_INTERRUPTIBILITY, 0);
-    cpu.vmcs.write(fields::GUEST_ACTIVITY, 0);
-    cpu.vmcs.write(fields::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
-    cpu.set_pdptes([0; 4]);
 }

@@ -6,7 +6,7 @@
 
 pub(crate) mod apic;
 mod control_register;
-mod cpuid;
+pub(crate) mod cpuid;
 mod debug_register;
 mod exception;
 mod hypercall;

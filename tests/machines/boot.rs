@@ -1,0 +1,46 @@
+//! From power-on to a guest, on every engine and firmware, and what a machine without VT-x says.
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use plinth_tests::Boot;
+use plinth_tests::console::End;
+use xtask::emulator::{CpuModel, Engine, Firmware};
+
+use crate::trial;
+
+pub fn trials() -> Vec<Trial> {
+    vec![
+        trial("the_machine_switches_itself_off_when_all_guests_have_ended", power_off),
+        trial("bochs_boots_the_image_that_a_stick_gets", || ram_disk(Engine::Bochs)),
+        trial("a_guest_runs_on_haswell", || on_model(CpuModel::Haswell)),
+        trial("a_guest_runs_on_tigerlake", || on_model(CpuModel::Tigerlake)),
+        trial("qemu_with_seabios_says_that_vtx_is_missing", || without_vtx(Firmware::Bios)),
+        trial("qemu_with_ovmf_says_that_vtx_is_missing", || without_vtx(Firmware::Uefi)),
+    ]
+}
+
+fn power_off() -> Result<()> {
+    let mut machine = Boot::tiny(&["hello"])?.start()?;
+    machine.expect_end("hello", End::PowerOff)?;
+    ensure!(machine.expect_all_ended()? == 0, "the status was not 0");
+    machine.expect_power_off()
+}
+
+fn ram_disk(engine: Engine) -> Result<()> {
+    let mut machine = Boot::tiny(&["hello"])?.engine(engine).as_ram_disk().start()?;
+    machine.expect_all_passed("hello")
+}
+
+fn on_model(model: CpuModel) -> Result<()> {
+    Boot::tiny(&["hello"])?.cpu_model(model).start()?.expect_all_passed("hello")
+}
+
+fn without_vtx(firmware: Firmware) -> Result<()> {
+    let mut machine = Boot::tiny(&["hello"])?
+        .engine(Engine::Qemu)
+        .firmware(firmware)
+        .as_ram_disk()
+        .start()?;
+    machine.expect("VT-x is missing")?;
+    machine.expect_power_off()
+}

@@ -1,0 +1,20 @@
+//! The tests that boot machines. Each is one machine from power-on to power-off; they run side by side.
+
+mod bad_input;
+mod boot;
+mod guests;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Trial};
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let groups = [boot::trials(), guests::trials(), bad_input::trials()];
+    let trials = groups.into_iter().flatten().collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// A test of this name.
+fn trial(name: &str, body: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
+    Trial::test(name, move || body().map_err(|error| format!("{error:#}").into()))
+}
