@@ -285,3 +285,6 @@ fn is_taker(entry: &Entry, message: &InterruptMessage) -> bool {
         | DeliveryMode::ExtInt => route.is_enabled(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use super::icr::{ICR_WRITABLE, X2APIC_ICR_RESERVED};
 use super::lvt::{Errors, MASKED, Mask};
 use super::page::Register;
 use super::timer::Mode;
-use super::{ApicAction, ApicMode, Clock, InvalidAccess, Lapic, LapicFeatures};
+use super::{ApicAction, ApicMode, Clock, InvalidAccess, Lapic, LapicFeatures, Lint};
 
 /// The bit of the spurious-interrupt vector register that enables the APIC.
 pub(super) const SOFTWARE_ENABLE: u32 = 1 << 8;
@@ -224,14 +224,14 @@ impl Lapic {
                 self.expire(clock);
                 self.timer.set_divide(value, clock);
             }
-            Register::LvtThermal
-            | Register::LvtPerformance
-            | Register::LvtLint0
-            | Register::LvtLint1
-            | Register::LvtError => {
-                let kept = self.page.get(register) & REMOTE_IRR & kept_of(register);
-                self.page.set(register, self.entry_value(register, value) | kept);
-                self.entry_written(register);
+            Register::LvtThermal | Register::LvtPerformance | Register::LvtError => {
+                self.page.set(register, self.entry_value(register, value));
+            }
+            Register::LvtLint0 => {
+                self.store_lint(Lint::Lint0, self.entry_value(register, value));
+            }
+            Register::LvtLint1 => {
+                self.store_lint(Lint::Lint1, self.entry_value(register, value));
             }
             Register::Id
             | Register::Version
@@ -289,7 +289,10 @@ impl Lapic {
             Register::SpuriousVector => SPURIOUS_WRITABLE,
             Register::InitialCount => u32::MAX,
             Register::Divide => DIVIDE_WRITABLE,
-            _ => self.entry_writable(register) | STATUS | kept_of(register),
+            Register::LvtLint0 | Register::LvtLint1 => {
+                self.entry_writable(register) | STATUS | REMOTE_IRR
+            }
+            _ => self.entry_writable(register) | STATUS,
         }
     }
 }
@@ -308,14 +311,6 @@ const fn computed(number: u8) -> Option<Computed> {
         0x0a => Some(Computed::ProcessorPriority),
         0x39 => Some(Computed::CurrentCount),
         _ => None,
-    }
-}
-
-/// The remote IRR, where an entry has one.
-const fn kept_of(register: Register) -> u32 {
-    match register {
-        Register::LvtLint0 | Register::LvtLint1 => REMOTE_IRR,
-        _ => 0,
     }
 }
 

@@ -61,14 +61,28 @@ impl Lint {
             Self::Lint1 => Lines::LINT1,
         }
     }
+
+    /// The remote IRR, as software cannot touch it.
+    const fn waits(self) -> Lines {
+        match self {
+            Self::Lint0 => Lines::LINT0_WAITS,
+            Self::Lint1 => Lines::LINT1_WAITS,
+        }
+    }
 }
 
 bitflags! {
-    /// The asserted pins.
+    /// The state of the pins.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct Lines: u8 {
+        /// Asserted.
         const LINT0 = 1 << 0;
+        /// Asserted.
         const LINT1 = 1 << 1;
+        /// A level-triggered interrupt of this pin waits for its EOI.
+        const LINT0_WAITS = 1 << 2;
+        /// A level-triggered interrupt of this pin waits for its EOI.
+        const LINT1_WAITS = 1 << 3;
     }
 
     /// The error status register.
@@ -187,13 +201,14 @@ impl Lapic {
         }
     }
 
-    /// An entry other than the timer's was written and stored.
-    pub(super) fn entry_written(&mut self, register: Register) {
-        match register {
-            Register::LvtLint0 => self.sample_level(Lint::Lint0),
-            Register::LvtLint1 => self.sample_level(Lint::Lint1),
-            _ => {}
+    /// A write of a pin's entry, without what software cannot write.
+    pub(super) fn store_lint(&mut self, pin: Lint, entry: u32) {
+        if !matches!(LocalDelivery::of(entry), LocalDelivery::Fixed(_, TriggerMode::Level)) {
+            self.lints.remove(pin.waits());
         }
+        let waits = if self.lints.contains(pin.waits()) { REMOTE_IRR } else { 0 };
+        self.page.set(pin.register(), entry | waits);
+        self.sample_level(pin);
     }
 
     /// Software has disabled the APIC: all entries become masked.
@@ -209,7 +224,8 @@ impl Lapic {
     pub(super) fn level_triggered_ended(&mut self, vector: Vector) {
         for pin in [Lint::Lint0, Lint::Lint1] {
             let entry = self.page.get(pin.register());
-            if entry & REMOTE_IRR != 0 && entry as u8 == vector.0 {
+            if self.lints.contains(pin.waits()) && entry as u8 == vector.0 {
+                self.lints.remove(pin.waits());
                 self.page.set(pin.register(), entry & !REMOTE_IRR);
                 self.sample_level(pin);
             }
@@ -219,10 +235,12 @@ impl Lapic {
     /// Raises the interrupt of a level-triggered fixed pin that is asserted and not yet waiting for its EOI.
     fn sample_level(&mut self, pin: Lint) {
         let entry = self.page.get(pin.register());
-        if entry & (MASKED | REMOTE_IRR) != 0 || !self.lints.contains(pin.line()) {
+        let pins = self.lints & (pin.line() | pin.waits());
+        if pins != pin.line() || Mask::of(entry) == Mask::Masked {
             return;
         }
         if let LocalDelivery::Fixed(vector, TriggerMode::Level) = LocalDelivery::of(entry) {
+            self.lints.insert(pin.waits());
             self.page.set(pin.register(), entry | REMOTE_IRR);
             self.accept(vector, TriggerMode::Level);
         }

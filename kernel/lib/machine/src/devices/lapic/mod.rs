@@ -303,6 +303,7 @@ impl Lapic {
         self.set_identity();
         self.timer.reset();
         self.timer_mask = lvt::Mask::Masked;
+        self.lints.remove(lvt::Lines::LINT0_WAITS | lvt::Lines::LINT1_WAITS);
         self.ext_int = priority::ExtIntRequest::None;
         self.errors = lvt::ErrorLog::default();
         self.eoi_exits = priority::EoiExits::Changed;

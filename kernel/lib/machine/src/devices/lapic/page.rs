@@ -144,6 +144,12 @@ impl ApicPage {
         })
     }
 
+    /// What the hardware does when a guest writes a register that it virtualises.
+    #[cfg(test)]
+    pub(super) fn store_raw(&self, offset: u16, value: u32) {
+        self.word(usize::from(offset) / 4).store(value, Relaxed);
+    }
+
     /// Zeroes the whole page.
     pub(super) fn clear(&self) {
         for word in &self.0 {

@@ -98,7 +98,7 @@ pub(super) struct Timer {
     state: State,
     /// log2 of the divisor.
     divide_shift: u32,
-    /// Bus ticks in a nanosecond, times 2^32.
+    /// Bus ticks in a nanosecond, times 2^61 and rounded up, so that whole results come out whole.
     ticks_per_ns: u64,
     /// Nanoseconds in a bus tick, times 2^32.
     ns_per_tick: u64,
@@ -111,7 +111,8 @@ impl Timer {
             mode: Mode::OneShot,
             state: State::Stopped,
             divide_shift: 0,
-            ticks_per_ns: (hz << 32) / 1_000_000_000,
+            // Fits: 32 bits of hertz over 10^9 are less than 8.
+            ticks_per_ns: (u128::from(hz) << 61).div_ceil(1_000_000_000) as u64,
             ns_per_tick: (1_000_000_000 << 32) / hz,
         };
         timer.reset();
@@ -245,7 +246,7 @@ impl Timer {
     fn count_from(&mut self, start: u64, count: u32, now_ns: u64, hold_ns: u64) {
         let left = self.period(count).saturating_sub(self.elapsed(start, now_ns));
         // One more than the product, which is rounded down.
-        let left_ns = scale(left, self.ns_per_tick).saturating_add(1);
+        let left_ns = scale(left, self.ns_per_tick, 32).saturating_add(1);
         let deadline_ns = now_ns.saturating_add(left_ns.max(hold_ns));
         self.state = State::Counting { start, count, deadline_ns };
     }
@@ -257,14 +258,14 @@ impl Timer {
     }
 
     fn bus_ticks(&self, now_ns: u64) -> u64 {
-        scale(now_ns, self.ticks_per_ns)
+        scale(now_ns, self.ticks_per_ns, 61)
     }
 }
 
-/// `value` times `factor` / 2^32.
+/// `value` times `factor` / 2^`shift`.
 #[inline]
-fn scale(value: u64, factor: u64) -> u64 {
-    let product = (u128::from(value) * u128::from(factor)) >> 32;
+fn scale(value: u64, factor: u64, shift: u32) -> u64 {
+    let product = (u128::from(value) * u128::from(factor)) >> shift;
     u64::try_from(product).unwrap_or(u64::MAX)
 }
 
