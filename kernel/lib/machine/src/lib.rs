@@ -16,6 +16,7 @@
 
 extern crate alloc;
 
+pub mod acpi;
 mod board;
 mod bus;
 pub mod devices;
