@@ -223,6 +223,14 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
         };
         let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(PcpuId(count as u32))));
         if start(&trampoline, Arrival { cpu, apic_id, stacks }) {
+            let behind = TSC_CHECK.take();
+            if behind > 0 {
+                log::warn!(
+                    "the TSCs of CPU {} and CPU 0 differ by {} ns or more: guests on both may see time jump",
+                    cpu.id(),
+                    clock::ticks_to_ns(behind)
+                );
+            }
             CPUS[count].call_once(|| cpu);
             COUNT.store(count + 1, Ordering::Release);
         } else {
@@ -256,12 +264,37 @@ fn start(trampoline: &Trampoline, arrival: Arrival) -> bool {
 fn wait_for(cpu: &PerCpu, us: u64) -> bool {
     let end = clock::now_ns() + us * 1000;
     while !cpu.is_online() {
+        // Meanwhile the other one compares, too.
+        TSC_CHECK.compare();
         if clock::now_ns() >= end {
             return false;
         }
-        core::hint::spin_loop();
     }
     true
+}
+
+/// Compares the time-stamp counters of two CPUs: read in turns, they must never seem to run backwards.
+struct TscCheck {
+    /// The last value that either has read, and by how much a later one was lower.
+    last: Mutex<(u64, u64)>,
+}
+
+static TSC_CHECK: TscCheck = TscCheck { last: Mutex::new((0, 0)) };
+/// Readings of the CPU that starts.
+const TSC_READINGS: u32 = 300;
+
+impl TscCheck {
+    fn compare(&self) {
+        let mut state = self.last.lock();
+        let (last, worst) = *state;
+        let now = clock::tsc();
+        *state = (now, worst.max(last.saturating_sub(now)));
+    }
+
+    /// The worst step back since the last call.
+    fn take(&self) -> u64 {
+        core::mem::take(&mut *self.last.lock()).1
+    }
 }
 
 /// Where a CPU arrives, in 64-bit mode, on its stack, with nothing else set up.
@@ -282,6 +315,9 @@ extern "C" fn arrive() -> ! {
         control::init_this_cpu();
         cpu.set_stacks(stacks);
         apic::init_this_cpu();
+    }
+    for _ in 0..TSC_READINGS {
+        TSC_CHECK.compare();
     }
     cpu.set_online();
     wait_for_release()

@@ -12,7 +12,7 @@ use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_wid
 use crate::console::EscapeFilter;
 
 /// The most columns and rows that are used of a large screen.
-const COLUMNS: usize = 160;
+const COLUMNS: usize = 280;
 const ROWS: usize = 68;
 /// The font's size, before it is enlarged for screens of many pixels.
 const CELL_HEIGHT: usize = 16;
