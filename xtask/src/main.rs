@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::build::Artifacts;
-use xtask::commands::{check, doctor, flash, image, run, test};
+use xtask::commands::{check, debug, doctor, flash, image, run, test};
 use xtask::paths::Paths;
 
 /// Builds, runs, tests and installs Plinth
@@ -26,6 +26,8 @@ enum Command {
     Image(image::ImageOptions),
     /// Write such an image to a USB stick
     Flash(flash::FlashOptions),
+    /// Boot a machine that waits for gdb at its first instruction, and start gdb with symbols
+    Debug(debug::DebugOptions),
     /// Run all tests, or those whose names contain FILTER
     Test(test::TestOptions),
     /// Check formatting, lints and the rules of the house
@@ -65,6 +67,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         }
         Command::Image(options) => image::image(&paths, options)?,
         Command::Flash(options) => flash::flash(&paths, options)?,
+        Command::Debug(options) => debug::debug(&paths, options)?,
         Command::Test(options) => return test::test(&paths, options),
         Command::Check => check::check(&paths)?,
         Command::Doctor if !doctor::doctor(&paths) => return Ok(ExitCode::FAILURE),

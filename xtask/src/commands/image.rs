@@ -112,6 +112,9 @@ mod tests {
     fn an_image_too_large_for_the_bios_loader_is_noticed_before_it_is_made() {
         assert_eq!(too_large_for_bios(29 << 20), None);
         let message = too_large_for_bios((29 << 20) + 1).unwrap();
-        assert!(message.contains("30 MiB") && message.contains("29 MiB"), "{message}");
+        assert!(
+            message.contains("30 MiB") && message.contains("29 MiB"),
+            "{message}"
+        );
     }
 }

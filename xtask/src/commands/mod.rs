@@ -1,6 +1,7 @@
 //! The commands of `cargo xtask`, one file each.
 
 pub mod check;
+pub mod debug;
 pub mod doctor;
 pub mod flash;
 pub mod image;

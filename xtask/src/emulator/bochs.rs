@@ -47,7 +47,7 @@ pub(super) fn command(
         (Disk::WithPointer { bundle, .. }, Some(address)) => touches(address, bundle.len() as u64),
         _ => String::new(),
     };
-    script.push_str(&debugger_script(&machine.debugger));
+    script.push_str(debugger_script(machine.debugger));
     fs::write(folder.join(DEBUGGER_SCRIPT), script)?;
     let mut command = emulator_command("bochs");
     command
@@ -74,11 +74,11 @@ fn touches(address: u64, bytes: u64) -> String {
     text
 }
 
-/// What Bochs's debugger does first. In a plain run it starts the machine, and quits when the machine stops.
-fn debugger_script(debugger: &Debugger) -> String {
+/// What Bochs's debugger does first. For gdb it does nothing, and waits to be told.
+fn debugger_script(debugger: Debugger) -> &'static str {
     match debugger {
-        Debugger::BuiltIn { symbols } => format!("ldsym global \"{}\"\n", symbols.display()),
-        Debugger::None | Debugger::Gdb { .. } => RUN_SCRIPT.into(),
+        Debugger::None => RUN_SCRIPT,
+        Debugger::Gdb { .. } => "",
     }
 }
 
@@ -226,13 +226,9 @@ mod tests {
     }
 
     #[test]
-    fn the_debugger_runs_the_machine_and_quits_unless_somebody_wants_it() {
-        let script = debugger_script(&Debugger::None);
+    fn the_debugger_runs_the_machine_and_quits_unless_gdb_wants_it() {
+        let script = debugger_script(Debugger::None);
         assert!(script.starts_with("c\n") && script.ends_with("\nq\n"));
-        let symbols = "/s/symbols".into();
-        assert_eq!(
-            debugger_script(&Debugger::BuiltIn { symbols }),
-            "ldsym global \"/s/symbols\"\n"
-        );
+        assert_eq!(debugger_script(Debugger::Gdb { port: 1 }), "");
     }
 }

@@ -20,8 +20,9 @@ use nix::unistd::Pid;
 use std::fs::{self, File};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -79,19 +80,15 @@ pub enum CpuModel {
 }
 
 /// Who controls the machine from outside.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Debugger {
     /// Nobody: it starts at once.
     None,
-    /// It waits at its first instruction for gdb on this port (QEMU only).
+    /// It waits at its first instruction for gdb. QEMU itself listens on this port; Bochs's own debugger is left to
+    /// whoever takes it ([`Running::take_debugger`]) and serves that port.
     Gdb {
         /// On the loopback interface.
         port: u16,
-    },
-    /// The emulator's own debugger has the terminal (Bochs only).
-    BuiltIn {
-        /// Symbols in Bochs's form.
-        symbols: PathBuf,
     },
 }
 
@@ -211,12 +208,15 @@ impl Machine {
             Engine::Bochs => bochs::command(self, folder.path(), port, bundle_address)?,
             Engine::Kvm | Engine::Qemu => qemu::command(self, folder.path(), port, bundle_address)?,
         };
-        if !matches!(self.debugger, Debugger::BuiltIn { .. }) {
-            let output = File::create(folder.path().join(files::OUTPUT))?;
-            command
-                .stdin(Stdio::null())
-                .stdout(output.try_clone()?)
-                .stderr(output);
+        let output = File::create(folder.path().join(files::OUTPUT))?;
+        command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output);
+        if self.engine == Engine::Bochs && self.debugger != Debugger::None {
+            command.stdin(Stdio::piped()).stdout(Stdio::piped());
+            // Ctrl-C on the terminal is gdb's: it must not reach Bochs by itself.
+            command.process_group(0);
         }
         let program = command.get_program().display().to_string();
         let child = command
@@ -404,6 +404,21 @@ impl Running {
         bochs::register_dump(&String::from_utf8_lossy(
             output.get(before..).unwrap_or_default(),
         ))
+    }
+
+    /// Bochs's own debugger: what it is told, and what it says. There once, and only in a machine that waits for gdb.
+    pub fn take_debugger(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        self.process
+            .0
+            .stdin
+            .take()
+            .zip(self.process.0.stdout.take())
+    }
+
+    /// The emulator's process.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.process.0.id()
     }
 
     /// The run's folder.
