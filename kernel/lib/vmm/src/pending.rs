@@ -157,6 +157,11 @@ impl Pending {
         }
     }
 
+    /// The event that comes before all others.
+    pub(crate) const fn first(&self) -> Option<Event> {
+        self.first
+    }
+
     /// Takes the event that comes before all others.
     #[inline]
     pub(crate) const fn take_first(&mut self) -> Option<Event> {

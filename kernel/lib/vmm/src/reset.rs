@@ -6,7 +6,6 @@ use arch::{
 };
 
 use crate::cpu::{Blocking, Cpu};
-use crate::handle::cpuid::signature;
 use crate::state::VcpuState;
 
 /// IA32_PAT after power-on: write-back, write-through, UC-, UC, twice.
@@ -43,7 +42,7 @@ pub fn power_on<C: Cpu>(cpu: &mut C) {
 pub fn init<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState) {
     cpu.set_cr0((cpu.cr0() & (Cr0::CD | Cr0::NW)) | Cr0::ET);
     registers(cpu);
-    cpu.set_gpr(Gpr::Rdx, u64::from(signature(cpu, vcpu)));
+    cpu.set_gpr(Gpr::Rdx, u64::from(vcpu.cpuid.leaf_1_eax()));
     vcpu.lapic.init();
     cpu.apic_mode_changed(&vcpu.lapic);
 }
@@ -107,7 +106,7 @@ mod tests {
 
     #[test]
     fn after_power_on_the_first_fetch_is_16_bytes_below_4_gib() {
-        let mut cpu = FakeCpu::long_mode();
+        let mut cpu = FakeCpu::long_mode(0);
         power_on(&mut cpu);
         let cs = cpu.segment(SegmentName::Cs);
         assert_eq!(cs.base + cpu.rip(), 0xffff_fff0);
@@ -117,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_start_up_ipi_starts_at_its_page() {
-        let mut cpu = FakeCpu::long_mode();
+        let mut cpu = FakeCpu::long_mode(0);
         power_on(&mut cpu);
         start_up(&mut cpu, Vector(0x9a));
         let cs = cpu.segment(SegmentName::Cs);

@@ -4,6 +4,7 @@ use machine::devices::lapic::{ApicMode, Lapic};
 
 use crate::cpuid::CpuidTable;
 use crate::mtrr::Mtrrs;
+use crate::pending::Pending;
 
 /// The state of one vCPU that the handlers own.
 #[derive(Debug)]
@@ -14,6 +15,10 @@ pub struct VcpuState {
     pub msrs: SoftMsrs,
     /// Its local APIC.
     pub lapic: Lapic,
+    /// The events that it has yet to take.
+    pub pending: Pending,
+    /// Instructions on memory that the emulator did not know.
+    pub emulation_failures: u32,
 }
 
 /// MSRs whose value is kept here, because the hardware has no guest copy of them.
@@ -50,7 +55,7 @@ impl VcpuState {
             platform_id: 0,
             arch_capabilities: 0,
         };
-        Self { cpuid, msrs, lapic }
+        Self { cpuid, msrs, lapic, pending: Pending::new(), emulation_failures: 0 }
     }
 
     /// Whether IA32_APIC_BASE has the local APIC enabled.

@@ -210,6 +210,11 @@ impl CpuidTable {
         !0 << self.physical_address_bits
     }
 
+    /// Leaf 1, EAX: family, model and stepping, which RDX holds after reset.
+    pub const fn leaf_1_eax(&self) -> u32 {
+        self.basic[1].registers.eax
+    }
+
     /// Leaf 1, ECX, without what depends on state.
     pub const fn leaf_1_ecx(&self) -> Leaf1Ecx {
         Leaf1Ecx::from_bits_retain(self.basic[1].registers.ecx)

@@ -1,6 +1,5 @@
 //! CPUID.
 
-use arch::cpuid::CpuidLeaf;
 use arch::{Cr4, Gpr, Xcr0};
 
 use crate::cpu::Cpu;
@@ -30,11 +29,6 @@ impl<C: Cpu> Live for Now<'_, C> {
     fn in_64_bit_mode(&self) -> bool {
         super::in_64_bit_mode(self.0)
     }
-}
-
-/// The processor's family, model and stepping, as EDX shows them after INIT.
-pub(crate) fn signature<C: Cpu>(cpu: &C, vcpu: &VcpuState) -> u32 {
-    vcpu.cpuid.lookup(CpuidLeaf::FEATURES, 0, &Now(cpu, vcpu)).eax
 }
 
 /// Answers EAX and ECX in EAX to EDX, the upper halves becoming zero.

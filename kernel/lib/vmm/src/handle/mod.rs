@@ -6,13 +6,14 @@
 
 pub(crate) mod apic;
 mod control_register;
-pub(crate) mod cpuid;
+mod cpuid;
 mod debug_register;
 mod exception;
 mod hypercall;
 mod misc;
 mod msr;
 mod port;
+mod task_switch;
 
 use arch::{AccessRights, Efer, Exception, Rflags, SegmentName};
 
@@ -37,6 +38,8 @@ pub enum Next {
     Stop(VmError),
 }
 
+/// What lasts for one instruction.
+const SHADOW: Blocking = Blocking::STI.union(Blocking::MOV_SS);
 /// DR6: a single-step trap (SDM vol. 3, Debug Status Register).
 const DR6_BS: u64 = 1 << 14;
 /// IA32_DEBUGCTL: TF traps on branches only.
@@ -106,10 +109,10 @@ pub fn handle<C: Cpu, M: Machine>(
         VmExit::Exception(info) => exception::reflect(cpu, info),
         VmExit::ApicWrite { offset } => Ok(apic::complete_write(cpu, vcpu, machine, offset)),
         VmExit::ApicEoi(vector) => Ok(apic::hardware_ended(vcpu, machine, vector)),
-        VmExit::DescriptorTable
-        | VmExit::Memory(_)
-        | VmExit::ApicAccess { .. }
-        | VmExit::TaskSwitch(_) => Ok(Next::Stop(VmError::Unsupported("this exit"))),
+        VmExit::TaskSwitch(switch) => task_switch::task_switch(cpu, vcpu, machine, switch),
+        VmExit::DescriptorTable | VmExit::Memory(_) | VmExit::ApicAccess { .. } => {
+            Ok(Next::Stop(VmError::Unsupported("this exit")))
+        }
         VmExit::TprBelowThreshold
         | VmExit::InterruptWindow
         | VmExit::NmiWindow
@@ -132,8 +135,18 @@ pub fn handle<C: Cpu, M: Machine>(
 /// traps where TF is set.
 #[inline]
 fn complete<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
+    complete_with_length(cpu, cpu.instruction_length(), next)
+}
+
+/// [`complete`] for an instruction whose length the hardware does not tell.
+#[inline]
+pub(crate) fn complete_with_length<C: Cpu>(
+    cpu: &mut C,
+    length: u8,
+    next: Next,
+) -> Result<Next, GuestFault> {
     let rip = cpu.rip();
-    let mut behind = rip.wrapping_add(u64::from(cpu.instruction_length()));
+    let mut behind = rip.wrapping_add(u64::from(length));
     if (rip ^ behind) >> 32 != 0 && !in_64_bit_mode(cpu) {
         behind &= 0xffff_ffff;
     }
@@ -143,11 +156,10 @@ fn complete<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
 
 /// The part of [`complete`] that has nothing to do with RIP.
 #[inline]
-fn finish<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
-    let shadow = Blocking::STI | Blocking::MOV_SS;
+pub(crate) fn finish<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
     let blocking = cpu.blocking();
-    if blocking.intersects(shadow) {
-        cpu.set_blocking(blocking - shadow);
+    if blocking.intersects(SHADOW) {
+        cpu.set_blocking(blocking - SHADOW);
     }
     let rflags = cpu.rflags();
     if rflags.intersects(Rflags::RF | Rflags::TF) {

@@ -76,11 +76,8 @@ pub(super) fn task_switch<C: Cpu, M: Machine>(
         TaskSwitchCause::Gate => vcpu.pending.first(),
         TaskSwitchCause::Call | TaskSwitchCause::Iret | TaskSwitchCause::Jump => None,
     };
-    let mut loader = Loader {
-        linear: Linear::new(cpu, &vcpu.cpuid),
-        machine,
-        external: External::of(event),
-    };
+    let mut loader =
+        Loader { linear: Linear::new(cpu, &vcpu.cpuid), machine, external: External::of(event) };
     let new = match leave_old_task(cpu, &mut loader, switch, event) {
         Ok(new) => new,
         Err(AccessError::Fault(fault)) => return Err(fault),
@@ -284,7 +281,8 @@ fn enter_new_task<C: Cpu, M: Machine>(
     }
     settle_blocking(cpu, switch.cause, event);
 
-    let mut eflags = Rflags::from_bits_retain(u64::from(state.eflags) & EFLAGS_DEFINED) | Rflags::ONE;
+    let mut eflags =
+        Rflags::from_bits_retain(u64::from(state.eflags) & EFLAGS_DEFINED) | Rflags::ONE;
     if matches!(switch.cause, TaskSwitchCause::Call | TaskSwitchCause::Gate) {
         eflags.insert(Rflags::NT);
     }
@@ -387,11 +385,8 @@ fn push<C: Cpu, M: Machine>(
         Format::Bits32 => Width::Dword,
     };
     let stack = cpu.segment(SegmentName::Ss);
-    let stack_width = if stack.access.contains(AccessRights::DEFAULT_BIG) {
-        Width::Dword
-    } else {
-        Width::Word
-    };
+    let stack_width =
+        if stack.access.contains(AccessRights::DEFAULT_BIG) { Width::Dword } else { Width::Word };
     let linear = Linear::new(cpu, &vcpu.cpuid);
     let pointer = cpu.gpr(Gpr::Rsp).wrapping_sub(width.bytes() as u64);
     let offset = stack_width.truncate(pointer);

@@ -68,7 +68,11 @@ impl<M: Machine> Loader<'_, M> {
     }
 
     /// LDTR.
-    pub(super) fn load_ldt<C: Cpu>(&mut self, cpu: &mut C, selector: Selector) -> Result<(), AccessError> {
+    pub(super) fn load_ldt<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        selector: Selector,
+    ) -> Result<(), AccessError> {
         cpu.set_segment(SegmentName::Ldtr, Segment { selector: selector.0, ..Segment::UNUSABLE });
         if selector.is_null() {
             return Ok(());
@@ -88,7 +92,11 @@ impl<M: Machine> Loader<'_, M> {
     }
 
     /// CS, whose RPL is the new privilege level.
-    pub(super) fn load_code<C: Cpu>(&mut self, cpu: &mut C, selector: Selector) -> Result<(), AccessError> {
+    pub(super) fn load_code<C: Cpu>(
+        &mut self,
+        cpu: &mut C,
+        selector: Selector,
+    ) -> Result<(), AccessError> {
         let fault = self.invalid_tss(selector);
         let (at, descriptor) = self.find(cpu, selector)?;
         let access = descriptor.access();

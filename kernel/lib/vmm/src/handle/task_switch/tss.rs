@@ -97,11 +97,10 @@ impl Format {
     /// registers are ones, as processors leave them.
     pub(super) fn load(self, bytes: &[u8; MAX_BYTES]) -> TaskState {
         let fields = self.dynamic()..;
-        let mut dynamic = bytes
-            .get(fields)
-            .unwrap_or(&[])
-            .chunks_exact(self.field())
-            .map(|field| field.iter().rev().fold(0u32, |value, byte| value << 8 | u32::from(*byte)));
+        let mut dynamic =
+            bytes.get(fields).unwrap_or(&[]).chunks_exact(self.field()).map(|field| {
+                field.iter().rev().fold(0u32, |value, byte| value << 8 | u32::from(*byte))
+            });
         let mut next = || dynamic.next().unwrap_or(0);
         let (eip, eflags) = (next(), next());
         let upper = match self {
@@ -166,7 +165,10 @@ mod tests {
             *byte = i as u8;
         }
         let state = Format::Bits32.load(&bytes);
-        assert_eq!((state.cr3, state.eip, state.eflags), (Some(0x1f1e_1d1c), 0x2322_2120, 0x2726_2524));
+        assert_eq!(
+            (state.cr3, state.eip, state.eflags),
+            (Some(0x1f1e_1d1c), 0x2322_2120, 0x2726_2524)
+        );
         assert_eq!((state.gprs[0], state.gprs[7]), (0x2b2a_2928, 0x4746_4544));
         assert_eq!((state.selectors[0], state.selectors[5], state.ldt), (0x4948, 0x5d5c, 0x6160));
         assert!(!state.trap);
