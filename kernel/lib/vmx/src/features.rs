@@ -160,7 +160,7 @@ features! {
         [PinControls::PROCESS_POSTED_INTERRUPTS];
     IpiVirtualization, Optional, "IPI virtualization", "guest IPIs without an exit",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::IPI_VIRTUALIZATION];
-    TscOffset, Optional, "TSC offsetting", "a guest's TSC starts at zero", [PrimaryControls::USE_TSC_OFFSETTING];
+    TscOffset, Required, "TSC offsetting", "a guest's TSC starts at zero", [PrimaryControls::USE_TSC_OFFSETTING];
     TscScaling, Optional, "TSC scaling", "a guest's TSC keeps its frequency",
         [SecondaryControls::USE_TSC_SCALING];
     Rdtscp, Optional, "RDTSCP", "guests may use RDTSCP and RDPID", [SecondaryControls::ENABLE_RDTSCP];
@@ -280,7 +280,7 @@ impl core::error::Error for MissingFeatures {}
 mod tests {
     use super::*;
     use crate::capability::RawCapabilities;
-    use crate::capability::tests::skylake;
+    use crate::testing::skylake;
     use std::string::{String, ToString};
 
     fn features(raw: RawCapabilities) -> Features {

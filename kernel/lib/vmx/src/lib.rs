@@ -13,9 +13,11 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod apic;
 pub mod bitmap;
 pub mod capability;
 pub mod controls;
+pub mod dump;
 pub mod entry_checks;
 pub mod ept;
 pub mod event;
@@ -25,8 +27,11 @@ pub mod feature_control;
 pub mod features;
 pub mod fields;
 pub mod msr_area;
+pub mod pml;
 pub mod preemption;
 pub mod state;
+#[cfg(test)]
+mod testing;
 pub mod vpid;
 
 pub use bitmap::{IoBitmaps, MsrBitmap};

@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_rate_comes_from_the_capabilities() {
-        let caps = Capabilities::new(crate::capability::tests::skylake());
+        let caps = Capabilities::new(crate::testing::skylake());
         assert_eq!(PreemptionTimer::new(&caps).shift(), 5);
         assert_eq!(PreemptionTimer::new(&caps).ticks(3), 96);
     }

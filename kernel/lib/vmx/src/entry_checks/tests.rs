@@ -4,27 +4,12 @@ use super::*;
 use crate::capability::{AddressWidths, RawCapabilities};
 use crate::fields::*;
 use crate::state::{FlatStart, GuestState, to_vmcs, virtual_8086_segment};
+use crate::testing::{Vmcs, set};
 use arch::{Cr0, DescriptorTable, Gpr, Rflags, SegmentName};
 use std::collections::{BTreeMap, BTreeSet};
 use std::string::ToString;
 use std::vec;
 use std::vec::Vec;
-
-/// A VMCS as a map.
-#[derive(Clone, Default)]
-struct Vmcs(BTreeMap<Encoding, u64>);
-
-impl VmcsReader for Vmcs {
-    fn read_raw(&self, encoding: Encoding) -> Option<u64> {
-        self.0.get(&encoding).copied()
-    }
-}
-
-impl VmcsWriter for Vmcs {
-    fn write_raw(&mut self, encoding: Encoding, value: u64) {
-        self.0.insert(encoding, value);
-    }
-}
 
 /// A processor that allows every control, with the usual fixed bits; its EPT keeps no accessed and dirty
 /// flags and knows no supervisor shadow stack.
@@ -64,10 +49,6 @@ const EXIT: u64 = 0x0003_6dfb | 0x007c_8200;
 /// Load debug controls, PAT and EFER.
 const ENTRY: u64 = 0x11fb & !0x200 | 0xc004;
 const LONG_MODE: u64 = 0x200;
-
-fn set<W: FieldWidth, A: Access>(field: Field<W, A>, value: u64) -> (Encoding, u64) {
-    (field.encoding(), value)
-}
 
 /// Controls and host state that break no rule.
 fn valid_frame() -> Vmcs {

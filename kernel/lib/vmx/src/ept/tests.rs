@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capability::AddressWidths;
-use crate::capability::tests::skylake;
+use crate::testing::skylake;
 use memory::Tables;
 use std::string::ToString;
 use std::vec;

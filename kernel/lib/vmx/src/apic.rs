@@ -1,0 +1,354 @@
+//! APIC virtualisation: which controls make up which level, and the structures that the processor reads.
+//!
+//! SDM vol. 3, APIC Virtualization and Virtual Interrupts; Posted-Interrupt Processing.
+
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arch::Vector;
+
+use crate::bitmap::{Intercept, MsrAccess, MsrBitmap};
+use crate::controls::{PrimaryControls, SecondaryControls};
+use crate::features::{Feature, Features};
+
+/// How much of a guest's local APIC the processor does itself; each level includes those before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ApicLevel {
+    /// Nothing: CR8 exits too.
+    None,
+    /// The task priority.
+    TaskPriority,
+    /// Reads of registers as well; writes exit after the fact.
+    Registers,
+    /// EOI, self-IPI and the delivery of pending interrupts as well.
+    Delivery,
+}
+
+/// The mode that a guest has its local APIC in.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ApicMode {
+    /// Off, by IA32_APIC_BASE.
+    Disabled,
+    /// Registers in memory.
+    Xapic,
+    /// Registers as MSRs.
+    X2apic,
+}
+
+/// The MSRs of an x2APIC that the virtual-APIC page answers for, beside the bit vectors: ID, version, TPR, PPR
+/// and SVR. Not the LDR, which reads 0 in Bochs 2.7, nor what counts or sends.
+const READABLE: [u32; 5] = [0x802, 0x803, 0x808, 0x80a, 0x80f];
+/// ISR, TMR and IRR.
+const BIT_VECTORS: core::ops::Range<u32> = 0x810..0x828;
+const TPR: u32 = 0x808;
+const EOI: u32 = 0x80b;
+const SELF_IPI: u32 = 0x83f;
+
+impl ApicLevel {
+    /// The highest level that this processor has.
+    pub const fn best(features: &Features) -> Self {
+        if !features.has(Feature::TprShadow) {
+            Self::None
+        } else if !features.has(Feature::ApicRegisterVirtualization) {
+            Self::TaskPriority
+        } else if !features.has(Feature::VirtualInterruptDelivery) {
+            Self::Registers
+        } else {
+            Self::Delivery
+        }
+    }
+
+    /// The controls to be set for a guest with its APIC in this mode; all others that concern the APIC are to
+    /// be clear. The entry checks want it so: x2APIC mode excludes the APIC-access page.
+    pub const fn controls(
+        self,
+        mode: ApicMode,
+        features: &Features,
+    ) -> (PrimaryControls, SecondaryControls) {
+        let cr8_exits = PrimaryControls::CR8_LOAD_EXITING.union(PrimaryControls::CR8_STORE_EXITING);
+        let shadow = PrimaryControls::USE_TPR_SHADOW;
+        let access = match mode {
+            ApicMode::Xapic if features.has(Feature::VirtualizeApicAccesses) => {
+                SecondaryControls::VIRTUALIZE_APIC_ACCESSES
+            }
+            ApicMode::X2apic if features.has(Feature::VirtualX2apic) => {
+                SecondaryControls::VIRTUALIZE_X2APIC_MODE
+            }
+            // CR8 is a register of its own, and works whatever becomes of the others.
+            _ if matches!(self, Self::None) => return (cr8_exits, SecondaryControls::empty()),
+            _ => return (shadow, SecondaryControls::empty()),
+        };
+        let registers = access.union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION);
+        match self {
+            Self::None => (cr8_exits, SecondaryControls::empty()),
+            Self::TaskPriority => (shadow, access),
+            Self::Registers => (shadow, registers),
+            Self::Delivery => {
+                (shadow, registers.union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY))
+            }
+        }
+    }
+
+    /// Lets those x2APIC MSRs pass that the processor then takes from the virtual-APIC page. Only for guests
+    /// that run with [`VIRTUALIZE_X2APIC_MODE`](SecondaryControls::VIRTUALIZE_X2APIC_MODE): without it, they
+    /// would reach the host's APIC.
+    pub fn pass_x2apic(self, bitmap: &mut MsrBitmap) {
+        // The MSRs of the x2APIC all have bits, so that setting one cannot fail.
+        let mut pass = |msr, access| bitmap.set(msr, access, Intercept::Pass).unwrap_or(());
+        if self >= Self::TaskPriority {
+            pass(TPR, MsrAccess::Read);
+            pass(TPR, MsrAccess::Write);
+        }
+        if self >= Self::Registers {
+            for msr in READABLE.into_iter().chain(BIT_VECTORS) {
+                pass(msr, MsrAccess::Read);
+            }
+        }
+        if self >= Self::Delivery {
+            pass(EOI, MsrAccess::Write);
+            pass(SELF_IPI, MsrAccess::Write);
+        }
+    }
+}
+
+/// The guest-interrupt-status field.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct InterruptStatus {
+    /// RVI: the highest vector that is requested, or 0.
+    pub requesting: u8,
+    /// SVI: the highest vector in service, or 0.
+    pub servicing: u8,
+}
+
+impl InterruptStatus {
+    /// From the field.
+    pub const fn from_field(field: u16) -> Self {
+        let [requesting, servicing] = field.to_le_bytes();
+        Self { requesting, servicing }
+    }
+
+    /// For the field.
+    pub const fn to_field(self) -> u16 {
+        u16::from_le_bytes([self.requesting, self.servicing])
+    }
+}
+
+/// The vectors whose EOI exits although the processor does it, since an I/O APIC waits for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EoiExitBitmap([u64; 4]);
+
+impl EoiExitBitmap {
+    /// No EOI exits.
+    pub const EMPTY: Self = Self([0; 4]);
+
+    /// Makes EOIs of this vector exit.
+    pub fn insert(&mut self, vector: Vector) {
+        if let Some(word) = self.0.get_mut(usize::from(vector.0 / 64)) {
+            *word |= 1 << (vector.0 % 64);
+        }
+    }
+
+    /// The values of the four fields.
+    pub const fn words(&self) -> [u64; 4] {
+        self.0
+    }
+}
+
+/// Whether the other CPU must be told.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[must_use = "the guest does not see the interrupt before its CPU is notified"]
+pub enum Notify {
+    /// Send the notification vector.
+    Send,
+    /// A notification is on its way already, or is suppressed.
+    NotNeeded,
+}
+
+/// A posted-interrupt descriptor. Any CPU posts; the one that runs the vCPU takes the requests, or the
+/// processor does when the notification arrives.
+#[derive(Debug, Default)]
+#[repr(C, align(64))]
+pub struct PostedInterrupts {
+    /// A bit for each vector that is requested.
+    requests: [AtomicU64; 4],
+    /// ON and SN in bits 0 and 1, the notification vector in bits 23:16, the APIC ID from bit 32 on.
+    control: AtomicU64,
+    /// Bits that software may use.
+    available: [AtomicU64; 3],
+}
+
+const _: () = assert!(size_of::<PostedInterrupts>() == 64);
+
+impl PostedInterrupts {
+    const OUTSTANDING: u64 = 1 << 0;
+    const SUPPRESSED: u64 = 1 << 1;
+
+    /// Nothing requested, notifications suppressed.
+    pub fn new() -> Self {
+        Self { control: AtomicU64::new(Self::SUPPRESSED), ..Self::default() }
+    }
+
+    /// Requests an interrupt. The request is visible before the notification, as the manual wants.
+    pub fn post(&self, vector: Vector) -> Notify {
+        if let Some(word) = self.requests.get(usize::from(vector.0 / 64)) {
+            word.fetch_or(1 << (vector.0 % 64), Ordering::SeqCst);
+        }
+        let told = self.control.fetch_or(Self::OUTSTANDING, Ordering::SeqCst);
+        if told & (Self::OUTSTANDING | Self::SUPPRESSED) == 0 {
+            Notify::Send
+        } else {
+            Notify::NotNeeded
+        }
+    }
+
+    /// Says where notifications go from now on: the vCPU runs on the CPU with this APIC ID (in xAPIC mode the
+    /// field wants it shifted left by 8). Whatever [`is_pending`](Self::is_pending) then was posted before and
+    /// has notified nobody: it is to be taken before the entry.
+    pub fn run_on(&self, apic_id: u32, notification: Vector) {
+        let target = u64::from(apic_id) << 32 | u64::from(notification.0) << 16;
+        self.set_target(target);
+    }
+
+    /// The vCPU runs nowhere: requests are kept, and nobody is notified.
+    pub fn suspend(&self) {
+        self.set_target(Self::SUPPRESSED);
+    }
+
+    /// Replaces all but ON, which belongs to those who post.
+    fn set_target(&self, target: u64) {
+        let mut old = self.control.load(Ordering::Relaxed);
+        while let Err(current) = self.control.compare_exchange_weak(
+            old,
+            target | (old & Self::OUTSTANDING),
+            Ordering::SeqCst,
+            Ordering::Relaxed,
+        ) {
+            old = current;
+        }
+    }
+
+    /// Takes all requests: the bits of vectors 0 to 63, and so on.
+    pub fn take(&self) -> [u64; 4] {
+        // ON first: a request that comes after it is cleared notifies again.
+        self.control.fetch_and(!Self::OUTSTANDING, Ordering::SeqCst);
+        self.requests.each_ref().map(|word| word.swap(0, Ordering::SeqCst))
+    }
+
+    /// Whether something was posted since the last [`take`](Self::take).
+    pub fn is_pending(&self) -> bool {
+        self.control.load(Ordering::SeqCst) & Self::OUTSTANDING != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::Capabilities;
+    use crate::testing::skylake;
+    use std::vec::Vec;
+
+    fn features(change: impl FnOnce(&mut crate::RawCapabilities)) -> Features {
+        let mut raw = skylake();
+        change(&mut raw);
+        Features::new(&Capabilities::new(raw))
+    }
+
+    #[test]
+    fn the_level_is_what_the_processor_has_without_gaps() {
+        assert_eq!(ApicLevel::best(&features(|_| {})), ApicLevel::Delivery);
+        let without_delivery = features(|raw| raw.secondary &= !(1 << (32 + 9)));
+        assert_eq!(ApicLevel::best(&without_delivery), ApicLevel::Registers);
+        let without_registers = features(|raw| raw.secondary &= !(1 << (32 + 8)));
+        assert_eq!(ApicLevel::best(&without_registers), ApicLevel::TaskPriority);
+        let without_shadow = features(|raw| raw.true_primary &= !(1 << (32 + 21)));
+        assert_eq!(ApicLevel::best(&without_shadow), ApicLevel::None);
+    }
+
+    #[test]
+    fn each_mode_has_the_controls_that_go_together() {
+        let features = features(|_| {});
+        let controls = |level: ApicLevel, mode| {
+            let (primary, secondary) = level.controls(mode, &features);
+            (primary.bits(), secondary.bits())
+        };
+        let (shadow, cr8) = (1 << 21, 1 << 19 | 1 << 20);
+        for mode in [ApicMode::Disabled, ApicMode::Xapic, ApicMode::X2apic] {
+            assert_eq!(controls(ApicLevel::None, mode), (cr8, 0));
+        }
+        assert_eq!(controls(ApicLevel::Delivery, ApicMode::Disabled), (shadow, 0));
+        assert_eq!(controls(ApicLevel::TaskPriority, ApicMode::Xapic), (shadow, 1));
+        assert_eq!(controls(ApicLevel::Registers, ApicMode::Xapic), (shadow, 0x101));
+        assert_eq!(controls(ApicLevel::Delivery, ApicMode::Xapic), (shadow, 0x301));
+        assert_eq!(controls(ApicLevel::TaskPriority, ApicMode::X2apic), (shadow, 0x10));
+        assert_eq!(controls(ApicLevel::Delivery, ApicMode::X2apic), (shadow, 0x310));
+    }
+
+    #[test]
+    fn without_the_access_control_only_cr8_is_virtualised() {
+        let features = features(|raw| raw.secondary &= !(1 << 32 | 1 << (32 + 4)));
+        for mode in [ApicMode::Xapic, ApicMode::X2apic] {
+            let (primary, secondary) = ApicLevel::Delivery.controls(mode, &features);
+            assert_eq!((primary.bits(), secondary.bits()), (1 << 21, 0));
+        }
+    }
+
+    #[test]
+    fn x2apic_msrs_pass_only_as_far_as_the_level_serves_them() {
+        let passing = |level: ApicLevel, access| -> Vec<u32> {
+            let mut bitmap = MsrBitmap::ALL_EXIT;
+            level.pass_x2apic(&mut bitmap);
+            (0..0x2000).filter(|&msr| bitmap.get(msr, access) == Intercept::Pass).collect()
+        };
+        assert_eq!(passing(ApicLevel::None, MsrAccess::Read), []);
+        assert_eq!(passing(ApicLevel::TaskPriority, MsrAccess::Read), [0x808]);
+        assert_eq!(passing(ApicLevel::Registers, MsrAccess::Write), [0x808]);
+        assert_eq!(passing(ApicLevel::Delivery, MsrAccess::Write), [0x808, 0x80b, 0x83f]);
+        let readable = passing(ApicLevel::Delivery, MsrAccess::Read);
+        assert_eq!(readable.len(), 5 + 24);
+        for counting_or_sending in [0x80d, 0x830, 0x839] {
+            assert!(!readable.contains(&counting_or_sending));
+        }
+    }
+
+    #[test]
+    fn the_interrupt_status_has_rvi_low_and_svi_high() {
+        let status = InterruptStatus { requesting: 0x31, servicing: 0xec };
+        assert_eq!(status.to_field(), 0xec31);
+        assert_eq!(InterruptStatus::from_field(0xec31), status);
+    }
+
+    #[test]
+    fn eoi_exits_have_a_bit_for_each_vector() {
+        let mut bitmap = EoiExitBitmap::EMPTY;
+        for vector in [0x30, 0x40, 0x9f, 0xff] {
+            bitmap.insert(Vector(vector));
+        }
+        assert_eq!(bitmap.words(), [1 << 48, 1, 1 << 31, 1 << 63]);
+    }
+
+    #[test]
+    fn only_the_first_post_to_a_running_vcpu_notifies() {
+        let posted = PostedInterrupts::new();
+        assert_eq!(posted.post(Vector(0x31)), Notify::NotNeeded, "it runs nowhere");
+        assert!(posted.is_pending());
+        assert_eq!(posted.take(), [1 << 0x31, 0, 0, 0]);
+        posted.run_on(3, Vector(0xf2));
+        assert_eq!(posted.post(Vector(0x31)), Notify::Send);
+        assert_eq!(posted.post(Vector(0xff)), Notify::NotNeeded);
+        assert_eq!(posted.take(), [1 << 0x31, 0, 0, 1 << 63]);
+        assert_eq!(posted.take(), [0; 4]);
+        assert!(!posted.is_pending());
+        posted.suspend();
+        assert_eq!(posted.post(Vector(0x40)), Notify::NotNeeded);
+    }
+
+    #[test]
+    fn the_descriptor_has_the_manuals_layout() {
+        let posted = PostedInterrupts::new();
+        posted.run_on(0x0102_0304, Vector(0xf2));
+        let _ = posted.post(Vector(0x31));
+        assert_eq!(posted.control.load(Ordering::Relaxed), 0x0102_0304_00f2_0001);
+        assert_eq!(core::mem::offset_of!(PostedInterrupts, control), 32);
+        posted.suspend();
+        assert_eq!(posted.control.load(Ordering::Relaxed), 3, "what is outstanding stays so");
+    }
+}
