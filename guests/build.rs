@@ -20,9 +20,16 @@ fn main() {
         if path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
-        let guest = path.file_stem().and_then(|stem| stem.to_str()).expect("a guest's name is plain text");
+        let guest = path
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .expect("a guest's name is plain text");
         let own = root.join("link").join(guest).with_extension("ld");
-        let script = if own.exists() { own } else { root.join("link/pvh.ld") };
+        let script = if own.exists() {
+            own
+        } else {
+            root.join("link/pvh.ld")
+        };
         println!("cargo:rustc-link-arg-bin={guest}=-T{}", script.display());
     }
 }

@@ -70,7 +70,11 @@ unsafe extern "C" {
 /// Runs code through a code segment's selector: its registers at the end, or the fault that ended it.
 ///
 /// The stack pointer must come back as it was, and DS, ES and SS as they were.
-pub fn run(selector: u16, code: unsafe extern "C" fn(), registers: Registers32) -> Result<Registers32, Fault> {
+pub fn run(
+    selector: u16,
+    code: unsafe extern "C" fn(),
+    registers: Registers32,
+) -> Result<Registers32, Fault> {
     run_at(selector, code as usize as u32, registers)
 }
 

@@ -239,17 +239,30 @@ pub fn cpuid(leaf: u32, subleaf: u32) -> Cpuid {
         out("edx") edx,
         options(nostack),
     );
-    Cpuid { eax, ebx: ebx as u32, ecx, edx }
+    Cpuid {
+        eax,
+        ebx: ebx as u32,
+        ecx,
+        edx,
+    }
 }
 
 /// CPUID leaf 7, or zeroes where it is above the highest basic leaf.
 pub fn leaf7() -> Cpuid {
-    if cpuid(0, 0).eax < 7 { Cpuid::default() } else { cpuid(7, 0) }
+    if cpuid(0, 0).eax < 7 {
+        Cpuid::default()
+    } else {
+        cpuid(7, 0)
+    }
 }
 
 /// CPUID leaf 8000_0001H, or zeroes where there is none.
 pub fn extended() -> Cpuid {
-    if cpuid(0x8000_0000, 0).eax < 0x8000_0001 { Cpuid::default() } else { cpuid(0x8000_0001, 0) }
+    if cpuid(0x8000_0000, 0).eax < 0x8000_0001 {
+        Cpuid::default()
+    } else {
+        cpuid(0x8000_0001, 0)
+    }
 }
 
 /// The signature of the hypervisor that CPUID leaf 4000_0000H shows, if one says that it is present.
@@ -259,7 +272,10 @@ pub fn hypervisor() -> Option<[u8; 12]> {
     }
     let leaf = cpuid(0x4000_0000, 0);
     let mut signature = [0; 12];
-    for (bytes, register) in signature.chunks_exact_mut(4).zip([leaf.ebx, leaf.ecx, leaf.edx]) {
+    for (bytes, register) in signature
+        .chunks_exact_mut(4)
+        .zip([leaf.ebx, leaf.ecx, leaf.edx])
+    {
         bytes.copy_from_slice(&register.to_le_bytes());
     }
     Some(signature)
@@ -268,12 +284,18 @@ pub fn hypervisor() -> Option<[u8; 12]> {
 /// True under Plinth, by its signature at 4000_0000H or, behind another interface, up to 4000_FF00H.
 pub fn is_plinth() -> bool {
     hypervisor().is_some()
-        && (0x4000_0000u32..0x4001_0000).step_by(0x100).any(|base| cpuid(base, 0).ebx == u32::from_le_bytes(*b"Plin"))
+        && (0x4000_0000u32..0x4001_0000)
+            .step_by(0x100)
+            .any(|base| cpuid(base, 0).ebx == u32::from_le_bytes(*b"Plin"))
 }
 
 /// The bits of a physical address (MAXPHYADDR).
 pub fn physical_address_bits() -> u32 {
-    if cpuid(0x8000_0000, 0).eax < 0x8000_0008 { 36 } else { cpuid(0x8000_0008, 0).eax & 0xff }
+    if cpuid(0x8000_0000, 0).eax < 0x8000_0008 {
+        36
+    } else {
+        cpuid(0x8000_0008, 0).eax & 0xff
+    }
 }
 
 /// Reads an 8-bit port.

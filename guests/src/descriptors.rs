@@ -146,12 +146,18 @@ pub fn allow_from_user(vector: u8) {
 
 /// Where the GDT is.
 pub fn gdt_pointer() -> TablePointer {
-    TablePointer { limit: (size_of::<Gdt>() - 1) as u16, base: GDT.get() as u64 }
+    TablePointer {
+        limit: (size_of::<Gdt>() - 1) as u16,
+        base: GDT.get() as u64,
+    }
 }
 
 /// Where the IDT is.
 pub fn idt_pointer() -> TablePointer {
-    TablePointer { limit: (size_of::<[Gate; 256]>() - 1) as u16, base: IDT.get() as u64 }
+    TablePointer {
+        limit: (size_of::<[Gate; 256]>() - 1) as u16,
+        base: IDT.get() as u64,
+    }
 }
 
 /// Loads the GDT, the segment registers, the TSS and the IDT.
@@ -164,7 +170,15 @@ pub fn init() {
     // SAFETY: nothing uses the TSS before it is loaded below.
     unsafe {
         (*TSS64.get()).rsp = [stack_top(0), 0, 0];
-        (*TSS64.get()).ist = [stack_top(1), stack_top(2), stack_top(3), stack_top(4), 0, 0, 0];
+        (*TSS64.get()).ist = [
+            stack_top(1),
+            stack_top(2),
+            stack_top(3),
+            stack_top(4),
+            0,
+            0,
+            0,
+        ];
     }
     for vector in 0..=255u8 {
         let ist = match vector {
@@ -181,7 +195,12 @@ pub fn init() {
             | 0x8e << 40
             | (handler >> 16 & 0xffff) << 48;
         // SAFETY: the table has 256 entries and is not loaded yet.
-        unsafe { (*IDT.get())[usize::from(vector)] = Gate { low, high: handler >> 32 } };
+        unsafe {
+            (*IDT.get())[usize::from(vector)] = Gate {
+                low,
+                high: handler >> 32,
+            }
+        };
     }
     let gdtr = gdt_pointer();
     x86!("lgdt [{}]", in(reg) &gdtr);

@@ -96,7 +96,13 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "vector {} ({:#x}) at {:#x}", self.vector(), self.error_code(), self.frame.rip)?;
+        write!(
+            f,
+            "vector {} ({:#x}) at {:#x}",
+            self.vector(),
+            self.error_code(),
+            self.frame.rip
+        )?;
         if self.is(Vector::PageFault) {
             write!(f, " cr2 {:#x}", self.cr2)?;
         }
@@ -117,7 +123,11 @@ struct Probe {
     fault: Option<Fault>,
 }
 
-static PROBE: Single<Probe> = Single::new(Probe { saved_rsp: 0, active: false, fault: None });
+static PROBE: Single<Probe> = Single::new(Probe {
+    saved_rsp: 0,
+    active: false,
+    fault: None,
+});
 
 unsafe extern "C" {
     static exception_stubs: u8;
@@ -149,8 +159,16 @@ pub fn probe<F: FnMut()>(mut body: F) -> Result<(), Fault> {
     // nested probe restores what it found.
     unsafe {
         let outer = *state;
-        *state = Probe { saved_rsp: 0, active: true, fault: None };
-        let abandoned = probe_call(&raw mut (*state).saved_rsp, call::<F>, (&raw mut body).cast());
+        *state = Probe {
+            saved_rsp: 0,
+            active: true,
+            fault: None,
+        };
+        let abandoned = probe_call(
+            &raw mut (*state).saved_rsp,
+            call::<F>,
+            (&raw mut body).cast(),
+        );
         let fault = (&raw const (*state).fault).read_volatile();
         *state = outer;
         match fault {
@@ -170,11 +188,17 @@ extern "C" fn exception_dispatch(frame: &mut Frame) {
         return;
     }
     let state = PROBE.get();
-    let fault = Fault { frame: *frame, cr2: cpu::read_cr2() };
+    let fault = Fault {
+        frame: *frame,
+        cr2: cpu::read_cr2(),
+    };
     // SAFETY: the interrupted code is abandoned if there is a probe; it will not look at the state again.
     unsafe {
         if !(*state).active {
-            println!("FAIL guest: unexpected {fault} rsp {:#x} rax {:#x} rcx {:#x}", frame.rsp, frame.rax, frame.rcx);
+            println!(
+                "FAIL guest: unexpected {fault} rsp {:#x} rax {:#x} rcx {:#x}",
+                frame.rsp, frame.rax, frame.rcx
+            );
             power::off();
         }
         (*state).active = false;

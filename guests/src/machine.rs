@@ -7,7 +7,10 @@ use crate::{print, println, x86};
 
 /// Prints a short report of the machine.
 pub fn describe(start: StartInfo) {
-    println!("Hello from ring {} of a virtual or a real machine.", code_segment() & 3);
+    println!(
+        "Hello from ring {} of a virtual or a real machine.",
+        code_segment() & 3
+    );
     print!("  processor    ");
     print_text(&vendor());
     print!(" ");
@@ -29,7 +32,10 @@ pub fn describe(start: StartInfo) {
         cpu::rdmsr(msr::IA32_EFER),
     );
     match start.version() {
-        Some(version) => println!("  start info   PVH version {version}, RSDP at {:#x}", start.rsdp()),
+        Some(version) => println!(
+            "  start info   PVH version {version}, RSDP at {:#x}",
+            start.rsdp()
+        ),
         None => println!("  start info   none"),
     }
     if let Some(line) = start.command_line() {
@@ -43,7 +49,11 @@ pub fn describe(start: StartInfo) {
             4 => "ACPI NVS",
             _ => "other",
         };
-        println!("  memory       {:#012x} - {:#012x}  {kind}", range.start, range.end().wrapping_sub(1));
+        println!(
+            "  memory       {:#012x} - {:#012x}  {kind}",
+            range.start,
+            range.end().wrapping_sub(1)
+        );
     }
 }
 
@@ -51,8 +61,16 @@ pub fn describe(start: StartInfo) {
 pub fn check_long_mode(report: &mut Report) {
     report.case("long-mode-is-active", |case| {
         let wanted = efer::LME | efer::LMA;
-        case.equal("EFER.LME and LMA", cpu::rdmsr(msr::IA32_EFER) & wanted, wanted);
-        case.equal("CR0.PE and PG", cpu::read_cr0() & (cr0::PE | cr0::PG), cr0::PE | cr0::PG);
+        case.equal(
+            "EFER.LME and LMA",
+            cpu::rdmsr(msr::IA32_EFER) & wanted,
+            wanted,
+        );
+        case.equal(
+            "CR0.PE and PG",
+            cpu::read_cr0() & (cr0::PE | cr0::PG),
+            cr0::PE | cr0::PG,
+        );
         case.equal("CR4.PAE", cpu::read_cr4() & cr4::PAE, cr4::PAE);
         case.equal("CS", code_segment(), crate::descriptors::KERNEL_CODE);
     });

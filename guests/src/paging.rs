@@ -52,7 +52,10 @@ struct Pool {
     frames: [FrameBytes; POOL_FRAMES],
 }
 
-static POOL: Single<Pool> = Single::new(Pool { next: 0, frames: [const { FrameBytes([0; FRAME_BYTES]) }; POOL_FRAMES] });
+static POOL: Single<Pool> = Single::new(Pool {
+    next: 0,
+    frames: [const { FrameBytes([0; FRAME_BYTES]) }; POOL_FRAMES],
+});
 
 unsafe extern "C" {
     static mut boot_pml4: [u64; 512];
@@ -98,7 +101,11 @@ pub fn entry_address(address: u64, size: PageSize) -> u64 {
 /// Maps one page, and returns the address of its entry. `flags` are the whole entry but the address.
 pub fn map(address: u64, physical: u64, size: PageSize, flags: u64) -> u64 {
     let slot = entry_address(address, size);
-    let page = if size == PageSize::Size4K { 0 } else { entry::PS };
+    let page = if size == PageSize::Size4K {
+        0
+    } else {
+        entry::PS
+    };
     poke(slot, physical | flags | page);
     invlpg(address);
     slot

@@ -52,7 +52,10 @@ unsafe extern "C" {
 pub fn reset_gates() {
     for vector in 0..VECTORS {
         let handler = &raw const protected_stubs as u64 + vector as u64 * 16;
-        set_gate(vector, handler & 0xffff | u64::from(KERNEL_CODE32) << 16 | 0x8e << 40 | (handler >> 16) << 48);
+        set_gate(
+            vector,
+            handler & 0xffff | u64::from(KERNEL_CODE32) << 16 | 0x8e << 40 | (handler >> 16) << 48,
+        );
     }
 }
 
@@ -68,11 +71,18 @@ pub fn set_gate(vector: usize, gate: u64) {
 /// The registers and the code must be below 4 GiB, as everything in a guest is.
 pub fn run(code: unsafe extern "C" fn(), registers: Registers32) -> Result<Registers32, Fault32> {
     let mut registers = registers;
-    let idt = Pointer32 { limit: (VECTORS * 8 - 1) as u16, base: IDT32.get() as u32 };
+    let idt = Pointer32 {
+        limit: (VECTORS * 8 - 1) as u16,
+        base: IDT32.get() as u32,
+    };
     // SAFETY: the assembly restores paging and the registers that Rust relies on; the rest is restored below. It
     // writes `registers` and `protected_fault`.
     unsafe {
-        let faulted = protected_call(code as usize as u32, &raw mut registers as u32, &raw const idt as u64);
+        let faulted = protected_call(
+            code as usize as u32,
+            &raw mut registers as u32,
+            &raw const idt as u64,
+        );
         descriptors::restore();
         if faulted == 0 {
             Ok((&raw const registers).read_volatile())

@@ -32,7 +32,11 @@ enum Outcome {
 impl Report {
     /// Runs a case, prints its line and counts it. An exception inside that nobody expected fails it.
     pub fn case(&mut self, name: &str, body: impl FnOnce(&mut Case)) {
-        let mut case = Case { why: [0; WHY_BYTES], why_length: 0, outcome: Outcome::Passed };
+        let mut case = Case {
+            why: [0; WHY_BYTES],
+            why_length: 0,
+            outcome: Outcome::Passed,
+        };
         let mut body = Some(body);
         let ended = probe(|| {
             if let Some(body) = body.take() {
@@ -104,15 +108,25 @@ impl Case {
 
     /// Checks that a probe raised this exception with this error code (0 for vectors without one), and returns
     /// the fault for a closer look.
-    pub fn faults<T>(&mut self, what: &str, probed: Result<T, Fault>, vector: Vector, error_code: u32) -> Fault {
+    pub fn faults<T>(
+        &mut self,
+        what: &str,
+        probed: Result<T, Fault>,
+        vector: Vector,
+        error_code: u32,
+    ) -> Fault {
         match probed {
             Err(fault) if fault.is(vector) && fault.error_code() == error_code => fault,
             Err(fault) => {
-                self.fail(format_args!("{what} raises {fault}, not {vector:?} ({error_code:#x})"));
+                self.fail(format_args!(
+                    "{what} raises {fault}, not {vector:?} ({error_code:#x})"
+                ));
                 fault
             }
             Ok(_) => {
-                self.fail(format_args!("{what} raises nothing, not {vector:?} ({error_code:#x})"));
+                self.fail(format_args!(
+                    "{what} raises nothing, not {vector:?} ({error_code:#x})"
+                ));
                 Fault::default()
             }
         }

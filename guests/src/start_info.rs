@@ -83,7 +83,10 @@ impl StartInfo {
             Some(raw) if raw.version >= 1 && raw.memory_map != 0 => {
                 // SAFETY: version 1 of the protocol has the map's address and count.
                 unsafe {
-                    core::slice::from_raw_parts(raw.memory_map as usize as *const _, raw.memory_map_entries as usize)
+                    core::slice::from_raw_parts(
+                        raw.memory_map as usize as *const _,
+                        raw.memory_map_entries as usize,
+                    )
                 }
             }
             _ => &[],

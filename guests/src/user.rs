@@ -42,7 +42,11 @@ pub enum Width {
 
 impl Default for Start {
     fn default() -> Self {
-        Self { rflags: 2, width: Width::Bits64, registers: [0; 3] }
+        Self {
+            rflags: 2,
+            width: Width::Bits64,
+            registers: [0; 3],
+        }
     }
 }
 

@@ -32,7 +32,11 @@ struct Log {
     dr6: [u64; 16],
 }
 
-static LOG: Single<Log> = Single::new(Log { count: 0, rip: [0; 16], dr6: [0; 16] });
+static LOG: Single<Log> = Single::new(Log {
+    count: 0,
+    rip: [0; 16],
+    dr6: [0; 16],
+});
 
 fn clear_log() {
     // SAFETY: one CPU; the handler writes only while a case runs.
@@ -185,7 +189,13 @@ fn single_step(report: &mut Report) {
     });
     report.case("step-in-ring-3", |case| {
         clear_log();
-        let outcome = user::run(user_stepped(), Start { rflags: 0x102, ..Start::default() });
+        let outcome = user::run(
+            user_stepped(),
+            Start {
+                rflags: 0x102,
+                ..Start::default()
+            },
+        );
         case.runs("the code", outcome);
         let log = log();
         case.equal("the steps", log.count, 4);
@@ -313,7 +323,15 @@ fn breakpoints(report: &mut Report) {
         case.equal("another port", other.count, 0);
     });
     report.case("breakpoints-survive-exits", |case| {
-        for (index, value) in [0x1111_0000u64, 0x2222_0000, 0x3333_0000, 0xffff_8000_4444_0000].into_iter().enumerate() {
+        for (index, value) in [
+            0x1111_0000u64,
+            0x2222_0000,
+            0x3333_0000,
+            0xffff_8000_4444_0000,
+        ]
+        .into_iter()
+        .enumerate()
+        {
             match index {
                 0 => cpu::write_dr0(value),
                 1 => cpu::write_dr1(value),
@@ -327,10 +345,18 @@ fn breakpoints(report: &mut Report) {
             let _ = cpu::cpuid(leaf & 1, 0);
             let _ = cpu::inb(0x3fd);
         }
-        let is = [cpu::read_dr0(), cpu::read_dr1(), cpu::read_dr2(), cpu::read_dr3()];
+        let is = [
+            cpu::read_dr0(),
+            cpu::read_dr1(),
+            cpu::read_dr2(),
+            cpu::read_dr3(),
+        ];
         let control_is = cpu::read_dr7();
         cpu::write_dr7(DR7_RESET);
-        case.ensure(is == [0x1111_0000, 0x2222_0000, 0x3333_0000, 0xffff_8000_4444_0000], "DR0 to DR3 changed");
+        case.ensure(
+            is == [0x1111_0000, 0x2222_0000, 0x3333_0000, 0xffff_8000_4444_0000],
+            "DR0 to DR3 changed",
+        );
         case.equal("DR7", control_is, control);
     });
 }
@@ -344,14 +370,28 @@ fn registers(report: &mut Report) {
     report.case("dr7-fixed-bits", |case| {
         cpu::write_dr7(0);
         case.equal("DR7 after 0", cpu::read_dr7(), DR7_RESET);
-        case.faults("an upper bit of DR7", cpu::try_write_dr7(1 << 32), Vector::GeneralProtection, 0);
+        case.faults(
+            "an upper bit of DR7",
+            cpu::try_write_dr7(1 << 32),
+            Vector::GeneralProtection,
+            0,
+        );
         case.equal("DR7", cpu::read_dr7(), DR7_RESET);
     });
     report.case("dr6-fixed-bits", |case| {
         cpu::write_dr6(0);
-        case.equal("the fixed ones of DR6", cpu::read_dr6() & 0xfffe_07f0, 0xfffe_07f0);
+        case.equal(
+            "the fixed ones of DR6",
+            cpu::read_dr6() & 0xfffe_07f0,
+            0xfffe_07f0,
+        );
         case.equal("the others of DR6", cpu::read_dr6() & 0xe00f, 0);
-        case.faults("an upper bit of DR6", cpu::try_write_dr6(1 << 40), Vector::GeneralProtection, 0);
+        case.faults(
+            "an upper bit of DR6",
+            cpu::try_write_dr6(1 << 40),
+            Vector::GeneralProtection,
+            0,
+        );
         cpu::write_dr6(DR6_RESET);
     });
     report.case("dr6-is-sticky", |case| {

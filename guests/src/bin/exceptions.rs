@@ -8,13 +8,16 @@
 use plinth_guests::compat::{self, Registers32};
 use plinth_guests::cpu::{self, cr0, efer, msr};
 use plinth_guests::descriptors::{
-    self, KERNEL_CODE, KERNEL_CODE32, KERNEL_DATA, SCRATCH, USER_CODE, USER_DATA, gate, set_gate, set_gdt_entry,
+    self, KERNEL_CODE, KERNEL_CODE32, KERNEL_DATA, SCRATCH, USER_CODE, USER_DATA, gate, set_gate,
+    set_gdt_entry,
 };
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::paging::{self, PageSize, entry};
 use plinth_guests::single::Single;
 use plinth_guests::user::{self, Start};
-use plinth_guests::{Case, Report, StartInfo, Vector, compat_code, fault_of, guest, probe, user_code, x86};
+use plinth_guests::{
+    Case, Report, StartInfo, Vector, compat_code, fault_of, guest, probe, user_code, x86,
+};
 
 guest!(main);
 
@@ -75,7 +78,10 @@ fn arithmetic(report: &mut Report) {
         faults_in_place!(case, "DIV overflow", Vector::DivideError, "div cl", in("cl") 1u8, inout("ax") 0x100u16 => _);
     });
     report.case("breakpoint", |case| {
-        for (name, outcome, length) in [("INT3", fault_of!("int3"), 1), ("INT 3", fault_of!(".byte 0xcd, 3"), 2)] {
+        for (name, outcome, length) in [
+            ("INT3", fault_of!("int3"), 1),
+            ("INT 3", fault_of!(".byte 0xcd, 3"), 2),
+        ] {
             let fault = case.faults(name, outcome, Vector::Breakpoint, 0);
             // The address is that after the instruction: what stands before it is the instruction.
             let before = paging::peek(fault.frame.rip - 8);
@@ -85,14 +91,38 @@ fn arithmetic(report: &mut Report) {
     });
     report.case("overflow-and-bound-in-32-bit-code", |case| {
         let registers = Registers32::default();
-        case.faults("INTO", compat::run(KERNEL_CODE32, into_32, registers), Vector::Overflow, 0);
+        case.faults(
+            "INTO",
+            compat::run(KERNEL_CODE32, into_32, registers),
+            Vector::Overflow,
+            0,
+        );
         let bounds = [3u32, 5];
-        let at = |index| Registers32 { eax: index, esi: &raw const bounds as u32, ..registers };
+        let at = |index| Registers32 {
+            eax: index,
+            esi: &raw const bounds as u32,
+            ..registers
+        };
         case.runs("BOUND inside", compat::run(KERNEL_CODE32, bound_32, at(4)));
-        case.faults("BOUND below", compat::run(KERNEL_CODE32, bound_32, at(2)), Vector::BoundRange, 0);
-        case.faults("BOUND above", compat::run(KERNEL_CODE32, bound_32, at(6)), Vector::BoundRange, 0);
+        case.faults(
+            "BOUND below",
+            compat::run(KERNEL_CODE32, bound_32, at(2)),
+            Vector::BoundRange,
+            0,
+        );
+        case.faults(
+            "BOUND above",
+            compat::run(KERNEL_CODE32, bound_32, at(6)),
+            Vector::BoundRange,
+            0,
+        );
         case.runs("AAA", compat::run(KERNEL_CODE32, bcd_32, registers));
-        case.faults("AAM 0", compat::run(KERNEL_CODE32, aam_32, registers), Vector::DivideError, 0);
+        case.faults(
+            "AAM 0",
+            compat::run(KERNEL_CODE32, aam_32, registers),
+            Vector::DivideError,
+            0,
+        );
     });
 }
 
@@ -185,17 +215,45 @@ fn segments(report: &mut Report) {
     });
     report.case("general-protection-by-selector", |case| {
         let beyond = 0x7f8;
-        case.faults("DS beyond the GDT", fault_of!("mov ds, {:e}", in(reg) beyond), Vector::GeneralProtection, beyond);
+        case.faults(
+            "DS beyond the GDT",
+            fault_of!("mov ds, {:e}", in(reg) beyond),
+            Vector::GeneralProtection,
+            beyond,
+        );
         let local = SCRATCH | 4;
         let outcome = fault_of!("mov ds, {:e}", in(reg) u32::from(local));
-        case.faults("DS from no LDT", outcome, Vector::GeneralProtection, u32::from(local));
+        case.faults(
+            "DS from no LDT",
+            outcome,
+            Vector::GeneralProtection,
+            u32::from(local),
+        );
         let outcome = fault_of!("mov ss, {:e}", in(reg) u32::from(KERNEL_CODE));
-        case.faults("SS from code", outcome, Vector::GeneralProtection, u32::from(KERNEL_CODE));
+        case.faults(
+            "SS from code",
+            outcome,
+            Vector::GeneralProtection,
+            u32::from(KERNEL_CODE),
+        );
         let outcome = fault_of!("mov ss, {:e}", in(reg) u32::from(USER_DATA));
-        case.faults("SS of ring 3", outcome, Vector::GeneralProtection, u32::from(USER_DATA & !3));
+        case.faults(
+            "SS of ring 3",
+            outcome,
+            Vector::GeneralProtection,
+            u32::from(USER_DATA & !3),
+        );
         let outcome = fault_of!("ltr {:x}", in(reg) descriptors::TSS);
-        case.faults("a busy TSS", outcome, Vector::GeneralProtection, u32::from(descriptors::TSS));
-        case.runs("DS null", fault_of!("mov ds, {:e}", "mov ds, {:e}", in(reg) 0, in(reg) u32::from(KERNEL_DATA)));
+        case.faults(
+            "a busy TSS",
+            outcome,
+            Vector::GeneralProtection,
+            u32::from(descriptors::TSS),
+        );
+        case.runs(
+            "DS null",
+            fault_of!("mov ds, {:e}", "mov ds, {:e}", in(reg) 0, in(reg) u32::from(KERNEL_DATA)),
+        );
     });
     report.case("non-canonical-addresses", |case| {
         case.faults("a read", fault_of!("mov rax, [{}]", in(reg) NON_CANONICAL, out("rax") _), Vector::GeneralProtection, 0);
@@ -231,25 +289,55 @@ fn segments(report: &mut Report) {
 fn page_faults(report: &mut Report) {
     report.case("page-fault-error-codes", |case| {
         for (name, outcome, code) in [
-            ("a read", fault_of!("mov rax, [{}]", in(reg) HOLE + 0x123, out("rax") _), 0),
-            ("a write", fault_of!("mov [{}], rax", in(reg) HOLE + 0x123), 2),
-            ("a read and write", fault_of!("lock inc qword ptr [{}]", in(reg) HOLE + 0x123), 2),
+            (
+                "a read",
+                fault_of!("mov rax, [{}]", in(reg) HOLE + 0x123, out("rax") _),
+                0,
+            ),
+            (
+                "a write",
+                fault_of!("mov [{}], rax", in(reg) HOLE + 0x123),
+                2,
+            ),
+            (
+                "a read and write",
+                fault_of!("lock inc qword ptr [{}]", in(reg) HOLE + 0x123),
+                2,
+            ),
         ] {
             let fault = case.faults(name, outcome, Vector::PageFault, code);
             case.equal("CR2", fault.cr2, HOLE + 0x123);
         }
-        let fetch = if cpu::rdmsr(msr::IA32_EFER) & efer::NXE != 0 { 0x10 } else { 0 };
-        let fault = case.faults("a jump", fault_of!("jmp {}", in(reg) HOLE), Vector::PageFault, fetch);
+        let fetch = if cpu::rdmsr(msr::IA32_EFER) & efer::NXE != 0 {
+            0x10
+        } else {
+            0
+        };
+        let fault = case.faults(
+            "a jump",
+            fault_of!("jmp {}", in(reg) HOLE),
+            Vector::PageFault,
+            fetch,
+        );
         case.equal("CR2", fault.cr2, HOLE);
         case.equal("RIP", fault.frame.rip, HOLE);
     });
     report.case("page-fault-across-a-boundary", |case| {
         let frame = paging::new_frame();
-        paging::map(HOLE + 0x10_0000, frame, PageSize::Size4K, entry::P | entry::RW);
+        paging::map(
+            HOLE + 0x10_0000,
+            frame,
+            PageSize::Size4K,
+            entry::P | entry::RW,
+        );
         let outcome = fault_of!("mov [{}], rax", in(reg) HOLE + 0x10_0ffcu64, in("rax") !0u64);
         let fault = case.faults("a write of 8 bytes", outcome, Vector::PageFault, 2);
         case.equal("CR2", fault.cr2, HOLE + 0x10_1000);
-        case.equal("the part before the boundary", paging::peek(frame + 0xff8), 0);
+        case.equal(
+            "the part before the boundary",
+            paging::peek(frame + 0xff8),
+            0,
+        );
     });
 }
 
@@ -337,7 +425,12 @@ fn gates(report: &mut Report) {
         set_gate(0x71, original & !0xffff_0000);
         let null = fault_of!("int 0x71");
         set_gate(0x71, original);
-        case.faults("data", outcome, Vector::GeneralProtection, u32::from(KERNEL_DATA));
+        case.faults(
+            "data",
+            outcome,
+            Vector::GeneralProtection,
+            u32::from(KERNEL_DATA),
+        );
         case.faults("null", null, Vector::GeneralProtection, 0);
     });
     report.case("vector-beyond-the-idt", |case| {
@@ -358,22 +451,44 @@ fn double_faults(report: &mut Report) {
         case.faults("the broken handler", outcome, Vector::DoubleFault, 0);
     };
     report.case("double-fault-from-general-protection", |case| {
-        broken(case, 13, || x86!("mov rax, [{}]", in(reg) NON_CANONICAL, out("rax") _));
+        broken(
+            case,
+            13,
+            || x86!("mov rax, [{}]", in(reg) NON_CANONICAL, out("rax") _),
+        );
     });
     report.case("double-fault-from-page-fault", |case| {
-        broken(case, 14, || x86!("mov rax, [{}]", in(reg) HOLE, out("rax") _));
+        broken(
+            case,
+            14,
+            || x86!("mov rax, [{}]", in(reg) HOLE, out("rax") _),
+        );
     });
     report.case("double-fault-from-divide-error", |case| {
-        broken(case, 0, || x86!("div ecx", in("ecx") 0, inout("eax") 1 => _, inout("edx") 0 => _));
+        broken(
+            case,
+            0,
+            || x86!("div ecx", in("ecx") 0, inout("eax") 1 => _, inout("edx") 0 => _),
+        );
     });
     report.case("double-fault-by-an-unusable-stack", |case| {
         // The page fault itself cannot be delivered: its stack is not there.
-        let outcome = fault_of!("mov rsp, {}", "mov rax, [{}]", in(reg) HOLE, in(reg) HOLE + 8, out("rax") _);
-        case.faults("a page fault on an absent stack", outcome, Vector::DoubleFault, 0);
+        let outcome =
+            fault_of!("mov rsp, {}", "mov rax, [{}]", in(reg) HOLE, in(reg) HOLE + 8, out("rax") _);
+        case.faults(
+            "a page fault on an absent stack",
+            outcome,
+            Vector::DoubleFault,
+            0,
+        );
     });
     report.case("double-fault-five-times", |case| {
         for _ in 0..5 {
-            broken(case, 13, || x86!("mov rax, [{}]", in(reg) NON_CANONICAL, out("rax") _));
+            broken(
+                case,
+                13,
+                || x86!("mov rax, [{}]", in(reg) NON_CANONICAL, out("rax") _),
+            );
         }
     });
 }
@@ -382,22 +497,49 @@ fn ring_3(report: &mut Report) {
     report.case("alignment-check", |case| {
         let original = cpu::read_cr0();
         cpu::write_cr0(original | cr0::AM);
-        let checked = user::run(user_unaligned(), Start { rflags: 0x4_0002, ..Start::default() });
+        let checked = user::run(
+            user_unaligned(),
+            Start {
+                rflags: 0x4_0002,
+                ..Start::default()
+            },
+        );
         let unchecked = user::run(user_unaligned(), Start::default());
         cpu::write_cr0(original & !cr0::AM);
-        let unmasked = user::run(user_unaligned(), Start { rflags: 0x4_0002, ..Start::default() });
+        let unmasked = user::run(
+            user_unaligned(),
+            Start {
+                rflags: 0x4_0002,
+                ..Start::default()
+            },
+        );
         cpu::write_cr0(original);
-        case.faults("an unaligned read with AM and AC", checked, Vector::AlignmentCheck, 0);
+        case.faults(
+            "an unaligned read with AM and AC",
+            checked,
+            Vector::AlignmentCheck,
+            0,
+        );
         case.runs("an unaligned read without AC", unchecked);
         case.runs("an unaligned read without AM", unmasked);
     });
     report.case("ring-3-faults", |case| {
         let run = |code| user::run(code, Start::default());
-        case.faults("INT 60H", run(user_int()), Vector::GeneralProtection, 0x60 << 3 | 2);
+        case.faults(
+            "INT 60H",
+            run(user_int()),
+            Vector::GeneralProtection,
+            0x60 << 3 | 2,
+        );
         case.faults("HLT", run(user_hlt()), Vector::GeneralProtection, 0);
         case.faults("MOV from CR0", run(user_cr()), Vector::GeneralProtection, 0);
         case.faults("CLI", run(user_cli()), Vector::GeneralProtection, 0);
-        let fault = case.faults("a page of ring 0", run(user_kernel_page()), Vector::PageFault, 5);
+        let fault = case.faults(
+            "a page of ring 0",
+            run(user_kernel_page()),
+            Vector::PageFault,
+            5,
+        );
         case.equal("CR2", fault.cr2, 0x10_0000);
         let fault = case.faults("DIV", run(user_divide()), Vector::DivideError, 0);
         case.equal("CS", fault.frame.cs, u64::from(USER_CODE));
@@ -414,10 +556,19 @@ fn ring_3(report: &mut Report) {
         let saved = cpu::rdmsr(msr::IA32_EFER);
         let disabled = user::run(user_syscall(), Start::default());
         cpu::wrmsr(msr::IA32_EFER, saved | efer::SCE);
-        cpu::wrmsr(msr::IA32_STAR, u64::from(descriptors::USER_CODE32) << 48 | u64::from(KERNEL_CODE) << 32);
+        cpu::wrmsr(
+            msr::IA32_STAR,
+            u64::from(descriptors::USER_CODE32) << 48 | u64::from(KERNEL_CODE) << 32,
+        );
         cpu::wrmsr(msr::IA32_LSTAR, entry);
         cpu::wrmsr(msr::IA32_FMASK, 0x4_7700);
-        let enabled = user::run(user_syscall(), Start { rflags: 0x8d7, ..Start::default() });
+        let enabled = user::run(
+            user_syscall(),
+            Start {
+                rflags: 0x8d7,
+                ..Start::default()
+            },
+        );
         cpu::wrmsr(msr::IA32_EFER, saved & !efer::SCE);
         case.faults("SYSCALL without SCE", disabled, Vector::InvalidOpcode, 0);
         if let Some(rax) = case.runs("SYSCALL", enabled) {
@@ -428,4 +579,10 @@ fn ring_3(report: &mut Report) {
 }
 
 // Adds the flags that SYSCALL saved and a mark to RAX, and returns to ring 3.
-core::arch::global_asm!(".global syscall_entry", "syscall_entry:", "add rax, 0x100000", "add rax, r11", "sysretq");
+core::arch::global_asm!(
+    ".global syscall_entry",
+    "syscall_entry:",
+    "add rax, 0x100000",
+    "add rax, r11",
+    "sysretq"
+);

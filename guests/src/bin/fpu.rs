@@ -40,7 +40,9 @@ const EXITS: [(&str, fn()); 12] = [
     ("RDMSR", || {
         let _ = cpu::rdmsr(msr::IA32_APIC_BASE);
     }),
-    ("WRMSR", || cpu::wrmsr(msr::IA32_PAT, cpu::rdmsr(msr::IA32_PAT))),
+    ("WRMSR", || {
+        cpu::wrmsr(msr::IA32_PAT, cpu::rdmsr(msr::IA32_PAT))
+    }),
     ("a fault", || {
         let _ = cpu::try_rdmsr(0x4141_4141);
     }),
@@ -259,11 +261,26 @@ fn xsave(report: &mut Report) {
         }
         let original = cpu::xcr0();
         for value in [0, 2, 4, 5, 0xe3, 0x23, 0x63, 1 << 63 | 3] {
-            case.faults("XSETBV", cpu::try_xsetbv(0, value), Vector::GeneralProtection, 0);
+            case.faults(
+                "XSETBV",
+                cpu::try_xsetbv(0, value),
+                Vector::GeneralProtection,
+                0,
+            );
             case.equal("XCR0", cpu::xcr0(), original);
         }
-        case.faults("XSETBV of XCR1", cpu::try_xsetbv(1, original), Vector::GeneralProtection, 0);
-        case.faults("XGETBV of XCR7", fault_of!("xgetbv", in("ecx") 7, out("eax") _, out("edx") _), Vector::GeneralProtection, 0);
+        case.faults(
+            "XSETBV of XCR1",
+            cpu::try_xsetbv(1, original),
+            Vector::GeneralProtection,
+            0,
+        );
+        case.faults(
+            "XGETBV of XCR7",
+            fault_of!("xgetbv", in("ecx") 7, out("eax") _, out("edx") _),
+            Vector::GeneralProtection,
+            0,
+        );
     });
     report.case("xcr0-decides-what-runs", |case| {
         if !has(7) {
@@ -324,9 +341,16 @@ fn xsave(report: &mut Report) {
         }
         let mut bad = Area::zeroed();
         bad.0[512 + 7] = 0x40;
-        let outcome = fault_of!("xrstor64 [{0}]", in(reg) bad.address(), in("eax") !0, in("edx") !0);
-        case.faults("an unknown state in XSTATE_BV", outcome, Vector::GeneralProtection, 0);
-        let outcome = fault_of!("xsave [{0}]", in(reg) bad.address() as u64 + 8, in("eax") 3, in("edx") 0);
+        let outcome =
+            fault_of!("xrstor64 [{0}]", in(reg) bad.address(), in("eax") !0, in("edx") !0);
+        case.faults(
+            "an unknown state in XSTATE_BV",
+            outcome,
+            Vector::GeneralProtection,
+            0,
+        );
+        let outcome =
+            fault_of!("xsave [{0}]", in(reg) bad.address() as u64 + 8, in("eax") 3, in("edx") 0);
         case.faults("an unaligned area", outcome, Vector::GeneralProtection, 0);
     });
 }
@@ -354,7 +378,12 @@ fn task_switched(report: &mut Report) {
         x86!("movups xmm7, [{0}]", in(reg) vectors.address());
         for page in 0..16u64 {
             let address = 0x90_0000_0000 + page * 0x20_0000;
-            paging::map(address, 0x40_0000 + (page & 1) * 0x20_0000, PageSize::Size2M, entry::P | entry::RW);
+            paging::map(
+                address,
+                0x40_0000 + (page & 1) * 0x20_0000,
+                PageSize::Size2M,
+                entry::P | entry::RW,
+            );
             paging::poke(address + page * 4096, page);
         }
         x86!("movups [{0}], xmm7", in(reg) after.address());

@@ -7,7 +7,9 @@
 #![no_main]
 
 use plinth_guests::user::{self, Start, Width};
-use plinth_guests::{Case, Fault, Report, StartInfo, Vector, cpu, fault_of, guest, probe, user_code, x86};
+use plinth_guests::{
+    Case, Fault, Report, StartInfo, Vector, cpu, fault_of, guest, probe, user_code, x86,
+};
 
 guest!(main);
 
@@ -38,8 +40,13 @@ fn vmcall(number: u64, patterns: &mut [u64; 5]) -> Result<u64, Fault> {
     Ok(result)
 }
 
-const PATTERNS: [u64; 5] =
-    [0x1111_2222_3333_4444, 0x5555_6666_7777_8888, 0x9999_aaaa_bbbb_cccc, 0xdddd_eeee_ffff_0123, !0];
+const PATTERNS: [u64; 5] = [
+    0x1111_2222_3333_4444,
+    0x5555_6666_7777_8888,
+    0x9999_aaaa_bbbb_cccc,
+    0xdddd_eeee_ffff_0123,
+    !0,
+];
 
 /// Checks that a number is unknown, or where there is no hypervisor that VMCALL is not there.
 fn is_unknown(case: &mut Case, number: u64) {
@@ -58,9 +65,15 @@ fn is_unknown(case: &mut Case, number: u64) {
 }
 
 fn main(report: &mut Report, _: StartInfo) {
-    report.case("unknown-number-returns-an-error", |case| is_unknown(case, 0x7fff_fff0));
-    report.case("largest-number-returns-an-error", |case| is_unknown(case, u64::MAX));
-    report.case("number-with-high-bits-returns-an-error", |case| is_unknown(case, 1 << 63 | 0x4141));
+    report.case("unknown-number-returns-an-error", |case| {
+        is_unknown(case, 0x7fff_fff0)
+    });
+    report.case("largest-number-returns-an-error", |case| {
+        is_unknown(case, u64::MAX)
+    });
+    report.case("number-with-high-bits-returns-an-error", |case| {
+        is_unknown(case, 1 << 63 | 0x4141)
+    });
     report.case("a-thousand-unknown-numbers", |case| {
         for number in 0..1000u64 {
             is_unknown(case, 0x1_0000 + number * 0x0101_0101);
@@ -84,11 +97,18 @@ fn main(report: &mut Report, _: StartInfo) {
         case.equal("the count", count, 100);
     });
     report.case("vmcall-from-ring-3", |case| {
-        let start = Start { registers: [1, 2, 0x7fff_fff0], ..Start::default() };
+        let start = Start {
+            registers: [1, 2, 0x7fff_fff0],
+            ..Start::default()
+        };
         from_ring_3(case, user::run(vmcall_64(), start));
     });
     report.case("vmcall-from-32-bit-ring-3", |case| {
-        let start = Start { width: Width::Bits32, registers: [1, 2, 0x7fff_fff0], ..Start::default() };
+        let start = Start {
+            width: Width::Bits32,
+            registers: [1, 2, 0x7fff_fff0],
+            ..Start::default()
+        };
         from_ring_3(case, user::run(vmcall_32(), start));
     });
 
@@ -102,11 +122,20 @@ fn main(report: &mut Report, _: StartInfo) {
             ("VMPTRLD", fault_of!("vmptrld [{}]", in(reg) operand)),
             ("VMPTRST", fault_of!("vmptrst [{}]", in(reg) operand)),
             ("VMREAD", fault_of!("vmread {0}, {0}", inout(reg) 0u64 => _)),
-            ("VMWRITE", fault_of!("vmwrite {0}, {0}", inout(reg) 0u64 => _)),
+            (
+                "VMWRITE",
+                fault_of!("vmwrite {0}, {0}", inout(reg) 0u64 => _),
+            ),
             ("VMLAUNCH", fault_of!("vmlaunch")),
             ("VMRESUME", fault_of!("vmresume")),
-            ("INVEPT", fault_of!("invept {}, [{}]", in(reg) 2u64, in(reg) operand)),
-            ("INVVPID", fault_of!("invvpid {}, [{}]", in(reg) 2u64, in(reg) operand)),
+            (
+                "INVEPT",
+                fault_of!("invept {}, [{}]", in(reg) 2u64, in(reg) operand),
+            ),
+            (
+                "INVVPID",
+                fault_of!("invvpid {}, [{}]", in(reg) 2u64, in(reg) operand),
+            ),
             ("VMFUNC", fault_of!("vmfunc", in("eax") 0, in("ecx") 0)),
         ];
         for (name, outcome) in invalid {
@@ -118,7 +147,12 @@ fn main(report: &mut Report, _: StartInfo) {
             return case.skip("CPUID shows VMX");
         }
         let cr4 = cpu::read_cr4();
-        case.faults("setting CR4.VMXE", cpu::try_write_cr4(cr4 | cpu::cr4::VMXE), Vector::GeneralProtection, 0);
+        case.faults(
+            "setting CR4.VMXE",
+            cpu::try_write_cr4(cr4 | cpu::cr4::VMXE),
+            Vector::GeneralProtection,
+            0,
+        );
         case.equal("CR4 afterwards", cpu::read_cr4(), cr4);
     });
     report.case("svm-instructions-are-invalid", |case| {
@@ -137,7 +171,9 @@ fn main(report: &mut Report, _: StartInfo) {
             case.faults(name, outcome, Vector::InvalidOpcode, 0);
         }
     });
-    report.case("hypercall-after-all-that-still-answers", |case| is_unknown(case, 0x7fff_fff0));
+    report.case("hypercall-after-all-that-still-answers", |case| {
+        is_unknown(case, 0x7fff_fff0)
+    });
 }
 
 /// A call from ring 3 answers with one of the two errors, or is #UD where nobody takes calls.

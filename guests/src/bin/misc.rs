@@ -3,8 +3,12 @@
 #![no_std]
 #![no_main]
 
-use plinth_guests::cpu::{self, cpuid, cr0, cr4, extended, extended_edx, leaf1_ecx, leaf7, leaf7_ecx, msr, rdtsc};
-use plinth_guests::descriptors::{self, KERNEL_DATA, SCRATCH, TSS, TablePointer, gdt_entry, set_gdt_entry};
+use plinth_guests::cpu::{
+    self, cpuid, cr0, cr4, extended, extended_edx, leaf1_ecx, leaf7, leaf7_ecx, msr, rdtsc,
+};
+use plinth_guests::descriptors::{
+    self, KERNEL_DATA, SCRATCH, TSS, TablePointer, gdt_entry, set_gdt_entry,
+};
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::user::{self, Start};
 use plinth_guests::{Report, StartInfo, Vector, fault_of, guest, user_code, x86};
@@ -23,7 +27,13 @@ user_code!(user_invd, "invd");
 user_code!(user_wbinvd, "wbinvd");
 user_code!(user_xsetbv, "xor ecx, ecx", "xgetbv", "xsetbv");
 user_code!(user_invlpg, "invlpg [rsp]");
-user_code!(user_monitor, "mov rax, rsp", "xor ecx, ecx", "xor edx, edx", "monitor");
+user_code!(
+    user_monitor,
+    "mov rax, rsp",
+    "xor ecx, ecx",
+    "xor edx, edx",
+    "monitor"
+);
 user_code!(user_lmsw, "lmsw ax");
 user_code!(user_clts, "clts");
 user_code!(user_mov_dr, "mov rax, dr7");
@@ -44,7 +54,10 @@ fn caches(report: &mut Report) {
             *word = index as u64 * 0x0101_0101;
         }
         x86!("wbinvd");
-        case.ensure((0..64).all(|index| words[index] == index as u64 * 0x0101_0101), "WBINVD lost memory");
+        case.ensure(
+            (0..64).all(|index| words[index] == index as u64 * 0x0101_0101),
+            "WBINVD lost memory",
+        );
         if cpu::is_plinth() {
             // On a real machine INVD throws away what is not written back; a guest's must not.
             words[5] = 0x5555;
@@ -57,9 +70,18 @@ fn caches(report: &mut Report) {
         case.runs("WBNOINVD", fault_of!(".byte 0xf3, 0x0f, 0x09"));
     });
     report.case("invlpg-takes-any-address", |case| {
-        case.runs("a mapped address", fault_of!("invlpg [{}]", in(reg) 0x10_0000u64));
-        case.runs("an unmapped address", fault_of!("invlpg [{}]", in(reg) 0x7f00_0000_0000u64));
-        case.runs("a non-canonical address", fault_of!("invlpg [{}]", in(reg) 0x8000_0000_0000_0000u64));
+        case.runs(
+            "a mapped address",
+            fault_of!("invlpg [{}]", in(reg) 0x10_0000u64),
+        );
+        case.runs(
+            "an unmapped address",
+            fault_of!("invlpg [{}]", in(reg) 0x7f00_0000_0000u64),
+        );
+        case.runs(
+            "a non-canonical address",
+            fault_of!("invlpg [{}]", in(reg) 0x8000_0000_0000_0000u64),
+        );
     });
 }
 
@@ -74,8 +96,15 @@ fn arm_wake_up() -> bool {
         return false;
     }
     for (port, value) in [
-        (0x20, 0x11), (0x21, 0x20), (0x21, 4), (0x21, 1), (0x21, 0xfe),
-        (0xa1, 0xff), (0x43, 0x30), (0x40, 0), (0x40, 0x20),
+        (0x20, 0x11),
+        (0x21, 0x20),
+        (0x21, 4),
+        (0x21, 1),
+        (0x21, 0xfe),
+        (0xa1, 0xff),
+        (0x43, 0x30),
+        (0x40, 0),
+        (0x40, 0x20),
     ] {
         cpu::outb(port, value);
     }
@@ -103,7 +132,12 @@ fn waiting(report: &mut Report) {
         let monitor = fault_of!("monitor", in("rax") address, in("ecx") 0, in("edx") 0);
         if !shown {
             case.faults("MONITOR", monitor, Vector::InvalidOpcode, 0);
-            case.faults("MWAIT", fault_of!("mwait", in("eax") 0, in("ecx") 0), Vector::InvalidOpcode, 0);
+            case.faults(
+                "MWAIT",
+                fault_of!("mwait", in("eax") 0, in("ecx") 0),
+                Vector::InvalidOpcode,
+                0,
+            );
             return;
         }
         case.runs("MONITOR", monitor);
@@ -165,12 +199,26 @@ fn counters(report: &mut Report) {
         }
     });
     report.case("rdpmc-as-shown", |case| {
-        let counters = if cpuid(0, 0).eax < 0xa { 0 } else { cpuid(0xa, 0).eax >> 8 & 0xff };
+        let counters = if cpuid(0, 0).eax < 0xa {
+            0
+        } else {
+            cpuid(0xa, 0).eax >> 8 & 0xff
+        };
         let outcome = fault_of!("rdpmc", in("ecx") 0x3fff, out("eax") _, out("edx") _);
-        case.faults("RDPMC of a counter that is not there", outcome, Vector::GeneralProtection, 0);
+        case.faults(
+            "RDPMC of a counter that is not there",
+            outcome,
+            Vector::GeneralProtection,
+            0,
+        );
         let outcome = fault_of!("rdpmc", in("ecx") 0, out("eax") _, out("edx") _);
         if counters == 0 && cpu::is_plinth() {
-            case.faults("RDPMC where no counter is shown", outcome, Vector::GeneralProtection, 0);
+            case.faults(
+                "RDPMC where no counter is shown",
+                outcome,
+                Vector::GeneralProtection,
+                0,
+            );
         } else if cpu::is_plinth() {
             case.runs("RDPMC", outcome);
         }
@@ -181,30 +229,71 @@ fn tables(report: &mut Report) {
     report.case("sgdt-and-sidt-return-what-was-loaded", |case| {
         let (mut gdt, mut idt) = (TablePointer::default(), TablePointer::default());
         x86!("sgdt [{}]", "sidt [{}]", in(reg) &raw mut gdt, in(reg) &raw mut idt);
-        case.ensure(gdt == descriptors::gdt_pointer(), "SGDT returns another table");
-        case.ensure(idt == descriptors::idt_pointer(), "SIDT returns another table");
-        let other = TablePointer { limit: 0x123, base: 0xffff_8000_1234_5678 };
+        case.ensure(
+            gdt == descriptors::gdt_pointer(),
+            "SGDT returns another table",
+        );
+        case.ensure(
+            idt == descriptors::idt_pointer(),
+            "SIDT returns another table",
+        );
+        let other = TablePointer {
+            limit: 0x123,
+            base: 0xffff_8000_1234_5678,
+        };
         x86!("lidt [{0}]", "sidt [{1}]", in(reg) &raw const other, in(reg) &raw mut idt);
         descriptors::restore();
         case.ensure(idt == other, "LIDT and SIDT do not agree");
     });
     report.case("lgdt-refuses-a-non-canonical-base", |case| {
-        let bad = TablePointer { limit: 0xff, base: 0x8000_0000_0000_0000 };
-        case.faults("LGDT", fault_of!("lgdt [{}]", in(reg) &raw const bad), Vector::GeneralProtection, 0);
-        case.faults("LIDT", fault_of!("lidt [{}]", in(reg) &raw const bad), Vector::GeneralProtection, 0);
+        let bad = TablePointer {
+            limit: 0xff,
+            base: 0x8000_0000_0000_0000,
+        };
+        case.faults(
+            "LGDT",
+            fault_of!("lgdt [{}]", in(reg) &raw const bad),
+            Vector::GeneralProtection,
+            0,
+        );
+        case.faults(
+            "LIDT",
+            fault_of!("lidt [{}]", in(reg) &raw const bad),
+            Vector::GeneralProtection,
+            0,
+        );
     });
     report.case("str-and-ltr", |case| {
         let selector: u64;
         x86!("str {}", out(reg) selector);
         case.equal("TR", selector, u64::from(TSS));
-        case.equal("the type of the loaded TSS", gdt_entry(TSS) >> 40 & 0x1f, 0xb);
-        case.faults("LTR of null", fault_of!("ltr {:x}", in(reg) 0u16), Vector::GeneralProtection, 0);
+        case.equal(
+            "the type of the loaded TSS",
+            gdt_entry(TSS) >> 40 & 0x1f,
+            0xb,
+        );
+        case.faults(
+            "LTR of null",
+            fault_of!("ltr {:x}", in(reg) 0u16),
+            Vector::GeneralProtection,
+            0,
+        );
         let data = fault_of!("ltr {:x}", in(reg) KERNEL_DATA);
-        case.faults("LTR of data", data, Vector::GeneralProtection, u32::from(KERNEL_DATA));
+        case.faults(
+            "LTR of data",
+            data,
+            Vector::GeneralProtection,
+            u32::from(KERNEL_DATA),
+        );
         set_gdt_entry(TSS, gdt_entry(TSS) & !(2 << 40) & !(1 << 47));
         let absent = fault_of!("ltr {:x}", in(reg) TSS);
         descriptors::restore();
-        case.faults("LTR of an absent TSS", absent, Vector::SegmentNotPresent, u32::from(TSS));
+        case.faults(
+            "LTR of an absent TSS",
+            absent,
+            Vector::SegmentNotPresent,
+            u32::from(TSS),
+        );
     });
     report.case("sldt-and-lldt", |case| {
         let selector: u64;
@@ -212,7 +301,10 @@ fn tables(report: &mut Report) {
         case.equal("LDTR", selector, 0);
         let mut table = [0u64, 0x00cf_9300_0000_ffff];
         let base = table.as_mut_ptr() as u64;
-        set_gdt_entry(SCRATCH, 15 | (base & 0xff_ffff) << 16 | 0x82 << 40 | (base >> 24 & 0xff) << 56);
+        set_gdt_entry(
+            SCRATCH,
+            15 | (base & 0xff_ffff) << 16 | 0x82 << 40 | (base >> 24 & 0xff) << 56,
+        );
         set_gdt_entry(SCRATCH + 8, base >> 32);
         let loaded = fault_of!("lldt {:x}", in(reg) SCRATCH);
         let used = fault_of!("mov es, {:e}", in(reg) 0xcu32);
@@ -222,10 +314,20 @@ fn tables(report: &mut Report) {
         x86!("mov es, {:e}", "lldt {:x}", in(reg) u32::from(KERNEL_DATA), in(reg) 0u16);
         case.runs("LLDT", loaded);
         case.runs("a selector of the LDT", used);
-        case.faults("a selector beyond the LDT", beyond, Vector::GeneralProtection, 0x14);
+        case.faults(
+            "a selector beyond the LDT",
+            beyond,
+            Vector::GeneralProtection,
+            0x14,
+        );
         case.equal("LDTR while loaded", selector, u64::from(SCRATCH));
         let data = fault_of!("lldt {:x}", in(reg) KERNEL_DATA);
-        case.faults("LLDT of data", data, Vector::GeneralProtection, u32::from(KERNEL_DATA));
+        case.faults(
+            "LLDT of data",
+            data,
+            Vector::GeneralProtection,
+            u32::from(KERNEL_DATA),
+        );
     });
     report.case("lar-lsl-verr-verw", |case| {
         let (access, limit): (u64, u64);
@@ -273,10 +375,18 @@ fn machine_status(report: &mut Report) {
         case.equal("CR0 after CLTS", cpu::read_cr0(), original & !cr0::TS);
         let mut word = 0u16;
         x86!("smsw [{}]", in(reg) &raw mut word);
-        case.equal("SMSW to memory", u64::from(word), original & !cr0::TS & 0xffff);
+        case.equal(
+            "SMSW to memory",
+            u64::from(word),
+            original & !cr0::TS & 0xffff,
+        );
         let from_memory = original as u16 | 0x8;
         x86!("lmsw [{}]", in(reg) &raw const from_memory);
-        case.equal("CR0 after LMSW from memory", cpu::read_cr0(), original | cr0::TS);
+        case.equal(
+            "CR0 after LMSW from memory",
+            cpu::read_cr0(),
+            original | cr0::TS,
+        );
         cpu::write_cr0(original);
     });
     report.case("fsgsbase-as-enabled", |case| {
@@ -290,10 +400,20 @@ fn machine_status(report: &mut Report) {
         let with = fault_of!("wrfsbase {}", in(reg) 0x7777_0000u64);
         let bad = fault_of!("wrgsbase {}", in(reg) 0x8000_0000_0000_0000u64);
         cpu::write_cr4(original);
-        case.faults("RDFSBASE without its bit", without, Vector::InvalidOpcode, 0);
+        case.faults(
+            "RDFSBASE without its bit",
+            without,
+            Vector::InvalidOpcode,
+            0,
+        );
         case.runs("WRFSBASE", with);
         case.equal("FS_BASE", cpu::rdmsr(msr::IA32_FS_BASE), 0x7777_0000);
-        case.faults("WRGSBASE of a non-canonical address", bad, Vector::GeneralProtection, 0);
+        case.faults(
+            "WRGSBASE of a non-canonical address",
+            bad,
+            Vector::GeneralProtection,
+            0,
+        );
         cpu::wrmsr(msr::IA32_FS_BASE, 0);
     });
     report.case("xsetbv-of-the-same-value", |case| {
@@ -325,11 +445,17 @@ fn ring_3(report: &mut Report) {
         case.faults("MONITOR", run(user_monitor()), Vector::InvalidOpcode, 0);
         let original = cpu::read_cr4();
         cpu::write_cr4(original & !cr4::PCE);
-        case.faults("RDPMC without PCE", run(user_rdpmc()), Vector::GeneralProtection, 0);
+        case.faults(
+            "RDPMC without PCE",
+            run(user_rdpmc()),
+            Vector::GeneralProtection,
+            0,
+        );
         cpu::write_cr4(original);
     });
     report.case("umip", |case| {
-        let stores: [(&str, fn() -> &'static [u8]); 5] = [
+        type Code = fn() -> &'static [u8];
+        let stores: [(&str, Code); 5] = [
             ("SGDT", user_sgdt),
             ("SIDT", user_sidt),
             ("SLDT", user_sldt),
@@ -351,4 +477,3 @@ fn ring_3(report: &mut Report) {
         }
     });
 }
-

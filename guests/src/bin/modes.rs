@@ -9,12 +9,21 @@ use plinth_guests::cpu::{self, cr0, cr4, efer, msr};
 use plinth_guests::descriptors::{KERNEL_CODE32, SCRATCH, set_gdt_entry};
 use plinth_guests::paging::{entry, new_frame, peek, poke};
 use plinth_guests::protected::{self, Fault32};
-use plinth_guests::{Case, Report, StartInfo, Vector, compat_code, fault_of, guest, protected_code, x86};
+use plinth_guests::{
+    Case, Report, StartInfo, Vector, compat_code, fault_of, guest, protected_code, x86,
+};
 
 guest!(main);
 
 // What the mode is: CR0, EFER and CR4.
-protected_code!(look, "mov ecx, 0xc0000080", "rdmsr", "mov ebx, eax", "mov eax, cr0", "mov ecx, cr4");
+protected_code!(
+    look,
+    "mov ecx, 0xc0000080",
+    "rdmsr",
+    "mov ebx, eax",
+    "mov eax, cr0",
+    "mov ecx, cr4"
+);
 // ebx = page directory or PDPT, ecx = bits for CR4, edx = address to read: CR3, bits of CR4, paging, a read and a write.
 protected_code!(
     paged,
@@ -83,10 +92,25 @@ protected_code!(
 );
 protected_code!(set_cr4, "mov cr4, eax", "mov ebx, cr4");
 protected_code!(set_cr0, "mov cr0, eax", "mov ebx, cr0");
-protected_code!(many_instructions, "xor eax, eax", "cpuid", "mov dx, 0x3fd", "in al, dx", "rdtsc", "mov eax, 0x600d");
+protected_code!(
+    many_instructions,
+    "xor eax, eax",
+    "cpuid",
+    "mov dx, 0x3fd",
+    "in al, dx",
+    "rdtsc",
+    "mov eax, 0x600d"
+);
 compat_code!(rex_is_inc, "xor eax, eax", ".byte 0x40", "nop");
 // Assembled for 16 bits: the far return has to pop 32-bit values.
-compat_code!(code_16, ".code16", "mov ax, 0xffff", ".byte 0x40", ".byte 0x66, 0xcb", ".code32");
+compat_code!(
+    code_16,
+    ".code16",
+    "mov ax, 0xffff",
+    ".byte 0x40",
+    ".byte 0x66, 0xcb",
+    ".code32"
+);
 
 /// An address that 32-bit page tables below map to [`LARGE`].
 const WINDOW: u32 = 0x4000_0000;
@@ -105,7 +129,15 @@ fn main(report: &mut Report, _: StartInfo) {
 fn control_registers(report: &mut Report) {
     report.case("cr0-bits-read-back", |case| {
         let original = cpu::read_cr0();
-        for bit in [cr0::MP, cr0::EM, cr0::TS, cr0::NE, cr0::WP, cr0::AM, cr0::CD] {
+        for bit in [
+            cr0::MP,
+            cr0::EM,
+            cr0::TS,
+            cr0::NE,
+            cr0::WP,
+            cr0::AM,
+            cr0::CD,
+        ] {
             for value in [original | bit, original & !bit] {
                 let outcome = cpu::try_write_cr0(value);
                 let is = cpu::read_cr0();
@@ -119,7 +151,10 @@ fn control_registers(report: &mut Report) {
         let original = cpu::read_cr0();
         case.runs("CR0 without ET", cpu::try_write_cr0(original & !cr0::ET));
         case.equal("CR0", cpu::read_cr0(), original);
-        case.runs("CR0 with a reserved bit", cpu::try_write_cr0(original | 1 << 7));
+        case.runs(
+            "CR0 with a reserved bit",
+            cpu::try_write_cr0(original | 1 << 7),
+        );
         case.equal("CR0", cpu::read_cr0(), original);
     });
     report.case("cr0-refuses-what-makes-no-mode", |case| {
@@ -128,17 +163,35 @@ fn control_registers(report: &mut Report) {
             ("PG without PE", original & !cr0::PE),
             ("NW without CD", original | cr0::NW),
             ("no paging in 64-bit mode", original & !cr0::PG),
-            ("neither PG nor PE in 64-bit mode", original & !(cr0::PG | cr0::PE)),
+            (
+                "neither PG nor PE in 64-bit mode",
+                original & !(cr0::PG | cr0::PE),
+            ),
             ("an upper bit", original | 1 << 32),
             ("the top bit", original | 1 << 63),
         ] {
-            case.faults(name, cpu::try_write_cr0(value), Vector::GeneralProtection, 0);
+            case.faults(
+                name,
+                cpu::try_write_cr0(value),
+                Vector::GeneralProtection,
+                0,
+            );
             case.equal(name, cpu::read_cr0(), original);
         }
     });
     report.case("cr4-bits-read-back", |case| {
         let original = cpu::read_cr4();
-        for bit in [1 << 0, 1 << 1, cr4::TSD, cr4::DE, cr4::PSE, cr4::MCE, cr4::PGE, cr4::PCE, cr4::OSXMMEXCPT] {
+        for bit in [
+            1 << 0,
+            1 << 1,
+            cr4::TSD,
+            cr4::DE,
+            cr4::PSE,
+            cr4::MCE,
+            cr4::PGE,
+            cr4::PCE,
+            cr4::OSXMMEXCPT,
+        ] {
             for value in [original | bit, original & !bit] {
                 let outcome = cpu::try_write_cr4(value);
                 let is = cpu::read_cr4();
@@ -151,18 +204,33 @@ fn control_registers(report: &mut Report) {
     report.case("cr4-refuses-reserved-bits", |case| {
         let original = cpu::read_cr4();
         for bit in [15, 29, 30, 31, 33, 40, 63] {
-            case.faults("CR4", cpu::try_write_cr4(original | 1 << bit), Vector::GeneralProtection, 0);
+            case.faults(
+                "CR4",
+                cpu::try_write_cr4(original | 1 << bit),
+                Vector::GeneralProtection,
+                0,
+            );
             case.equal("CR4", cpu::read_cr4(), original);
         }
     });
     report.case("cr4-pae-stays-set-in-long-mode", |case| {
         let original = cpu::read_cr4();
-        case.faults("CR4 without PAE", cpu::try_write_cr4(original & !cr4::PAE), Vector::GeneralProtection, 0);
+        case.faults(
+            "CR4 without PAE",
+            cpu::try_write_cr4(original & !cr4::PAE),
+            Vector::GeneralProtection,
+            0,
+        );
         case.equal("CR4", cpu::read_cr4(), original);
     });
     report.case("cr4-la57-cannot-change-in-long-mode", |case| {
         let original = cpu::read_cr4();
-        case.faults("CR4 with LA57", cpu::try_write_cr4(original ^ cr4::LA57), Vector::GeneralProtection, 0);
+        case.faults(
+            "CR4 with LA57",
+            cpu::try_write_cr4(original ^ cr4::LA57),
+            Vector::GeneralProtection,
+            0,
+        );
     });
     report.case("cr2-reads-back", |case| {
         for value in [0, 0x1234, 0x8000_0000_0000_0000, !0] {
@@ -178,15 +246,22 @@ fn control_registers(report: &mut Report) {
         }
         cpu::write_cr8(3);
         for value in [16, 0x100, 1 << 32, !0] {
-            case.faults("CR8", cpu::try_write_cr8(value), Vector::GeneralProtection, 0);
+            case.faults(
+                "CR8",
+                cpu::try_write_cr8(value),
+                Vector::GeneralProtection,
+                0,
+            );
             case.equal("CR8", cpu::read_cr8(), 3);
         }
         cpu::write_cr8(0);
     });
-    report.case("every-register-moves-to-and-from-control-registers", |case| {
-        let original = cpu::read_cr4();
-        let with = original | cr4::TSD;
-        macro_rules! through {
+    report.case(
+        "every-register-moves-to-and-from-control-registers",
+        |case| {
+            let original = cpu::read_cr4();
+            let with = original | cr4::TSD;
+            macro_rules! through {
             ($($register:tt)*) => {$({
                 let (is, was): (u64, u64);
                 x86!(
@@ -206,20 +281,30 @@ fn control_registers(report: &mut Report) {
                 case.equal("CR4 before", was, original);
             })*};
         }
-        through!("rax" "rcx" "rdx" "rsi" "rdi" "r8" "r9" "r10" "r11" "r12" "r13" "r14" "r15");
-    });
+            through!("rax" "rcx" "rdx" "rsi" "rdi" "r8" "r9" "r10" "r11" "r12" "r13" "r14" "r15");
+        },
+    );
 }
 
 fn compatibility(report: &mut Report) {
     report.case("compatibility-mode-runs-32-bit-code", |case| {
-        if let Some(after) = case.runs("the code", compat::run(KERNEL_CODE32, rex_is_inc, Registers32::default())) {
+        if let Some(after) = case.runs(
+            "the code",
+            compat::run(KERNEL_CODE32, rex_is_inc, Registers32::default()),
+        ) {
             case.equal("EAX", after.eax, 1);
         }
     });
     report.case("compatibility-mode-runs-16-bit-code", |case| {
         let base = code_16 as *const () as u64;
-        set_gdt_entry(SCRATCH, 0x0000_9b00_0000_ffff | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56);
-        let registers = Registers32 { eax: 0x1234_0000, ..Registers32::default() };
+        set_gdt_entry(
+            SCRATCH,
+            0x0000_9b00_0000_ffff | (base & 0xff_ffff) << 16 | (base >> 24 & 0xff) << 56,
+        );
+        let registers = Registers32 {
+            eax: 0x1234_0000,
+            ..Registers32::default()
+        };
         if let Some(after) = case.runs("the code", compat::run_at(SCRATCH, 0, registers)) {
             case.equal("EAX", after.eax, 0x1234_0000);
         }
@@ -229,13 +314,21 @@ fn compatibility(report: &mut Report) {
 /// Takes the registers of code that must not have faulted.
 fn finished(case: &mut Case, outcome: Result<Registers32, Fault32>) -> Registers32 {
     outcome.unwrap_or_else(|fault| {
-        case.fail(format_args!("unexpected exception in protected mode: {fault:x?}"));
+        case.fail(format_args!(
+            "unexpected exception in protected mode: {fault:x?}"
+        ));
         Registers32::default()
     })
 }
 
 /// Checks that code ended in an exception, and returns it.
-fn faulted(case: &mut Case, what: &str, outcome: Result<Registers32, Fault32>, vector: Vector, code: u32) -> Fault32 {
+fn faulted(
+    case: &mut Case,
+    what: &str,
+    outcome: Result<Registers32, Fault32>,
+    vector: Vector,
+    code: u32,
+) -> Fault32 {
     match outcome {
         Ok(_) => case.fail(format_args!("{what} raises nothing, not {vector:?}")),
         Err(fault) => {
@@ -248,32 +341,100 @@ fn faulted(case: &mut Case, what: &str, outcome: Result<Registers32, Fault32>, v
 
 fn protected_mode(report: &mut Report) {
     report.case("long-to-protected-and-back", |case| {
-        let before = (cpu::read_cr0(), cpu::read_cr3(), cpu::read_cr4(), cpu::rdmsr(msr::IA32_EFER));
+        let before = (
+            cpu::read_cr0(),
+            cpu::read_cr3(),
+            cpu::read_cr4(),
+            cpu::rdmsr(msr::IA32_EFER),
+        );
         let after = finished(case, protected::run(look, Registers32::default()));
-        case.equal("CR0.PG and PE in protected mode", u64::from(after.eax) & (cr0::PG | cr0::PE), cr0::PE);
-        case.equal("EFER.LMA and LME in protected mode", u64::from(after.ebx) & (efer::LMA | efer::LME), 0);
-        case.equal("CR4.PAE in protected mode", u64::from(after.ecx) & cr4::PAE, 0);
-        let now = (cpu::read_cr0(), cpu::read_cr3(), cpu::read_cr4(), cpu::rdmsr(msr::IA32_EFER));
-        case.ensure(now == before, "the control registers changed by the way there and back");
+        case.equal(
+            "CR0.PG and PE in protected mode",
+            u64::from(after.eax) & (cr0::PG | cr0::PE),
+            cr0::PE,
+        );
+        case.equal(
+            "EFER.LMA and LME in protected mode",
+            u64::from(after.ebx) & (efer::LMA | efer::LME),
+            0,
+        );
+        case.equal(
+            "CR4.PAE in protected mode",
+            u64::from(after.ecx) & cr4::PAE,
+            0,
+        );
+        let now = (
+            cpu::read_cr0(),
+            cpu::read_cr3(),
+            cpu::read_cr4(),
+            cpu::rdmsr(msr::IA32_EFER),
+        );
+        case.ensure(
+            now == before,
+            "the control registers changed by the way there and back",
+        );
     });
     report.case("exits-in-protected-mode", |case| {
-        let after = finished(case, protected::run(many_instructions, Registers32::default()));
+        let after = finished(
+            case,
+            protected::run(many_instructions, Registers32::default()),
+        );
         case.equal("EAX", after.eax, 0x600d);
     });
     report.case("long-mode-needs-pae", |case| {
         let outcome = protected::run(long_without_pae, Registers32::default());
-        faulted(case, "PG with LME without PAE", outcome, Vector::GeneralProtection, 0);
-        case.equal("EFER afterwards", cpu::rdmsr(msr::IA32_EFER) & efer::LMA, efer::LMA);
+        faulted(
+            case,
+            "PG with LME without PAE",
+            outcome,
+            Vector::GeneralProtection,
+            0,
+        );
+        case.equal(
+            "EFER afterwards",
+            cpu::rdmsr(msr::IA32_EFER) & efer::LMA,
+            efer::LMA,
+        );
     });
     report.case("protected-mode-cr0-and-cr4-rules", |case| {
-        let with = |eax: u64| Registers32 { eax: eax as u32, ..Registers32::default() };
+        let with = |eax: u64| Registers32 {
+            eax: eax as u32,
+            ..Registers32::default()
+        };
         let (zero, four) = (cpu::read_cr0() & !cr0::PG, cpu::read_cr4() & !cr4::PAE);
-        faulted(case, "NW without CD", protected::run(set_cr0, with(zero | cr0::NW)), Vector::GeneralProtection, 0);
-        faulted(case, "PG without PE", protected::run(set_cr0, with(cr0::PG)), Vector::GeneralProtection, 0);
-        faulted(case, "CR4 bit 15", protected::run(set_cr4, with(four | 1 << 15)), Vector::GeneralProtection, 0);
+        faulted(
+            case,
+            "NW without CD",
+            protected::run(set_cr0, with(zero | cr0::NW)),
+            Vector::GeneralProtection,
+            0,
+        );
+        faulted(
+            case,
+            "PG without PE",
+            protected::run(set_cr0, with(cr0::PG)),
+            Vector::GeneralProtection,
+            0,
+        );
+        faulted(
+            case,
+            "CR4 bit 15",
+            protected::run(set_cr4, with(four | 1 << 15)),
+            Vector::GeneralProtection,
+            0,
+        );
         let outcome = protected::run(set_cr4, with(four | cr4::PCIDE));
-        faulted(case, "PCIDE outside of long mode", outcome, Vector::GeneralProtection, 0);
-        let after = finished(case, protected::run(set_cr4, with(four | cr4::PSE | cr4::PAE)));
+        faulted(
+            case,
+            "PCIDE outside of long mode",
+            outcome,
+            Vector::GeneralProtection,
+            0,
+        );
+        let after = finished(
+            case,
+            protected::run(set_cr4, with(four | cr4::PSE | cr4::PAE)),
+        );
         case.equal("CR4", u64::from(after.ebx), four | cr4::PSE | cr4::PAE);
     });
 }
@@ -315,13 +476,28 @@ fn legacy_paging(report: &mut Report) {
     let pointers = table_pae();
     let pse = cr4::PSE as u32;
     let pae = cr4::PAE as u32;
-    let at = |ebx: u64, ecx: u32, edx: u32| Registers32 { ebx: ebx as u32, ecx, edx, ..Registers32::default() };
+    let at = |ebx: u64, ecx: u32, edx: u32| Registers32 {
+        ebx: ebx as u32,
+        ecx,
+        edx,
+        ..Registers32::default()
+    };
 
     report.case("32-bit-paging-with-4-mib-pages", |case| {
         poke(LARGE + 0x123_450, 0xcafe);
-        let after = finished(case, protected::run(paged, at(directory, pse, WINDOW + 0x12_3450)));
-        case.equal("a read of another page", after.eax, read_32(LARGE + 0x12_3450));
-        let after = finished(case, protected::run(paged, at(directory, pse, WINDOW + 0x123_450)));
+        let after = finished(
+            case,
+            protected::run(paged, at(directory, pse, WINDOW + 0x12_3450)),
+        );
+        case.equal(
+            "a read of another page",
+            after.eax,
+            read_32(LARGE + 0x12_3450),
+        );
+        let after = finished(
+            case,
+            protected::run(paged, at(directory, pse, WINDOW + 0x123_450)),
+        );
         case.equal("the word read", after.eax, 0xcafe);
         case.equal("the word written", read_32(LARGE + 0x123_454), 0x5151);
         case.equal("CR3", u64::from(after.edi), directory);
@@ -339,10 +515,20 @@ fn legacy_paging(report: &mut Report) {
         case.equal("the word read", after.eax, 0xbeef);
         case.equal("the word written", read_32(target + 12), 0x5151);
         case.equal("accessed and dirty", read_32(table + 4 * 5) & 0x60, 0x60);
-        case.equal("the table's accessed bit", read_32(directory + 4 * 0x140) & 0x60, 0x20);
+        case.equal(
+            "the table's accessed bit",
+            read_32(directory + 4 * 0x140) & 0x60,
+            0x20,
+        );
         write_32(table + 4 * 5, target as u32 | 1);
         let outcome = protected::run(paged, at(directory, pse, 0x5000_5008));
-        let fault = faulted(case, "a write to a read-only page", outcome, Vector::PageFault, 3);
+        let fault = faulted(
+            case,
+            "a write to a read-only page",
+            outcome,
+            Vector::PageFault,
+            3,
+        );
         case.equal("CR2", fault.cr2, 0x5000_500c);
     });
     report.case("32-bit-paging-without-pse-ignores-the-size-bit", |case| {
@@ -353,7 +539,10 @@ fn legacy_paging(report: &mut Report) {
         }
         write_32(plain, low as u32 | 0x83);
         write_32(plain + 4 * u64::from(WINDOW >> 22), low as u32 | 0x83);
-        let after = finished(case, protected::run(paged, at(plain, 0, WINDOW + 0x3f_f000)));
+        let after = finished(
+            case,
+            protected::run(paged, at(plain, 0, WINDOW + 0x3f_f000)),
+        );
         case.equal("the word read", after.eax, read_32(0x3f_f000));
     });
     report.case("32-bit-paging-faults", |case| {
@@ -366,11 +555,20 @@ fn legacy_paging(report: &mut Report) {
     });
     report.case("pae-paging", |case| {
         write_32(LARGE + 0x10, 0xfeed);
-        let after = finished(case, protected::run(paged, at(pointers, pae, WINDOW + 0x10)));
+        let after = finished(
+            case,
+            protected::run(paged, at(pointers, pae, WINDOW + 0x10)),
+        );
         case.equal("the word read", after.eax, 0xfeed);
         case.equal("the word written", read_32(LARGE + 0x14), 0x5151);
         let outcome = protected::run(paged, at(pointers, pae, 0x8000_0000));
-        let fault = faulted(case, "a read below an absent pointer", outcome, Vector::PageFault, 0);
+        let fault = faulted(
+            case,
+            "a read below an absent pointer",
+            outcome,
+            Vector::PageFault,
+            0,
+        );
         case.equal("CR2", fault.cr2, 0x8000_0000);
     });
     report.case("pae-pointers-with-reserved-bits-fault", |case| {
@@ -379,7 +577,13 @@ fn legacy_paging(report: &mut Report) {
             poke(pointers + 8, original | 1 << bit);
             let outcome = protected::run(paged, at(pointers, pae, WINDOW));
             poke(pointers + 8, original);
-            faulted(case, "turning on paging", outcome, Vector::GeneralProtection, 0);
+            faulted(
+                case,
+                "turning on paging",
+                outcome,
+                Vector::GeneralProtection,
+                0,
+            );
         }
     });
     report.case("pae-paging-has-no-execute", |case| {
@@ -392,7 +596,10 @@ fn legacy_paging(report: &mut Report) {
         let outcome = protected::run(paged_call, at(pointers, pae, WINDOW + 0x20_0040));
         faulted(case, "a call", outcome, Vector::PageFault, 0x11);
         poke(slot, LARGE | 0x83);
-        finished(case, protected::run(paged_call, at(pointers, pae, WINDOW + 0x20_0040)));
+        finished(
+            case,
+            protected::run(paged_call, at(pointers, pae, WINDOW + 0x20_0040)),
+        );
     });
 }
 
@@ -411,7 +618,11 @@ fn round_trips(report: &mut Report) {
             let after = finished(case, protected::run(both, registers));
             case.equal("the word by 32-bit paging", after.ecx, round);
             case.equal("the word by PAE paging", after.edi, round);
-            case.equal("EFER.LMA", cpu::rdmsr(msr::IA32_EFER) & efer::LMA, efer::LMA);
+            case.equal(
+                "EFER.LMA",
+                cpu::rdmsr(msr::IA32_EFER) & efer::LMA,
+                efer::LMA,
+            );
         }
     });
     report.case("exceptions-work-after-all-that", |case| {

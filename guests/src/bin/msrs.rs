@@ -5,7 +5,9 @@
 #![no_std]
 #![no_main]
 
-use plinth_guests::cpu::{self, cpuid, efer, leaf1_ecx, leaf1_edx, leaf7_ebx, msr, rdmsr, try_rdmsr, try_wrmsr, wrmsr};
+use plinth_guests::cpu::{
+    self, cpuid, efer, leaf1_ecx, leaf1_edx, leaf7_ebx, msr, rdmsr, try_rdmsr, try_wrmsr, wrmsr,
+};
 use plinth_guests::user::{self, Start};
 use plinth_guests::{Case, Report, StartInfo, Vector, fault_of, guest, user_code};
 
@@ -19,7 +21,14 @@ const NON_CANONICAL: u64 = 0x0100_0000_0000_0000;
 
 fn main(report: &mut Report, _: StartInfo) {
     report.case("unknown-msrs-fault", |case| {
-        for unknown in [0x4141_4141, 0x0000_1fff, 0x8000_0000, 0xc000_1fff, 0xffff_ffff, 0x4000_ffff] {
+        for unknown in [
+            0x4141_4141,
+            0x0000_1fff,
+            0x8000_0000,
+            0xc000_1fff,
+            0xffff_ffff,
+            0x4000_ffff,
+        ] {
             case.faults("RDMSR", try_rdmsr(unknown), Vector::GeneralProtection, 0);
             case.faults("WRMSR", try_wrmsr(unknown, 0), Vector::GeneralProtection, 0);
         }
@@ -44,9 +53,22 @@ fn main(report: &mut Report, _: StartInfo) {
         case.equal("EFER", eax, rdmsr(msr::IA32_EFER));
     });
     report.case("ring-3-may-not", |case| {
-        let start = Start { registers: [u64::from(msr::IA32_EFER), 0, 0], ..Start::default() };
-        case.faults("RDMSR", user::run(user_rdmsr(), start), Vector::GeneralProtection, 0);
-        case.faults("WRMSR", user::run(user_wrmsr(), start), Vector::GeneralProtection, 0);
+        let start = Start {
+            registers: [u64::from(msr::IA32_EFER), 0, 0],
+            ..Start::default()
+        };
+        case.faults(
+            "RDMSR",
+            user::run(user_rdmsr(), start),
+            Vector::GeneralProtection,
+            0,
+        );
+        case.faults(
+            "WRMSR",
+            user::run(user_wrmsr(), start),
+            Vector::GeneralProtection,
+            0,
+        );
     });
     efer_cases(report);
     bases(report);
@@ -72,7 +94,12 @@ fn reads_back(case: &mut Case, name: &str, register: u32, values: &[u64]) {
 /// Checks that a value is refused and leaves the register as it was.
 fn refuses(case: &mut Case, name: &str, register: u32, value: u64) {
     let before = rdmsr(register);
-    case.faults(name, try_wrmsr(register, value), Vector::GeneralProtection, 0);
+    case.faults(
+        name,
+        try_wrmsr(register, value),
+        Vector::GeneralProtection,
+        0,
+    );
     case.equal(name, rdmsr(register), before);
 }
 
@@ -85,9 +112,19 @@ fn efer_cases(report: &mut Report) {
     });
     report.case("efer-sce-and-nxe-switch", |case| {
         let value = rdmsr(msr::IA32_EFER);
-        reads_back(case, "EFER.SCE", msr::IA32_EFER, &[value | efer::SCE, value & !efer::SCE]);
+        reads_back(
+            case,
+            "EFER.SCE",
+            msr::IA32_EFER,
+            &[value | efer::SCE, value & !efer::SCE],
+        );
         if cpu::extended().edx & cpu::extended_edx::NX != 0 {
-            reads_back(case, "EFER.NXE", msr::IA32_EFER, &[value & !efer::NXE, value | efer::NXE]);
+            reads_back(
+                case,
+                "EFER.NXE",
+                msr::IA32_EFER,
+                &[value & !efer::NXE, value | efer::NXE],
+            );
         } else {
             refuses(case, "EFER.NXE", msr::IA32_EFER, value | efer::NXE);
         }
@@ -106,8 +143,18 @@ fn efer_cases(report: &mut Report) {
 
 fn bases(report: &mut Report) {
     report.case("syscall-registers-read-back", |case| {
-        reads_back(case, "STAR", msr::IA32_STAR, &[0, 0x0013_0008_0000_0000, !0]);
-        reads_back(case, "LSTAR", msr::IA32_LSTAR, &[0, 0x7fff_ffff_ffff, 0xffff_8000_0000_1234, !0]);
+        reads_back(
+            case,
+            "STAR",
+            msr::IA32_STAR,
+            &[0, 0x0013_0008_0000_0000, !0],
+        );
+        reads_back(
+            case,
+            "LSTAR",
+            msr::IA32_LSTAR,
+            &[0, 0x7fff_ffff_ffff, 0xffff_8000_0000_1234, !0],
+        );
         reads_back(case, "CSTAR", 0xc000_0083, &[0, 0xffff_8000_0000_1234]);
         reads_back(case, "FMASK", msr::IA32_FMASK, &[0, 0x4_7700, 0xffff_ffff]);
     });
@@ -138,7 +185,11 @@ fn bases(report: &mut Report) {
             let _ = cpuid(leaf & 7, 0);
             let _ = cpu::inb(0x3fd);
         }
-        case.equal("KERNEL_GS_BASE", rdmsr(msr::IA32_KERNEL_GS_BASE), 0xffff_9999_1234_5678);
+        case.equal(
+            "KERNEL_GS_BASE",
+            rdmsr(msr::IA32_KERNEL_GS_BASE),
+            0xffff_9999_1234_5678,
+        );
         case.equal("LSTAR", rdmsr(msr::IA32_LSTAR), 0xffff_aaaa_1234_5678);
         case.equal("STAR", rdmsr(msr::IA32_STAR), 0x1122_3344_5566_7788);
         case.equal("FMASK", rdmsr(msr::IA32_FMASK), 0x0010_2030);
@@ -163,9 +214,24 @@ fn bases(report: &mut Report) {
         if cpuid(1, 0).edx & leaf1_edx::SEP == 0 {
             return case.skip("no SYSENTER");
         }
-        reads_back(case, "SYSENTER_CS", msr::IA32_SYSENTER_CS, &[0, 0x08, 0xffff]);
-        reads_back(case, "SYSENTER_ESP", msr::IA32_SYSENTER_ESP, &[0, 0x9000, 0xffff_8000_0000_0000]);
-        reads_back(case, "SYSENTER_EIP", msr::IA32_SYSENTER_EIP, &[0, 0x9000, 0xffff_8000_0000_0000]);
+        reads_back(
+            case,
+            "SYSENTER_CS",
+            msr::IA32_SYSENTER_CS,
+            &[0, 0x08, 0xffff],
+        );
+        reads_back(
+            case,
+            "SYSENTER_ESP",
+            msr::IA32_SYSENTER_ESP,
+            &[0, 0x9000, 0xffff_8000_0000_0000],
+        );
+        reads_back(
+            case,
+            "SYSENTER_EIP",
+            msr::IA32_SYSENTER_EIP,
+            &[0, 0x9000, 0xffff_8000_0000_0000],
+        );
     });
 }
 
@@ -175,10 +241,24 @@ fn memory_types(report: &mut Report) {
             return case.skip("no PAT");
         }
         let value = rdmsr(msr::IA32_PAT);
-        reads_back(case, "PAT", msr::IA32_PAT, &[0x0007_0406_0007_0406, 0x0606_0606_0606_0606, 0x0706_0504_0100_0706]);
+        reads_back(
+            case,
+            "PAT",
+            msr::IA32_PAT,
+            &[
+                0x0007_0406_0007_0406,
+                0x0606_0606_0606_0606,
+                0x0706_0504_0100_0706,
+            ],
+        );
         for bad in [2, 3, 8, 0x10, 0xff] {
             for byte in [0, 3, 7] {
-                refuses(case, "PAT", msr::IA32_PAT, value & !(0xff << (byte * 8)) | bad << (byte * 8));
+                refuses(
+                    case,
+                    "PAT",
+                    msr::IA32_PAT,
+                    value & !(0xff << (byte * 8)) | bad << (byte * 8),
+                );
             }
         }
     });
@@ -188,16 +268,31 @@ fn memory_types(report: &mut Report) {
             return case.skip("no MTRRs");
         }
         case.runs("RDMSR", try_rdmsr(msr::IA32_MTRRCAP));
-        case.faults("WRMSR", try_wrmsr(msr::IA32_MTRRCAP, 0), Vector::GeneralProtection, 0);
+        case.faults(
+            "WRMSR",
+            try_wrmsr(msr::IA32_MTRRCAP, 0),
+            Vector::GeneralProtection,
+            0,
+        );
     });
     report.case("mtrr-default-type", |case| {
         if !mtrr {
             return case.skip("no MTRRs");
         }
         let value = rdmsr(msr::IA32_MTRR_DEF_TYPE);
-        reads_back(case, "DEF_TYPE", msr::IA32_MTRR_DEF_TYPE, &[0x806, 0xc06, 0xc00, value]);
+        reads_back(
+            case,
+            "DEF_TYPE",
+            msr::IA32_MTRR_DEF_TYPE,
+            &[0x806, 0xc06, 0xc00, value],
+        );
         for bad in [2, 3, 7, 0x80, 0x100, 0x1000, 1 << 40] {
-            refuses(case, "DEF_TYPE", msr::IA32_MTRR_DEF_TYPE, (value & !0xff) | bad);
+            refuses(
+                case,
+                "DEF_TYPE",
+                msr::IA32_MTRR_DEF_TYPE,
+                (value & !0xff) | bad,
+            );
         }
     });
     report.case("variable-mtrrs", |case| {
@@ -207,7 +302,12 @@ fn memory_types(report: &mut Report) {
         let count = (rdmsr(msr::IA32_MTRRCAP) & 0xff) as u32;
         let last = msr::IA32_MTRR_PHYSBASE0 + 2 * (count - 1);
         reads_back(case, "the last PHYSBASE", last, &[0x8000_0000, 0x8000_0006]);
-        reads_back(case, "the last PHYSMASK", last + 1, &[0xf_8000_0000, 0xf_f000_0000]);
+        reads_back(
+            case,
+            "the last PHYSMASK",
+            last + 1,
+            &[0xf_8000_0000, 0xf_f000_0000],
+        );
         refuses(case, "PHYSBASE with type 2", last, 0x8000_0002);
         refuses(case, "PHYSBASE above the physical addresses", last, 1 << 60);
     });
@@ -217,7 +317,12 @@ fn memory_types(report: &mut Report) {
         }
         let registers = [0x250, 0x258, 0x259].into_iter().chain(0x268..=0x26f);
         for register in registers {
-            reads_back(case, "a fixed-range MTRR", register, &[0x0606_0606_0606_0606, 0]);
+            reads_back(
+                case,
+                "a fixed-range MTRR",
+                register,
+                &[0x0606_0606_0606_0606, 0],
+            );
             refuses(case, "a fixed-range MTRR", register, 0x0000_0200_0000_0000);
         }
     });
@@ -227,11 +332,17 @@ fn time(report: &mut Report) {
     report.case("tsc-moves-and-takes-a-value", |case| {
         let before = cpu::rdtsc();
         let after = rdmsr(msr::IA32_TIME_STAMP_COUNTER);
-        case.ensure(after >= before, "the TSC went backwards between RDTSC and RDMSR");
+        case.ensure(
+            after >= before,
+            "the TSC went backwards between RDTSC and RDMSR",
+        );
         let target = after + (1 << 40);
         wrmsr(msr::IA32_TIME_STAMP_COUNTER, target);
         let now = cpu::rdtsc();
-        case.ensure(now >= target && now - target < 1 << 36, "the TSC does not go on from the value written");
+        case.ensure(
+            now >= target && now - target < 1 << 36,
+            "the TSC does not go on from the value written",
+        );
         wrmsr(msr::IA32_TIME_STAMP_COUNTER, 0x1000);
         let now = cpu::rdtsc();
         case.ensure(now < 1 << 36, "the TSC does not go on from a smaller value");
@@ -245,14 +356,24 @@ fn time(report: &mut Report) {
         let before = cpu::rdtsc();
         wrmsr(msr::IA32_TSC_ADJUST, adjust.wrapping_add(1 << 42));
         let after = cpu::rdtsc();
-        case.equal("TSC_ADJUST", rdmsr(msr::IA32_TSC_ADJUST), adjust.wrapping_add(1 << 42));
+        case.equal(
+            "TSC_ADJUST",
+            rdmsr(msr::IA32_TSC_ADJUST),
+            adjust.wrapping_add(1 << 42),
+        );
         let moved = after.wrapping_sub(before);
-        case.ensure(moved >= 1 << 42 && moved < (1 << 42) + (1 << 36), "the TSC did not move by the adjustment");
+        case.ensure(
+            moved.wrapping_sub(1 << 42) < 1 << 36,
+            "the TSC did not move by the adjustment",
+        );
         // A write to the TSC shows up in the adjustment.
         let now = rdmsr(msr::IA32_TIME_STAMP_COUNTER);
         wrmsr(msr::IA32_TIME_STAMP_COUNTER, now.wrapping_sub(1 << 42));
         let difference = rdmsr(msr::IA32_TSC_ADJUST).wrapping_sub(adjust) as i64;
-        case.ensure(difference.abs() < 1 << 36, "TSC_ADJUST does not follow a write to the TSC");
+        case.ensure(
+            difference.abs() < 1 << 36,
+            "TSC_ADJUST does not follow a write to the TSC",
+        );
     });
     report.case("tsc-aux-reaches-rdtscp", |case| {
         if cpu::extended().edx & cpu::extended_edx::RDTSCP == 0 {
@@ -274,12 +395,25 @@ fn features(report: &mut Report) {
         }
         let value = rdmsr(msr::IA32_APIC_BASE);
         case.ensure(value & 1 << 11 != 0, "the APIC is off");
-        case.ensure(value & 1 << 8 != 0, "the only processor is not the boot processor");
+        case.ensure(
+            value & 1 << 8 != 0,
+            "the only processor is not the boot processor",
+        );
         case.equal("the address", value & !0xfff, 0xfee0_0000);
         refuses(case, "a reserved bit", msr::IA32_APIC_BASE, value | 1);
         refuses(case, "bit 9", msr::IA32_APIC_BASE, value | 1 << 9);
-        refuses(case, "an address beyond the physical ones", msr::IA32_APIC_BASE, value | 1 << 60);
-        refuses(case, "x2APIC without the APIC", msr::IA32_APIC_BASE, value & !(1 << 11) | 1 << 10);
+        refuses(
+            case,
+            "an address beyond the physical ones",
+            msr::IA32_APIC_BASE,
+            value | 1 << 60,
+        );
+        refuses(
+            case,
+            "x2APIC without the APIC",
+            msr::IA32_APIC_BASE,
+            value & !(1 << 11) | 1 << 10,
+        );
     });
     report.case("misc-enable", |case| {
         match try_rdmsr(msr::IA32_MISC_ENABLE) {
@@ -288,7 +422,10 @@ fn features(report: &mut Report) {
                 case.skip("no MISC_ENABLE");
             }
             Ok(value) => {
-                case.runs("writing the value back", try_wrmsr(msr::IA32_MISC_ENABLE, value));
+                case.runs(
+                    "writing the value back",
+                    try_wrmsr(msr::IA32_MISC_ENABLE, value),
+                );
                 case.equal("MISC_ENABLE", rdmsr(msr::IA32_MISC_ENABLE), value);
             }
         }
@@ -302,9 +439,17 @@ fn features(report: &mut Report) {
                 case.faults::<()>("RDMSR", Err(fault), Vector::GeneralProtection, 0);
             }
             Ok(value) => {
-                case.ensure(value & 0x6 == 0, "VMX is enabled though CPUID does not show it");
+                case.ensure(
+                    value & 0x6 == 0,
+                    "VMX is enabled though CPUID does not show it",
+                );
                 if value & 1 != 0 {
-                    refuses(case, "the locked register", msr::IA32_FEATURE_CONTROL, value | 4);
+                    refuses(
+                        case,
+                        "the locked register",
+                        msr::IA32_FEATURE_CONTROL,
+                        value | 4,
+                    );
                 }
             }
         }
@@ -338,7 +483,9 @@ fn features(report: &mut Report) {
         if outcome.is_err() && !cpu::is_plinth() {
             return case.skip("this processor shows the architecture without its registers");
         }
-        let Some(capabilities) = case.runs("MCG_CAP", outcome) else { return };
+        let Some(capabilities) = case.runs("MCG_CAP", outcome) else {
+            return;
+        };
         case.runs("MCG_STATUS", try_rdmsr(0x17a));
         for bank in 0..(capabilities & 0xff) as u32 {
             case.runs("MCi_CTL", try_rdmsr(0x400 + 4 * bank));

@@ -18,15 +18,28 @@ const PATTERN: u64 = 0x0123_4567_89ab_cdef;
 
 fn main(report: &mut Report, start: StartInfo) {
     let map = start.memory_map();
-    let ram_end = map.iter().filter(|range| range.is_ram()).map(|range| range.end()).max().unwrap_or(0);
+    let ram_end = map
+        .iter()
+        .filter(|range| range.is_ram())
+        .map(|range| range.end())
+        .max()
+        .unwrap_or(0);
     println!("outside: RAM ends at {ram_end:#x}");
     let claimed = |address: u64| {
-        map.iter().any(|range| range.start < address + 0x1000 && address < range.end())
+        map.iter()
+            .any(|range| range.start < address + 0x1000 && address < range.end())
     };
     let top = 1u64 << cpu::physical_address_bits();
     // A board may have devices in a hole: these places are free on the boards that guests run on.
     let holes: [(&str, u64); 8] = [
-        ("just-above-its-memory", if ram_end < 0xc000_0000 { ram_end.next_multiple_of(0x20_0000) } else { 0xd200_0000 }),
+        (
+            "just-above-its-memory",
+            if ram_end < 0xc000_0000 {
+                ram_end.next_multiple_of(0x20_0000)
+            } else {
+                0xd200_0000
+            },
+        ),
         ("far-above-its-memory", 0x9_0000_0000),
         ("in-the-hole-below-4-gib", 0xd200_0000),
         ("below-the-apics", 0xfe40_0000),
@@ -47,7 +60,8 @@ fn main(report: &mut Report, start: StartInfo) {
         let checksum = |seed: u64| {
             // SAFETY: the guest's own code, read only.
             let code = unsafe { core::slice::from_raw_parts(0x10_0000 as *const u8, 4096) };
-            code.iter().fold(seed, |sum, byte| sum.rotate_left(5) ^ u64::from(*byte))
+            code.iter()
+                .fold(seed, |sum, byte| sum.rotate_left(5) ^ u64::from(*byte))
         };
         let before = checksum(1);
         for offset in (0..0x1000_0000u64).step_by(0x10_0000) {
@@ -78,7 +92,10 @@ fn main(report: &mut Report, start: StartInfo) {
         }
         // All ones is an invalid opcode; what matters is that some exception comes back to this guest.
         let outcome = probe(|| x86!("call {}", in(reg) address, clobber_abi("C")));
-        case.ensure(outcome.is_err(), "code was found outside the machine's memory");
+        case.ensure(
+            outcome.is_err(),
+            "code was found outside the machine's memory",
+        );
     });
 }
 
@@ -87,7 +104,12 @@ fn hole(case: &mut Case, physical: u64) {
     let address = if physical < 1 << 32 {
         physical
     } else {
-        paging::map(WINDOW, physical & !0x1f_ffff, PageSize::Size2M, entry::P | entry::RW);
+        paging::map(
+            WINDOW,
+            physical & !0x1f_ffff,
+            PageSize::Size2M,
+            entry::P | entry::RW,
+        );
         WINDOW + (physical & 0x1f_ffff)
     };
     for round in ["before a write", "after a write"] {
@@ -116,7 +138,10 @@ fn hole(case: &mut Case, physical: u64) {
     }
     let mut buffer = [0u8; 16];
     x86!("rep movsb", inout("rcx") 16u64 => _, inout("rsi") address => _, inout("rdi") buffer.as_mut_ptr() => _, options(nostack));
-    case.ensure(buffer == [0xff; 16], "REP MOVSB out of the hole is not all ones");
+    case.ensure(
+        buffer == [0xff; 16],
+        "REP MOVSB out of the hole is not all ones",
+    );
     x86!("rep stosb", inout("rcx") 16u64 => _, in("al") 0x55u8, inout("rdi") address => _, options(nostack));
     case.equal("a read after REP STOSB", paging::peek(address), !0);
 }

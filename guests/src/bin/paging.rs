@@ -4,7 +4,9 @@
 #![no_std]
 #![no_main]
 
-use plinth_guests::cpu::{self, cr0, cr4, efer, extended, extended_edx, leaf1_ecx, leaf7, leaf7_ebx, leaf7_ecx, msr};
+use plinth_guests::cpu::{
+    self, cr0, cr4, efer, extended, extended_edx, leaf1_ecx, leaf7, leaf7_ebx, leaf7_ecx, msr,
+};
 use plinth_guests::paging::{self, PageSize, entry, invlpg, new_frame, peek, poke};
 use plinth_guests::user::{self, Start};
 use plinth_guests::{Case, Report, StartInfo, Vector, fault_of, guest, probe, user_code, x86};
@@ -49,7 +51,11 @@ fn sizes(report: &mut Report) {
     report.case("2-mib-pages", |case| {
         paging::map(AREA + 0x4000_0000, LARGE, PageSize::Size2M, KERNEL);
         poke(LARGE + 0x1f_fff8, 0x4321);
-        case.equal("the end of the page", peek(AREA + 0x4000_0000 + 0x1f_fff8), 0x4321);
+        case.equal(
+            "the end of the page",
+            peek(AREA + 0x4000_0000 + 0x1f_fff8),
+            0x4321,
+        );
         poke(AREA + 0x4000_0000, 0x8765);
         case.equal("the start of the page", peek(LARGE), 0x8765);
         let outcome = probe(|| {
@@ -65,7 +71,12 @@ fn sizes(report: &mut Report) {
             peek(address + LARGE + 0x18);
         });
         if extended().edx & extended_edx::PAGE_1G == 0 {
-            case.faults("a 1 GiB page where CPUID shows none", outcome, Vector::PageFault, 9);
+            case.faults(
+                "a 1 GiB page where CPUID shows none",
+                outcome,
+                Vector::PageFault,
+                9,
+            );
         } else if case.runs("a read", outcome).is_some() {
             case.equal("the word", peek(address + LARGE + 0x18), 0x9999);
         }
@@ -102,7 +113,11 @@ fn accessed_and_dirty(report: &mut Report) {
         poke(slot, peek(slot) & !(entry::A | entry::D));
         invlpg(AREA + 0x5000);
         poke(AREA + 0x5008, 1);
-        case.equal("after they were cleared and a write", bits(slot), entry::A | entry::D);
+        case.equal(
+            "after they were cleared and a write",
+            bits(slot),
+            entry::A | entry::D,
+        );
     });
     report.case("dirty-after-a-read-needs-a-new-walk", |case| {
         // The translation was cached by the read: the write must set the dirty bit all the same.
@@ -119,7 +134,11 @@ fn accessed_and_dirty(report: &mut Report) {
         poke(slot, peek(slot) & !entry::A);
         paging::reload_cr3();
         peek(AREA + 0x5000);
-        case.equal("the accessed bit of level 2", peek(slot) & entry::A, entry::A);
+        case.equal(
+            "the accessed bit of level 2",
+            peek(slot) & entry::A,
+            entry::A,
+        );
     });
     report.case("large-pages-have-both-bits", |case| {
         let address = AREA + 0x4040_0000;
@@ -156,11 +175,19 @@ fn stale(report: &mut Report) {
             let index = round & 1;
             poke(slot, frames[index] | KERNEL | flags);
             flush(address);
-            case.equal("the word", peek(address), if index == 0 { 0xaaaa } else { 0xbbbb });
+            case.equal(
+                "the word",
+                peek(address),
+                if index == 0 { 0xaaaa } else { 0xbbbb },
+            );
         }
     };
-    report.case("invlpg-shows-the-new-page", |case| switches(case, 0, invlpg));
-    report.case("cr3-reload-shows-the-new-page", |case| switches(case, 0, |_| paging::reload_cr3()));
+    report.case("invlpg-shows-the-new-page", |case| {
+        switches(case, 0, invlpg)
+    });
+    report.case("cr3-reload-shows-the-new-page", |case| {
+        switches(case, 0, |_| paging::reload_cr3())
+    });
     report.case("invlpg-drops-global-pages", |case| {
         cpu::write_cr4(cpu::read_cr4() | cr4::PGE);
         switches(case, entry::G, invlpg);
@@ -251,7 +278,12 @@ fn permissions(report: &mut Report) {
         let outcome = call();
         poke(upper, peek(upper) & !entry::XD);
         invlpg(AREA + 0xc000);
-        case.faults("a call with XD at level 2", outcome, Vector::PageFault, 0x11);
+        case.faults(
+            "a call with XD at level 2",
+            outcome,
+            Vector::PageFault,
+            0x11,
+        );
     });
     report.case("xd-is-reserved-without-nxe", |case| {
         if extended().edx & extended_edx::NX == 0 {
@@ -267,18 +299,49 @@ fn permissions(report: &mut Report) {
         case.faults("a read", outcome, Vector::PageFault, 9);
     });
     report.case("ring-3-permissions", |case| {
-        let at = |address: u64| Start { registers: [0, address, 0], ..Start::default() };
+        let at = |address: u64| Start {
+            registers: [0, address, 0],
+            ..Start::default()
+        };
         fresh(AREA + 0xe000, KERNEL);
         let (read_only, _) = fresh(AREA + 0xf000, entry::P | entry::US);
-        case.faults("a read of ring 0's page", user::run(user_read(), at(AREA + 0xe000)), Vector::PageFault, 5);
-        case.faults("a write to ring 0's page", user::run(user_write(), at(AREA + 0xe000)), Vector::PageFault, 7);
-        case.runs("a read of a user page", user::run(user_read(), at(AREA + 0xf000)));
-        case.faults("a write to a read-only page", user::run(user_write(), at(AREA + 0xf000)), Vector::PageFault, 7);
-        case.faults("a read of no page", user::run(user_read(), at(AREA + 0xf_f000)), Vector::PageFault, 4);
+        case.faults(
+            "a read of ring 0's page",
+            user::run(user_read(), at(AREA + 0xe000)),
+            Vector::PageFault,
+            5,
+        );
+        case.faults(
+            "a write to ring 0's page",
+            user::run(user_write(), at(AREA + 0xe000)),
+            Vector::PageFault,
+            7,
+        );
+        case.runs(
+            "a read of a user page",
+            user::run(user_read(), at(AREA + 0xf000)),
+        );
+        case.faults(
+            "a write to a read-only page",
+            user::run(user_write(), at(AREA + 0xf000)),
+            Vector::PageFault,
+            7,
+        );
+        case.faults(
+            "a read of no page",
+            user::run(user_read(), at(AREA + 0xf_f000)),
+            Vector::PageFault,
+            4,
+        );
         if extended().edx & extended_edx::NX != 0 {
             poke(read_only, peek(read_only) | entry::XD);
             invlpg(AREA + 0xf000);
-            case.faults("a jump to data", user::run(user_jump(), at(AREA + 0xf000)), Vector::PageFault, 0x15);
+            case.faults(
+                "a jump to data",
+                user::run(user_jump(), at(AREA + 0xf000)),
+                Vector::PageFault,
+                0x15,
+            );
         }
     });
     report.case("upper-levels-restrict-too", |case| {
@@ -288,11 +351,24 @@ fn permissions(report: &mut Report) {
         poke(upper, original & !entry::RW);
         invlpg(AREA + 0x20_0000);
         let outcome = probe(|| poke(AREA + 0x20_0000, 1));
-        case.faults("a write below a read-only table", outcome, Vector::PageFault, 3);
+        case.faults(
+            "a write below a read-only table",
+            outcome,
+            Vector::PageFault,
+            3,
+        );
         poke(upper, original & !entry::US);
         invlpg(AREA + 0x20_0000);
-        let at = Start { registers: [0, AREA + 0x20_0000, 0], ..Start::default() };
-        case.faults("ring 3 below ring 0's table", user::run(user_read(), at), Vector::PageFault, 5);
+        let at = Start {
+            registers: [0, AREA + 0x20_0000, 0],
+            ..Start::default()
+        };
+        case.faults(
+            "ring 3 below ring 0's table",
+            user::run(user_read(), at),
+            Vector::PageFault,
+            5,
+        );
         poke(upper, original);
         invlpg(AREA + 0x20_0000);
     });
@@ -330,16 +406,20 @@ fn supervisor(report: &mut Report) {
         let write = probe(|| poke(address, 1));
         let allowed = fault_of!("stac", "mov rax, [{}]", "clac", in(reg) address, out("rax") _);
         let input = fault_of!("insb", in("dx") 0x9990u16, in("rdi") address);
-        let allowed_input = fault_of!("stac", "insb", "clac", in("dx") 0x9990u16, inout("rdi") address => _);
+        let allowed_input =
+            fault_of!("stac", "insb", "clac", in("dx") 0x9990u16, inout("rdi") address => _);
         cpu::write_cr4(original);
         case.faults("a read", read, Vector::PageFault, 1);
         case.faults("a write", write, Vector::PageFault, 3);
         case.runs("a read with AC", allowed);
         case.faults("INS", input, Vector::PageFault, 3);
         case.runs("INS with AC", allowed_input);
-        case.runs("a read without SMAP", probe(|| {
-            peek(address);
-        }));
+        case.runs(
+            "a read without SMAP",
+            probe(|| {
+                peek(address);
+            }),
+        );
     });
     report.case("protection-keys", |case| {
         if leaf7().ecx & leaf7_ecx::PKU == 0 {
@@ -349,9 +429,11 @@ fn supervisor(report: &mut Report) {
         let original = cpu::read_cr4();
         cpu::write_cr4(original | 1 << 22);
         let set = |value: u32| x86!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0);
-        let read = || probe(|| {
-            peek(AREA + 0x20_3000);
-        });
+        let read = || {
+            probe(|| {
+                peek(AREA + 0x20_3000);
+            })
+        };
         set(1 << 10);
         let denied = read();
         set(2 << 10);
@@ -360,9 +442,19 @@ fn supervisor(report: &mut Report) {
         set(0);
         let free = read();
         cpu::write_cr4(original);
-        case.faults("a read with access disabled", denied, Vector::PageFault, 0x21);
+        case.faults(
+            "a read with access disabled",
+            denied,
+            Vector::PageFault,
+            0x21,
+        );
         case.runs("a read with writes disabled", readable);
-        case.faults("a write with writes disabled", write, Vector::PageFault, 0x23);
+        case.faults(
+            "a write with writes disabled",
+            write,
+            Vector::PageFault,
+            0x23,
+        );
         case.runs("a read with all enabled", free);
     });
 }
@@ -396,16 +488,30 @@ fn reserved(report: &mut Report) {
         case.faults("a read", outcome, Vector::PageFault, 9);
     });
     report.case("ignored-bits-are-free", |case| {
-        let (slot, _) = fresh(AREA + 0x20_5000, KERNEL | 0x7ff << 52 & !(0xf << 59) | 7 << 9);
-        case.runs("a read", probe(|| {
-            peek(AREA + 0x20_5000);
-        }));
+        let (slot, _) = fresh(
+            AREA + 0x20_5000,
+            KERNEL | 0x7ff << 52 & !(0xf << 59) | 7 << 9,
+        );
+        case.runs(
+            "a read",
+            probe(|| {
+                peek(AREA + 0x20_5000);
+            }),
+        );
         case.equal("the ignored bits", peek(slot) >> 52 & 0x7f, 0x7f);
     });
     report.case("cr3-reserved-bits-fault", |case| {
         let original = cpu::read_cr3();
-        for bit in [cpu::physical_address_bits(), 52, 60].into_iter().filter(|bit| *bit < 61) {
-            case.faults("CR3", cpu::try_write_cr3(original | 1 << bit), Vector::GeneralProtection, 0);
+        for bit in [cpu::physical_address_bits(), 52, 60]
+            .into_iter()
+            .filter(|bit| *bit < 61)
+        {
+            case.faults(
+                "CR3",
+                cpu::try_write_cr3(original | 1 << bit),
+                Vector::GeneralProtection,
+                0,
+            );
             case.equal("CR3", cpu::read_cr3(), original);
         }
     });
@@ -417,12 +523,25 @@ fn identifiers(report: &mut Report) {
             return case.skip("no PCIDs");
         }
         let (cr3, cr4_before) = (cpu::read_cr3(), cpu::read_cr4());
-        case.faults("CR3 bit 63 without PCIDE", cpu::try_write_cr3(cr3 | 1 << 63), Vector::GeneralProtection, 0);
+        case.faults(
+            "CR3 bit 63 without PCIDE",
+            cpu::try_write_cr3(cr3 | 1 << 63),
+            Vector::GeneralProtection,
+            0,
+        );
         cpu::write_cr3(cr3 | 0x18);
         let with_bits = cpu::try_write_cr4(cr4_before | cr4::PCIDE);
         cpu::write_cr3(cr3);
-        case.faults("PCIDE with bits of a PCID in CR3", with_bits, Vector::GeneralProtection, 0);
-        if case.runs("PCIDE", cpu::try_write_cr4(cr4_before | cr4::PCIDE)).is_none() {
+        case.faults(
+            "PCIDE with bits of a PCID in CR3",
+            with_bits,
+            Vector::GeneralProtection,
+            0,
+        );
+        if case
+            .runs("PCIDE", cpu::try_write_cr4(cr4_before | cr4::PCIDE))
+            .is_none()
+        {
             return;
         }
         let (slot, frame) = fresh(AREA + 0x20_6000, KERNEL);
@@ -444,13 +563,27 @@ fn identifiers(report: &mut Report) {
                 let wanted = if round & 1 == 0 { frame } else { other };
                 poke(slot, wanted | KERNEL);
                 let descriptor = [3u64, AREA + 0x20_6000];
-                case.runs("INVPCID", fault_of!("invpcid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor));
-                case.equal("the word after INVPCID", peek(AREA + 0x20_6000), peek(wanted));
+                case.runs(
+                    "INVPCID",
+                    fault_of!("invpcid {}, [{}]", in(reg) kind, in(reg) &raw const descriptor),
+                );
+                case.equal(
+                    "the word after INVPCID",
+                    peek(AREA + 0x20_6000),
+                    peek(wanted),
+                );
             }
             let descriptor = [0x1_0000u64, 0];
-            let outcome = fault_of!("invpcid {}, [{}]", in(reg) 1u64, in(reg) &raw const descriptor);
-            case.faults("INVPCID with a PCID of 17 bits", outcome, Vector::GeneralProtection, 0);
-            let outcome = fault_of!("invpcid {}, [{}]", in(reg) 4u64, in(reg) &raw const descriptor);
+            let outcome =
+                fault_of!("invpcid {}, [{}]", in(reg) 1u64, in(reg) &raw const descriptor);
+            case.faults(
+                "INVPCID with a PCID of 17 bits",
+                outcome,
+                Vector::GeneralProtection,
+                0,
+            );
+            let outcome =
+                fault_of!("invpcid {}, [{}]", in(reg) 4u64, in(reg) &raw const descriptor);
             case.faults("INVPCID of type 4", outcome, Vector::GeneralProtection, 0);
         }
         cpu::write_cr3(cr3);

@@ -23,7 +23,14 @@ const PAGES: u64 = 0x90_0000_0000;
 
 user_code!(user_in, "in al, dx");
 user_code!(user_out, "out dx, al");
-user_code!(user_ins, "mov rdi, rsp", "sub rdi, 64", "mov ecx, 4", "rep insb", "xor eax, eax");
+user_code!(
+    user_ins,
+    "mov rdi, rsp",
+    "sub rdi, 64",
+    "mov ecx, 4",
+    "rep insb",
+    "xor eax, eax"
+);
 
 compat_code!(outs_32, "rep outsb");
 compat_code!(outs_16, "addr16 rep outsb");
@@ -67,7 +74,10 @@ fn plain_forms(report: &mut Report) {
         case.equal("RAX with REX.W", rax, 0xffff_ffff);
     });
     report.case("unassigned-ports-read-all-ones", |case| {
-        for port in (NOBODY..NOBODY + 0x40).step_by(4).chain([0x2a0, 0x6660, 0xeee0]) {
+        for port in (NOBODY..NOBODY + 0x40)
+            .step_by(4)
+            .chain([0x2a0, 0x6660, 0xeee0])
+        {
             case.equal("8 bits", inb(port), 0xff);
             case.equal("16 bits", inw(port), 0xffff);
             case.equal("32 bits", inl(port), 0xffff_ffff);
@@ -159,7 +169,13 @@ fn string_forms(report: &mut Report) {
     });
     report.case("rep-outsb-backwards", |case| {
         let bytes = [0x11u8, 0x22, 0x33, 0x44];
-        let (rsi, rcx) = string_io!("std; rep outsb", SCRATCH, "rsi", &raw const bytes as u64 + 3, 3);
+        let (rsi, rcx) = string_io!(
+            "std; rep outsb",
+            SCRATCH,
+            "rsi",
+            &raw const bytes as u64 + 3,
+            3
+        );
         case.equal("RSI", rsi, &raw const bytes as u64);
         case.equal("RCX", rcx, 0);
         case.equal("the port", inb(SCRATCH), 0x22);
@@ -201,7 +217,10 @@ fn string_forms(report: &mut Report) {
         let (rdi, rcx) = string_io!("std; rep insd", NOBODY, "rdi", start + 16, 3);
         case.equal("RDI", rdi, start + 4);
         case.equal("RCX", rcx, 0);
-        case.ensure(words == [0, 0, !0, !0, !0, 0], "the wrong words were written");
+        case.ensure(
+            words == [0, 0, !0, !0, !0, 0],
+            "the wrong words were written",
+        );
     });
     report.case("rep-outs-in-wide-forms", |case| {
         let words = [0x1111_1111u32; 8];
@@ -251,22 +270,37 @@ fn address_sizes(report: &mut Report) {
     report.case("32-bit-addresses-in-64-bit-mode", |case| {
         let bytes = [0x0au8, 0x0b, 0x0c];
         let start = &raw const bytes as u64;
-        let (rsi, rcx) =
-            string_io!("addr32 rep outsb", SCRATCH, "rsi", 0xdead_0000_0000_0000 | start, 0xbeef_0000_0000_0003u64);
+        let (rsi, rcx) = string_io!(
+            "addr32 rep outsb",
+            SCRATCH,
+            "rsi",
+            0xdead_0000_0000_0000 | start,
+            0xbeef_0000_0000_0003u64
+        );
         case.equal("RSI", rsi, start + 3);
         case.equal("RCX", rcx, 0);
         case.equal("the port", inb(SCRATCH), 0x0c);
         let mut target = [0u8; 4];
-        let (rdi, _) =
-            string_io!("addr32 rep insb", SCRATCH, "rdi", 0xdead_0000_0000_0000 | &raw mut target as u64, 2);
+        let (rdi, _) = string_io!(
+            "addr32 rep insb",
+            SCRATCH,
+            "rdi",
+            0xdead_0000_0000_0000 | &raw mut target as u64,
+            2
+        );
         case.equal("RDI", rdi, &raw const target as u64 + 2);
         case.equal("the bytes", u32::from_le_bytes(target), 0x0c0c);
     });
     report.case("compatibility-mode-outs", |case| {
         let bytes = [0x21u8, 0x22, 0x23];
-        let registers =
-            Registers32 { esi: &raw const bytes as u32, ecx: 3, edx: u32::from(SCRATCH), ..Registers32::default() };
-        if let Some(after) = case.runs("REP OUTSB", compat::run(KERNEL_CODE32, outs_32, registers)) {
+        let registers = Registers32 {
+            esi: &raw const bytes as u32,
+            ecx: 3,
+            edx: u32::from(SCRATCH),
+            ..Registers32::default()
+        };
+        if let Some(after) = case.runs("REP OUTSB", compat::run(KERNEL_CODE32, outs_32, registers))
+        {
             case.equal("ESI", after.esi, registers.esi + 3);
             case.equal("ECX", after.ecx, 0);
             case.equal("the port", inb(SCRATCH), 0x23);
@@ -278,8 +312,12 @@ fn address_sizes(report: &mut Report) {
         paging::poke(0, 0);
         paging::poke(0xfff8, 0);
         outb(SCRATCH, 0x5d);
-        let registers =
-            Registers32 { edi: 0x1234_fffe, ecx: 0x9999_0004, edx: u32::from(SCRATCH), ..Registers32::default() };
+        let registers = Registers32 {
+            edi: 0x1234_fffe,
+            ecx: 0x9999_0004,
+            edx: u32::from(SCRATCH),
+            ..Registers32::default()
+        };
         let outcome = compat::run(KERNEL_CODE32, ins_16, registers);
         let written = [paging::peek(0), paging::peek(0xfff8)];
         paging::poke(0, saved[0]);
@@ -290,15 +328,23 @@ fn address_sizes(report: &mut Report) {
             case.equal("the bytes at 0", written[0], 0x5d5d);
             case.equal("the bytes at 0xfff8", written[1], 0x5d5d_0000_0000_0000);
         }
-        let registers =
-            Registers32 { esi: 0x7777_8000, ecx: 0x1_0002, edx: u32::from(SCRATCH), ..Registers32::default() };
-        if let Some(after) = case.runs("REP OUTSB", compat::run(KERNEL_CODE32, outs_16, registers)) {
+        let registers = Registers32 {
+            esi: 0x7777_8000,
+            ecx: 0x1_0002,
+            edx: u32::from(SCRATCH),
+            ..Registers32::default()
+        };
+        if let Some(after) = case.runs("REP OUTSB", compat::run(KERNEL_CODE32, outs_16, registers))
+        {
             case.equal("ESI", after.esi, 0x7777_8002);
             case.equal("ECX", after.ecx, 0x1_0000);
         }
     });
     report.case("compatibility-mode-in", |case| {
-        let registers = Registers32 { edx: u32::from(NOBODY), ..Registers32::default() };
+        let registers = Registers32 {
+            edx: u32::from(NOBODY),
+            ..Registers32::default()
+        };
         if let Some(after) = case.runs("IN AX", compat::run(KERNEL_CODE32, in_32, registers)) {
             case.equal("EAX", after.eax, 0x1122_ffff);
         }
@@ -310,12 +356,21 @@ fn pages(report: &mut Report) {
     let _gap = paging::new_frame();
     let second = paging::new_frame();
     paging::map(PAGES, first, PageSize::Size4K, entry::P | entry::RW);
-    let second_entry = paging::map(PAGES + 0x1000, second, PageSize::Size4K, entry::P | entry::RW);
+    let second_entry = paging::map(
+        PAGES + 0x1000,
+        second,
+        PageSize::Size4K,
+        entry::P | entry::RW,
+    );
 
     report.case("ins-across-a-page-boundary", |case| {
         let (rdi, _) = string_io!("rep insd", NOBODY, "rdi", PAGES + 0xff6, 5);
         case.equal("RDI", rdi, PAGES + 0x100a);
-        case.equal("before the boundary", paging::peek(first + 0xff0), 0xffff_0000_0000_0000);
+        case.equal(
+            "before the boundary",
+            paging::peek(first + 0xff0),
+            0xffff_0000_0000_0000,
+        );
         case.equal("before the boundary", paging::peek(first + 0xff8), !0);
         case.equal("after the boundary", paging::peek(second), !0);
         case.equal("after the boundary", paging::peek(second + 8), 0xffff);
@@ -332,7 +387,11 @@ fn pages(report: &mut Report) {
         case.equal("CR2", fault.0, PAGES + 0x2000);
         case.equal("RCX", fault.1, 5);
         case.equal("RDI", fault.2, PAGES + 0x2000);
-        case.equal("the bytes before", paging::peek(second + 0xff8) >> 40, 0xff_ffff);
+        case.equal(
+            "the bytes before",
+            paging::peek(second + 0xff8) >> 40,
+            0xff_ffff,
+        );
     });
     report.case("ins-into-a-read-only-page-faults", |case| {
         let writable = paging::peek(second_entry);
@@ -365,7 +424,13 @@ fn pages(report: &mut Report) {
 }
 
 /// Runs a string instruction that must end in a page fault; returns (CR2, RCX, the pointer) of it.
-fn faulting(case: &mut Case, code: &str, address: u64, count: u64, error_code: u32) -> (u64, u64, u64) {
+fn faulting(
+    case: &mut Case,
+    code: &str,
+    address: u64,
+    count: u64,
+    error_code: u32,
+) -> (u64, u64, u64) {
     let into = code == "rep insb";
     let outcome = probe(|| {
         if into {
@@ -375,14 +440,35 @@ fn faulting(case: &mut Case, code: &str, address: u64, count: u64, error_code: u
         }
     });
     let fault = case.faults(code, outcome, Vector::PageFault, error_code);
-    (fault.cr2, fault.frame.rcx, if into { fault.frame.rdi } else { fault.frame.rsi })
+    (
+        fault.cr2,
+        fault.frame.rcx,
+        if into {
+            fault.frame.rdi
+        } else {
+            fault.frame.rsi
+        },
+    )
 }
 
 fn privilege(report: &mut Report) {
-    let at = |port: u16, rflags: u64| Start { rflags, registers: [0, u64::from(port), 0], ..Start::default() };
+    let at = |port: u16, rflags: u64| Start {
+        rflags,
+        registers: [0, u64::from(port), 0],
+        ..Start::default()
+    };
     report.case("ring-3-without-iopl-faults", |case| {
-        for (name, code) in [("IN", user_in()), ("OUT", user_out()), ("REP INSB", user_ins())] {
-            case.faults(name, user::run(code, at(SCRATCH, 2)), Vector::GeneralProtection, 0);
+        for (name, code) in [
+            ("IN", user_in()),
+            ("OUT", user_out()),
+            ("REP INSB", user_ins()),
+        ] {
+            case.faults(
+                name,
+                user::run(code, at(SCRATCH, 2)),
+                Vector::GeneralProtection,
+                0,
+            );
         }
     });
     report.case("ring-3-with-iopl-3-may", |case| {

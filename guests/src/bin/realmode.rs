@@ -10,7 +10,10 @@
 use core::arch::global_asm;
 
 #[cfg(target_os = "none")]
-global_asm!(include_str!("../realmode.S"), include_str!("../realmode_cases.S"));
+global_asm!(
+    include_str!("../realmode.S"),
+    include_str!("../realmode_cases.S")
+);
 
 /// Required by the language; nothing in this guest is Rust that could panic.
 #[cfg(target_os = "none")]

@@ -102,9 +102,16 @@ fn pit(report: &mut Report) {
     let present = has_pic();
     if present {
         for (port, value) in [
-            (0x20, 0x11), (0x21, PIC_VECTOR), (0x21, 4), (0x21, 1),
-            (0xa0, 0x11), (0xa1, PIC_VECTOR + 8), (0xa1, 2), (0xa1, 1),
-            (0x21, 0xfe), (0xa1, 0xff),
+            (0x20, 0x11),
+            (0x21, PIC_VECTOR),
+            (0x21, 4),
+            (0x21, 1),
+            (0xa0, 0x11),
+            (0xa1, PIC_VECTOR + 8),
+            (0xa1, 2),
+            (0xa1, 1),
+            (0x21, 0xfe),
+            (0xa1, 0xff),
         ] {
             outb(port, value);
         }
@@ -115,7 +122,13 @@ fn pit(report: &mut Report) {
         set_handler(PIC_VECTOR, Some(on_pic));
     }
     let mut pit_case = |name: &str, body: fn(&mut Case)| {
-        report.case(name, |case| if present { body(case) } else { case.skip("no PIC answers at 0x20") });
+        report.case(name, |case| {
+            if present {
+                body(case)
+            } else {
+                case.skip("no PIC answers at 0x20")
+            }
+        });
     };
     pit_case("pit-ticks-wake-hlt", |case| {
         wait_halted(1);
@@ -136,7 +149,10 @@ fn pit(report: &mut Report) {
             last = now;
         }
         let mean = intervals.iter().sum::<u64>() / 20;
-        let even = intervals.iter().filter(|interval| interval.abs_diff(mean) < mean / 2).count();
+        let even = intervals
+            .iter()
+            .filter(|interval| interval.abs_diff(mean) < mean / 2)
+            .count();
         // On an emulator that shares its host a few may be late.
         case.ensure(even >= 14, "most of twenty ticks are off by half a period");
     });
@@ -189,7 +205,10 @@ fn pit(report: &mut Report) {
         }
         x86!("cli");
         let arrived = ticks() - before;
-        case.ensure((4..=6).contains(&arrived), "five periods of the PIT gave other than five ticks");
+        case.ensure(
+            (4..=6).contains(&arrived),
+            "five periods of the PIT gave other than five ticks",
+        );
     });
     if present {
         outb(0x21, 0xff);
@@ -244,13 +263,22 @@ fn apic(report: &mut Report) {
         set_handler(APIC_VECTOR, Some(on_apic));
     }
     let mut apic_case = |name: &str, body: fn(&mut Case)| {
-        report.case(name, |case| if present { body(case) } else { case.skip("no local APIC") });
+        report.case(name, |case| {
+            if present {
+                body(case)
+            } else {
+                case.skip("no local APIC")
+            }
+        });
     };
     apic_case("apic-one-shot", |case| {
         let before = ticks();
         apic_write(LVT_TIMER, u32::from(APIC_VECTOR));
         apic_write(INITIAL_COUNT, 100_000);
-        case.ensure(apic_read(CURRENT_COUNT) <= 100_000, "the count starts above its initial value");
+        case.ensure(
+            apic_read(CURRENT_COUNT) <= 100_000,
+            "the count starts above its initial value",
+        );
         wait_halted(1);
         case.equal("the count after the shot", apic_read(CURRENT_COUNT), 0);
         for _ in 0..10_000 {
@@ -268,7 +296,11 @@ fn apic(report: &mut Report) {
         let second = apic_read(CURRENT_COUNT);
         apic_write(INITIAL_COUNT, 0);
         case.ensure(second < first, "the count stands still");
-        case.equal("the count after it was stopped", apic_read(CURRENT_COUNT), 0);
+        case.equal(
+            "the count after it was stopped",
+            apic_read(CURRENT_COUNT),
+            0,
+        );
     });
     apic_case("apic-periodic", |case| {
         let before = ticks();
@@ -298,7 +330,11 @@ fn apic(report: &mut Report) {
         }
         x86!("sti", "nop", "nop", "cli");
         case.equal("the ticks with the priority raised", ticks(), before);
-        case.equal("the task priority register", apic_read(0x80), u32::from(APIC_VECTOR & 0xf0));
+        case.equal(
+            "the task priority register",
+            apic_read(0x80),
+            u32::from(APIC_VECTOR & 0xf0),
+        );
         cpu::write_cr8(0);
         x86!("sti", "nop", "nop", "cli");
         case.equal("the ticks with the priority lowered", ticks(), before + 1);
@@ -342,6 +378,10 @@ fn apic(report: &mut Report) {
     });
     apic_case("apic-id-agrees-with-cpuid", |case| {
         case.equal("the APIC id", apic_read(0x20) >> 24, cpuid(1, 0).ebx >> 24);
-        case.equal("the base", cpu::rdmsr(msr::IA32_APIC_BASE) & 0xffff_f000, APIC);
+        case.equal(
+            "the base",
+            cpu::rdmsr(msr::IA32_APIC_BASE) & 0xffff_f000,
+            APIC,
+        );
     });
 }
