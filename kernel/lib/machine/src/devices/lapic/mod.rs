@@ -135,7 +135,7 @@ pub struct Lapic {
     /// For the CPU, from this APIC's own pins and commands.
     signals: Signals,
     errors: lvt::ErrorLog,
-    eoi_exits: priority::EoiExits,
+    stale: priority::Stale,
 }
 
 impl Lapic {
@@ -157,7 +157,7 @@ impl Lapic {
             ext_int: priority::ExtIntRequest::None,
             signals: Signals::NONE,
             errors: lvt::ErrorLog::default(),
-            eoi_exits: priority::EoiExits::Changed,
+            stale: priority::Stale::all(),
         };
         lapic.power_on();
         lapic
@@ -306,7 +306,7 @@ impl Lapic {
         self.lints.remove(lvt::Lines::LINT0_WAITS | lvt::Lines::LINT1_WAITS);
         self.ext_int = priority::ExtIntRequest::None;
         self.errors = lvt::ErrorLog::default();
-        self.eoi_exits = priority::EoiExits::Changed;
+        self.stale = priority::Stale::all();
     }
 }
 

@@ -7,6 +7,7 @@
 use core::sync::atomic::Ordering::Relaxed;
 
 use arch::Vector;
+use bitflags::bitflags;
 
 use super::lvt::Errors;
 use super::page::{Bank, Register};
@@ -29,11 +30,15 @@ pub(super) enum ExtIntRequest {
     Pending,
 }
 
-/// Whether the EOI-exit bitmap differs from what was last handed out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum EoiExits {
-    Unchanged,
-    Changed,
+bitflags! {
+    /// What software has changed behind the back of virtual-interrupt delivery.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    pub(super) struct Stale: u8 {
+        /// IRR or ISR, and with them RVI or SVI.
+        const STATUS = 1 << 0;
+        /// TMR, and with it the EOI-exit bitmap.
+        const EOI_EXITS = 1 << 1;
+    }
 }
 
 impl Lapic {
@@ -105,6 +110,7 @@ impl Lapic {
         let vector = self.pending_vector()?;
         self.page.remove(Bank::Request, vector);
         self.page.insert(Bank::InService, vector);
+        self.stale.insert(Stale::STATUS);
         Some(vector)
     }
 
@@ -118,6 +124,7 @@ impl Lapic {
     pub fn end_of_interrupt(&mut self) -> ApicAction {
         let Some(vector) = self.page.highest(Bank::InService) else { return ApicAction::None };
         self.page.remove(Bank::InService, vector);
+        self.stale.insert(Stale::STATUS);
         if self.page.is_set(Bank::TriggerMode, vector) {
             self.level_triggered_ended(vector);
             return ApicAction::EndOfInterrupt(vector);
@@ -141,25 +148,32 @@ impl Lapic {
     }
 
     /// The guest interrupt status for virtual-interrupt delivery, computed anew from IRR and ISR: RVI in the
-    /// low byte, SVI in the high one (SDM vol. 3, Guest Non-Register State). For when the vCPU is loaded, and
-    /// after software has changed IRR or ISR.
+    /// low byte, SVI in the high one (SDM vol. 3, Guest Non-Register State).
     pub fn guest_interrupt_status(&self) -> u16 {
         let requested = self.page.highest(Bank::Request).map_or(0, |vector| vector.0);
         let in_service = self.page.highest(Bank::InService).map_or(0, |vector| vector.0);
         u16::from(in_service) << 8 | u16::from(requested)
     }
 
-    /// The EOI-exit bitmap for virtual-interrupt delivery, if it has changed since the last call: those vectors
-    /// whose latest request was level-triggered.
+    /// The guest interrupt status, if software has changed it since the last call; after power-on it has.
+    #[inline]
+    pub fn take_guest_interrupt_status(&mut self) -> Option<u16> {
+        if !self.stale.contains(Stale::STATUS) {
+            return None;
+        }
+        self.stale.remove(Stale::STATUS);
+        Some(self.guest_interrupt_status())
+    }
+
+    /// The EOI-exit bitmap for virtual-interrupt delivery, if it has changed since the last call; after power-on
+    /// it has. In it are those vectors whose latest request was level-triggered.
     #[inline]
     pub fn take_eoi_exits(&mut self) -> Option<[u64; 4]> {
-        match self.eoi_exits {
-            EoiExits::Unchanged => None,
-            EoiExits::Changed => {
-                self.eoi_exits = EoiExits::Unchanged;
-                Some(self.page.bitmap(Bank::TriggerMode))
-            }
+        if !self.stale.contains(Stale::EOI_EXITS) {
+            return None;
         }
+        self.stale.remove(Stale::EOI_EXITS);
+        Some(self.page.bitmap(Bank::TriggerMode))
     }
 
     /// Takes a fixed or lowest-priority interrupt.
@@ -196,12 +210,13 @@ impl Lapic {
         }
         let requests = self.page.bank(Bank::Request, index);
         requests.store(requests.load(Relaxed) | vectors, Relaxed);
+        self.stale.insert(Stale::STATUS);
         let modes = self.page.bank(Bank::TriggerMode, index);
         let old = modes.load(Relaxed);
         let new = old & !vectors | level & vectors;
         if new != old {
             modes.store(new, Relaxed);
-            self.eoi_exits = EoiExits::Changed;
+            self.stale.insert(Stale::EOI_EXITS);
         }
     }
 

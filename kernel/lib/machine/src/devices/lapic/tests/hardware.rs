@@ -18,7 +18,7 @@ struct Processor {
 impl Processor {
     /// Loads the vCPU.
     fn load(lapic: &mut Lapic) -> Self {
-        let [svi, rvi] = lapic.guest_interrupt_status().to_be_bytes();
+        let [svi, rvi] = lapic.take_guest_interrupt_status().unwrap_or_default().to_be_bytes();
         Self { rvi, svi, eoi_exits: lapic.take_eoi_exits().unwrap_or_default() }
     }
 
@@ -59,6 +59,21 @@ fn the_eoi_exit_bitmap_follows_the_trigger_modes_and_is_told_once() {
     assert_eq!(bench.lapic.take_eoi_exits(), None);
     bench.edge(0x50);
     assert_eq!(bench.lapic.take_eoi_exits(), Some([0; 4]));
+}
+
+#[test]
+fn the_guest_interrupt_status_is_told_when_software_has_changed_it() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0));
+    assert_eq!(bench.lapic.take_guest_interrupt_status(), None);
+    bench.edge(0x50);
+    bench.edge(0x61);
+    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0x0061));
+    assert_eq!(bench.lapic.take_guest_interrupt_status(), None);
+    assert_eq!(bench.take(), Some(0x61));
+    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0x6150));
+    bench.put(EOI, 0);
+    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0x0050));
 }
 
 #[test]
@@ -187,9 +202,14 @@ proptest! {
                     hard.lapic.page.store_raw(TPR, value.into());
                 }
             }
-            let [svi, rvi] = hard.lapic.guest_interrupt_status().to_be_bytes();
-            prop_assert_eq!(svi, processor.svi);
-            processor.rvi = rvi;
+            let status = u16::from_be_bytes([processor.svi, processor.rvi]);
+            match hard.lapic.take_guest_interrupt_status() {
+                None => prop_assert_eq!(hard.lapic.guest_interrupt_status(), status),
+                Some(changed) => {
+                    [processor.svi, processor.rvi] = changed.to_be_bytes();
+                    prop_assert_eq!(status >> 8, changed >> 8, "SVI is the hardware's");
+                }
+            }
             if let Some(bitmap) = hard.lapic.take_eoi_exits() {
                 processor.eoi_exits = bitmap;
             }
