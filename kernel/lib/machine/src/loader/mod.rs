@@ -11,6 +11,7 @@ mod error;
 mod fake;
 mod fields;
 mod flat;
+mod linux;
 mod paging;
 mod pvh;
 mod space;
@@ -26,6 +27,8 @@ use crate::layout::MachineLayout;
 /// The formats of kernel files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Format {
+    /// A Linux bzImage.
+    Linux,
     /// ELF with a PVH entry note.
     Pvh,
     /// ELF without one, entered in the mode of its class.
@@ -87,6 +90,9 @@ pub fn detect(file: &[u8]) -> Result<Format, LoadError> {
             Format::Elf
         });
     }
+    if linux::is_linux(file) {
+        return Ok(Format::Linux);
+    }
     if flat::is_boot_sector(file) {
         return Ok(Format::Flat {
             address: flat::BOOT_SECTOR,
@@ -105,6 +111,7 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
         None => detect(request.kernel)?,
     };
     let state = match format {
+        Format::Linux => linux::load(request, memory)?,
         Format::Pvh => pvh::load(request, memory)?,
         Format::Elf => elf::load(request, memory)?,
         Format::Flat { address } => flat::load(request, address, memory)?,
@@ -114,7 +121,11 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
 
 #[cfg(test)]
 mod tests {
+    use super::fake::FakeMemory;
     use super::*;
+    use alloc::vec::Vec;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
 
     pub(super) fn request(kernel: &[u8]) -> Request<'_> {
         Request {
@@ -136,5 +147,104 @@ mod tests {
             detect(b"\x7fELF"),
             Err(LoadError::Truncated("the ELF header"))
         );
+    }
+
+    /// Loads a file and checks the two promises: an error or a kernel, and never a write outside RAM.
+    fn load_safely(request: &Request<'_>) {
+        let memory = FakeMemory::new(request.layout.ram_bytes() as usize);
+        match load(request, &memory) {
+            Err(LoadError::Unbacked(gpa)) => panic!("wrote outside RAM, at {gpa}"),
+            Ok(_) | Err(_) => {}
+        }
+    }
+
+    /// Small files of each format, good ones.
+    fn seeds() -> [Vec<u8>; 5] {
+        let segment = |kind, contents| fake::FakeSegment {
+            kind,
+            virtual_address: 0x10_0000,
+            physical_address: 0x10_0000,
+            memory_bytes: 0x200,
+            contents,
+        };
+        let note = b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0\x04\0\x10\0\0\0\0\0";
+        let code: &[u8] = &[0x90; 0x100];
+        [
+            fake::elf(1, 0x10_0000, &[segment(1, code)]),
+            fake::elf(2, 0x10_0000, &[segment(1, code)]),
+            fake::elf(2, 0x10_0000, &[segment(1, code), segment(4, note)]),
+            linux::tests::bzimage(0x20f),
+            linux::tests::bzimage(0x206),
+        ]
+    }
+
+    /// Numbers that loaders stumble over.
+    const EVIL: [u64; 12] = [
+        0,
+        1,
+        3,
+        0x1000,
+        0xa_0000,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        0x1_0000_0000,
+        i64::MAX as u64,
+        u64::MAX - 1,
+        u64::MAX,
+    ];
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn a_file_with_wrong_fields_does_no_harm(
+            seed in 0usize..5,
+            changes in vec((0usize..0x300, 0..EVIL.len(), 1usize..=8), 1..4),
+            cut in any::<Option<u16>>(),
+            initrd_bytes in prop_oneof![Just(0usize), Just(0x1800), Just(3 << 20)],
+        ) {
+            let mut file = seeds()[seed].clone();
+            for (at, evil, width) in changes {
+                for (place, byte) in
+                    file.iter_mut().skip(at).take(width).zip(EVIL[evil].to_le_bytes())
+                {
+                    *place = byte;
+                }
+            }
+            if let Some(cut) = cut {
+                file.truncate(usize::from(cut) % (file.len() + 1));
+            }
+            let initrd = alloc::vec![0; initrd_bytes];
+            let request = Request { initrd: Some(&initrd), cmdline: "quiet", ..request(&file) };
+            load_safely(&request);
+        }
+
+        #[test]
+        fn random_bytes_behind_each_magic_number_do_no_harm(
+            magic in prop_oneof![Just((0usize, *b"\x7fELF")), Just((0x202, *b"HdrS"))],
+            bytes in vec(any::<u8>(), 0..0x500),
+            megabytes in 0u64..4,
+        ) {
+            let mut file = bytes;
+            for (place, byte) in file.iter_mut().skip(magic.0).zip(magic.1) {
+                *place = byte;
+            }
+            if let Some(flag) = file.get_mut(0x1fe..0x200) {
+                flag.copy_from_slice(&[0x55, 0xaa]);
+            }
+            let layout = MachineLayout::new(megabytes << 20, 1);
+            load_safely(&Request { layout, ..request(&file) });
+        }
+
+        #[test]
+        fn a_flat_binary_at_any_address_does_no_harm(
+            address in prop_oneof![any::<u64>(), 0u64..0x20_0000],
+            bytes in 0usize..0x1000,
+        ) {
+            let file = alloc::vec![0x90; bytes];
+            let format = Some(Format::Flat { address: GuestPhys::new(address) });
+            load_safely(&Request { format, ..request(&file) });
+        }
     }
 }
