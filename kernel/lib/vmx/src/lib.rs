@@ -26,6 +26,7 @@ pub mod exit_reason;
 pub mod feature_control;
 pub mod features;
 pub mod fields;
+pub mod instruction_error;
 pub mod msr_area;
 pub mod pml;
 pub mod preemption;
