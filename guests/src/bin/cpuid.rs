@@ -74,7 +74,7 @@ fn leaves(report: &mut Report) {
         }
     });
     report.case("subleaf-is-ignored-where-there-is-none", |case| {
-        for leaf in [0, 0x16, 0x8000_0000, 0x8000_0001, 0x8000_0008] {
+        for leaf in [0, 1, 2, 6, 0x8000_0000, 0x8000_0001, 0x8000_0008] {
             case.ensure(
                 cpuid(leaf, 0) == cpuid(leaf, 0x1234_5678),
                 "ECX changes a leaf without subleaves",
@@ -641,10 +641,9 @@ fn extended_state(report: &mut Report) {
             }
         }
         case.runs("XSETBV", cpu::try_xsetbv(0, original));
-        case.equal(
-            "the size for all states",
-            shown.ecx,
-            standard_size(supported),
+        case.ensure(
+            shown.ecx >= standard_size(supported),
+            "the size for all states is less than what they take",
         );
     });
     report.case("xsave-writes-no-more-than-shown", |case| {

@@ -429,33 +429,34 @@ fn supervisor(report: &mut Report) {
         let original = cpu::read_cr4();
         cpu::write_cr4(original | 1 << 22);
         let set = |value: u32| x86!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0);
-        let read = || {
-            probe(|| {
-                peek(AREA + 0x20_3000);
-            })
+        let at = Start {
+            registers: [0, AREA + 0x20_3000, 0],
+            ..Start::default()
         };
+        let read = || user::run(user_read(), at);
+        let write = || user::run(user_write(), at);
         set(1 << 10);
         let denied = read();
         set(2 << 10);
         let readable = read();
-        let write = probe(|| poke(AREA + 0x20_3000, 1));
+        let protected = write();
         set(0);
-        let free = read();
+        let free = write();
         cpu::write_cr4(original);
         case.faults(
             "a read with access disabled",
             denied,
             Vector::PageFault,
-            0x21,
+            0x25,
         );
         case.runs("a read with writes disabled", readable);
         case.faults(
             "a write with writes disabled",
-            write,
+            protected,
             Vector::PageFault,
-            0x23,
+            0x27,
         );
-        case.runs("a read with all enabled", free);
+        case.runs("a write with all enabled", free);
     });
 }
 
