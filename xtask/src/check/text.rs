@@ -1,36 +1,59 @@
-//! A Rust source file without its comments and the contents of its literals, line for line: what remains is code.
+//! Tells the code of a Rust source file from its comments and literals, line for line.
 
-/// Blanks out comments and the insides of string and character literals. Line breaks stay where they are.
+/// What a part of a source file is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Part {
+    Code,
+    Comment,
+    Literal,
+}
+
+/// Blanks out comments and string and character literals. Line breaks stay where they are.
 #[must_use]
 pub fn code_only(source: &str) -> String {
+    only(source, Part::Code)
+}
+
+/// Blanks out everything but the comments. Line breaks stay where they are.
+#[must_use]
+pub fn comments_only(source: &str) -> String {
+    only(source, Part::Comment)
+}
+
+fn only(source: &str, wanted: Part) -> String {
     let characters: Vec<char> = source.chars().collect();
     let mut out = String::with_capacity(source.len());
     let mut at = 0;
     while at < characters.len() {
-        let rest = &characters[at..];
-        let length = match rest {
-            ['/', '/', ..] => rest.iter().position(|c| *c == '\n').unwrap_or(rest.len()),
-            ['/', '*', ..] => block_comment(rest),
-            ['"', ..] => string(rest),
-            ['r', ..] if !follows_identifier(&characters, at) && raw_string(rest).is_some() => {
-                raw_string(rest).unwrap_or(1)
+        let (part, length) = part_at(&characters, at);
+        let text = &characters[at..at + length];
+        out.extend(text.iter().map(|c| {
+            if part == wanted || *c == '\n' {
+                *c
+            } else {
+                ' '
             }
-            ['\'', ..] => character(rest).unwrap_or(0),
-            _ => 0,
-        };
-        if length == 0 {
-            out.push(characters[at]);
-            at += 1;
-        } else {
-            out.extend(
-                rest[..length]
-                    .iter()
-                    .map(|c| if *c == '\n' { '\n' } else { ' ' }),
-            );
-            at += length;
-        }
+        }));
+        at += length;
     }
     out
+}
+
+/// The part that begins here, and its length. Code is taken a character at a time.
+fn part_at(characters: &[char], at: usize) -> (Part, usize) {
+    let rest = &characters[at..];
+    let literal = match rest {
+        ['/', '/', ..] => {
+            let length = rest.iter().position(|c| *c == '\n');
+            return (Part::Comment, length.unwrap_or(rest.len()));
+        }
+        ['/', '*', ..] => return (Part::Comment, block_comment(rest)),
+        ['"', ..] => Some(string(rest)),
+        ['r', ..] if !follows_identifier(characters, at) => raw_string(rest),
+        ['\'', ..] => character(rest),
+        _ => None,
+    };
+    literal.map_or((Part::Code, 1), |length| (Part::Literal, length))
 }
 
 fn follows_identifier(characters: &[char], at: usize) -> bool {
@@ -126,6 +149,11 @@ mod tests {
         ] {
             assert_eq!(code_only(source).trim_end(), code.trim_end(), "{source}");
         }
+    }
+
+    #[test]
+    fn comments_are_told_from_literals_that_look_like_them() {
+        assert_eq!(comments_only("f(\"// no\") // yes").trim(), "// yes");
     }
 
     #[test]
