@@ -56,6 +56,17 @@ pub trait Cpu {
     fn pkru(&self) -> u32 {
         0
     }
+    /// The XMM register with this number, or `None` where the backend cannot reach them: instructions that move
+    /// one to or from a device are then unknown to the emulator.
+    fn vector(&self, number: u8) -> Option<u128> {
+        let _ = number;
+        None
+    }
+    /// Sets an XMM register, the rest of the vector register left alone; `false` where that cannot be done.
+    fn set_vector(&mut self, number: u8, value: u128) -> bool {
+        let _ = (number, value);
+        false
+    }
     /// A segment register with its hidden part.
     fn segment(&self, name: SegmentName) -> Segment;
     /// Sets a segment register with its hidden part.

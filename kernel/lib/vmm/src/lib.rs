@@ -14,6 +14,7 @@ extern crate alloc;
 pub mod cpu;
 pub mod cpuid;
 pub mod device;
+pub mod emulate;
 pub mod exit;
 pub mod fault;
 pub mod handle;

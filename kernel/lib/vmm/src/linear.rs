@@ -7,7 +7,7 @@
 use arch::cpuid::{ExtendedEdx, Leaf1Edx};
 use arch::linear::{CpuMode, LinearWidth, SegmentFault, Segmentation};
 use arch::walk::{AccessKind, GuestPaging, PageFaultCode, Privilege, WalkFault, WalkFeatures};
-use arch::{Cr0, Rflags, SegmentName, Width};
+use arch::{Cr0, Rflags, Segment, SegmentName, Width};
 use memory::{GuestMemory, GuestPhys, GuestVirt, PageSize};
 
 use crate::cpu::Cpu;
@@ -96,7 +96,12 @@ impl Linear {
         width: Width,
         kind: AccessKind,
     ) -> Result<GuestVirt, GuestFault> {
-        let segment = cpu.segment(name);
+        let segment = match (self.segmentation.mode, name) {
+            (CpuMode::Long, SegmentName::Fs | SegmentName::Gs) => cpu.segment(name),
+            // In 64-bit mode nothing of the others counts, and reading them has its price.
+            (CpuMode::Long, _) => Segment::UNUSABLE,
+            _ => cpu.segment(name),
+        };
         let bytes = width.bytes() as u64;
         let gva =
             self.segmentation.linear(name, &segment, offset, bytes, kind).map_err(|fault| {
@@ -176,6 +181,15 @@ impl Linear {
         Ok(())
     }
 
+    /// The start of the page behind the one that holds the address.
+    pub(crate) fn next_page(&self, gva: GuestVirt) -> GuestVirt {
+        let next = gva.align_down(PageSize::Size4K).wrapping_add(PageSize::Size4K.bytes());
+        match self.segmentation.mode {
+            CpuMode::Long => next,
+            _ => GuestVirt::new(next.as_u64() & 0xffff_ffff),
+        }
+    }
+
     /// Translates the one or two pages of an access.
     pub(crate) fn pieces<M: Machine>(
         &self,
@@ -189,11 +203,7 @@ impl Linear {
         let first = self.translate(machine.memory(), gva, kind, privilege)?;
         let room = (PageSize::Size4K.bytes() - gva.page_offset(PageSize::Size4K)) as usize;
         let second = if bytes > room {
-            let mut next = gva.align_down(PageSize::Size4K).wrapping_add(PageSize::Size4K.bytes());
-            if self.segmentation.mode != CpuMode::Long {
-                next = GuestVirt::new(next.as_u64() & 0xffff_ffff);
-            }
-            self.translate(machine.memory(), next, kind, privilege)?
+            self.translate(machine.memory(), self.next_page(gva), kind, privilege)?
         } else {
             first
         };
@@ -247,7 +257,7 @@ pub fn write_physical<M: Machine>(machine: &mut M, gpa: GuestPhys, bytes: &[u8])
 }
 
 /// The widest single access that is aligned at `gpa` and not longer than what is left.
-fn largest_access(gpa: GuestPhys, left: usize) -> Option<Width> {
+pub(crate) fn largest_access(gpa: GuestPhys, left: usize) -> Option<Width> {
     [Width::Qword, Width::Dword, Width::Word, Width::Byte]
         .into_iter()
         .find(|width| width.bytes() <= left && gpa.as_u64().is_multiple_of(width.bytes() as u64))

@@ -53,6 +53,8 @@ pub struct FakeCpu {
     pub full_flushes: usize,
     /// The modes of [`Cpu::apic_mode_changed`], in order.
     pub apic_modes: Vec<ApicMode>,
+    /// XMM0 to XMM15.
+    pub vectors: [u128; 16],
 }
 
 fn code_segment(selector: u16, access: AccessRights) -> Segment {
@@ -123,6 +125,7 @@ impl FakeCpu {
             flushed: Vec::new(),
             full_flushes: 0,
             apic_modes: Vec::new(),
+            vectors: [0; 16],
         }
     }
 
@@ -259,6 +262,15 @@ impl Cpu for FakeCpu {
 
     fn set_xcr0(&mut self, xcr0: Xcr0) {
         self.xcr0 = xcr0;
+    }
+
+    fn vector(&self, number: u8) -> Option<u128> {
+        Some(self.vectors[usize::from(number)])
+    }
+
+    fn set_vector(&mut self, number: u8, value: u128) -> bool {
+        self.vectors[usize::from(number)] = value;
+        true
     }
 
     fn segment(&self, name: SegmentName) -> Segment {

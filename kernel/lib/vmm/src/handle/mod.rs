@@ -16,12 +16,17 @@ mod port;
 mod task_switch;
 
 use arch::{AccessRights, Efer, Exception, Rflags, SegmentName};
+use memory::GuestPhys;
 
 use crate::cpu::{Blocking, Cpu};
-use crate::exit::VmExit;
+use crate::emulate::emulate;
+use crate::exit::{MemoryAccess, VmExit};
 use crate::fault::{Event, GuestFault, VmError};
 use crate::machine::Machine;
 use crate::state::VcpuState;
+
+/// Where the page of the local APIC is unless the guest moves it.
+const APIC_PAGE_AT_RESET: GuestPhys = GuestPhys::new(0xfee0_0000);
 
 /// How the vCPU goes on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -110,9 +115,14 @@ pub fn handle<C: Cpu, M: Machine>(
         VmExit::ApicWrite { offset } => Ok(apic::complete_write(cpu, vcpu, machine, offset)),
         VmExit::ApicEoi(vector) => Ok(apic::hardware_ended(vcpu, machine, vector)),
         VmExit::TaskSwitch(switch) => task_switch::task_switch(cpu, vcpu, machine, switch),
-        VmExit::DescriptorTable | VmExit::Memory(_) | VmExit::ApicAccess { .. } => {
-            Ok(Next::Stop(VmError::Unsupported("this exit")))
+        VmExit::Memory(access) => emulate(cpu, vcpu, machine, access),
+        VmExit::ApicAccess { offset, kind } => {
+            let page = vcpu.lapic.mmio_base().unwrap_or(APIC_PAGE_AT_RESET);
+            let gpa = page.wrapping_add(u64::from(offset));
+            let access = MemoryAccess { gpa, gva: None, kind, during_page_walk: false };
+            emulate(cpu, vcpu, machine, access)
         }
+        VmExit::DescriptorTable => Ok(Next::Stop(VmError::Unsupported("this exit"))),
         VmExit::TprBelowThreshold
         | VmExit::InterruptWindow
         | VmExit::NmiWindow

@@ -1,0 +1,143 @@
+//! Instructions that touch memory which is not RAM, done in software.
+//!
+//! The hardware says where the access went ([`MemoryAccess`]), but not what the instruction is. [`emulate`]
+//! fetches it through the guest's own tables ([`fetch`]), decodes it ([`arch::decode`]), carries it out
+//! ([`execute`], [`string`]) on RAM and devices ([`space`]), and ends it like every other instruction. An
+//! instruction that is not known here raises #UD in the guest, with a line in the log that shows its bytes.
+
+mod arithmetic;
+mod breakpoint;
+mod execute;
+mod fetch;
+mod space;
+mod string;
+#[cfg(test)]
+mod tests;
+
+use arch::{CpuMode, Rflags};
+
+use self::fetch::{FetchError, Fetched, Unknown};
+use self::space::Space;
+use crate::cpu::Cpu;
+use crate::exit::MemoryAccess;
+use crate::fault::GuestFault;
+use crate::handle::{Next, complete_with_length, finish};
+use crate::linear::{AccessError, Linear};
+use crate::machine::Machine;
+use crate::state::VcpuState;
+
+/// A repeated string instruction does at most so many elements before the guest gets a chance to take an
+/// interrupt.
+const ELEMENTS_PER_EXIT: u32 = 256;
+
+/// Unknown instructions of one vCPU that are logged; a guest must not fill the log.
+const LOGGED_FAILURES: u32 = 16;
+
+/// How an instruction ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Outcome {
+    /// The next one follows.
+    Next,
+    /// It went to this RIP.
+    Branch(u64),
+    /// A repeated string instruction has elements left: it goes on at the next entry.
+    Continue,
+    /// Its operands are such as the emulator does not do.
+    Unknown,
+}
+
+/// Emulates the instruction at RIP, which has made this access.
+///
+/// Not for accesses by the delivery of an event (IDT vectoring): those are no instruction's.
+///
+/// # Errors
+/// The exception that the instruction raises.
+pub fn emulate<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    access: MemoryAccess,
+) -> Result<Next, GuestFault> {
+    let mut space = Space::new(Linear::new(cpu, &vcpu.cpuid), &access);
+    let Fetched { instruction, bytes } = match fetch::fetch(cpu, vcpu, machine, &space) {
+        Ok(fetched) => fetched,
+        Err(FetchError::Access(AccessError::Fault(fault))) => return Err(fault),
+        Err(FetchError::Access(AccessError::Retry)) => return Ok(Next::Resume),
+        Err(FetchError::Unknown(unknown)) => return Err(refuse(cpu, vcpu, &unknown)),
+    };
+    let dr7 = cpu.debug_register(7);
+    let outcome = {
+        let mut executor =
+            execute::Executor { cpu: &mut *cpu, vcpu: &mut *vcpu, machine, space: &mut space };
+        executor.execute(&instruction, limit(dr7, executor.cpu.rflags()))
+    };
+    let ended = match outcome {
+        Ok(Outcome::Next) => complete_with_length(cpu, instruction.length, Next::Resume),
+        Ok(Outcome::Branch(rip)) => {
+            cpu.set_rip(rip);
+            finish(cpu, Next::Resume)
+        }
+        Ok(Outcome::Continue) => {
+            let ended = finish(cpu, Next::Resume);
+            // Instruction breakpoints were taken when it began.
+            cpu.set_rflags(cpu.rflags() | Rflags::RF);
+            ended
+        }
+        Ok(Outcome::Unknown) => {
+            let unknown = Unknown { bytes, fetched: usize::from(instruction.length) };
+            return Err(refuse(cpu, vcpu, &unknown));
+        }
+        Err(AccessError::Fault(fault)) => return Err(fault),
+        Err(AccessError::Retry) => return Ok(Next::Resume),
+    };
+    if dr7 & breakpoint::DR7_ANY_ENABLED == 0 {
+        return ended;
+    }
+    trap(ended, breakpoint::met(cpu, dr7, space.touches()))
+}
+
+/// Elements of a string instruction that may be done at once: each is followed by a trap where there may be one.
+const fn limit(dr7: u64, rflags: Rflags) -> u32 {
+    if dr7 & breakpoint::DR7_ANY_ENABLED != 0 || rflags.contains(Rflags::TF) {
+        1
+    } else {
+        ELEMENTS_PER_EXIT
+    }
+}
+
+/// Adds the data breakpoints that were met to the outcome of the instruction.
+#[cold]
+fn trap(ended: Result<Next, GuestFault>, met: u64) -> Result<Next, GuestFault> {
+    match ended {
+        _ if met == 0 => ended,
+        Ok(_) => Err(GuestFault::Debug { dr6: met }),
+        Err(GuestFault::Debug { dr6 }) => Err(GuestFault::Debug { dr6: dr6 | met }),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// #UD for an instruction that the emulator cannot do.
+#[cold]
+fn refuse<C: Cpu>(cpu: &C, vcpu: &mut VcpuState, unknown: &Unknown) -> GuestFault {
+    if vcpu.emulation_failures < LOGGED_FAILURES {
+        let mode = Linear::new(cpu, &vcpu.cpuid).mode();
+        let bytes = unknown.bytes.get(..unknown.fetched).unwrap_or_default();
+        log::warn!(
+            "no emulation of the instruction at {:#x} ({}): {bytes:02x?}; the guest gets #UD",
+            cpu.rip(),
+            mode_name(mode),
+        );
+    }
+    vcpu.emulation_failures = vcpu.emulation_failures.saturating_add(1);
+    GuestFault::InvalidOpcode
+}
+
+const fn mode_name(mode: CpuMode) -> &'static str {
+    match mode {
+        CpuMode::Real => "real mode",
+        CpuMode::Virtual8086 => "virtual-8086 mode",
+        CpuMode::Protected => "protected mode",
+        CpuMode::Compatibility => "compatibility mode",
+        CpuMode::Long => "64-bit mode",
+    }
+}
