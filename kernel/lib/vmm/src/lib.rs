@@ -14,6 +14,7 @@ extern crate alloc;
 pub mod cpu;
 pub mod cpuid;
 pub mod device;
+pub mod dump;
 pub mod emulate;
 pub mod exit;
 pub mod fault;
@@ -21,10 +22,12 @@ pub mod handle;
 pub mod inject;
 pub mod linear;
 pub mod machine;
+pub mod metrics;
 pub mod mtrr;
 pub mod pending;
 pub mod reset;
 pub mod state;
+pub mod trace;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
