@@ -40,7 +40,7 @@ impl Lapic {
     #[inline]
     pub fn read_msr(&self, msr: u32, clock: &impl Clock) -> Result<u64, InvalidAccess> {
         let number = u8::try_from(msr.wrapping_sub(X2APIC_FIRST)).map_err(|_| InvalidAccess)?;
-        if self.mode() != ApicMode::X2apic || !is_x2apic_readable(number) {
+        if !self.is_x2apic() || !is_x2apic_readable(number) {
             return Err(InvalidAccess);
         }
         Ok(match computed(number) {
@@ -61,25 +61,44 @@ impl Lapic {
         value: u64,
         clock: &impl Clock,
     ) -> Result<ApicAction, InvalidAccess> {
-        let number = u8::try_from(msr.wrapping_sub(X2APIC_FIRST)).map_err(|_| InvalidAccess)?;
-        if self.mode() != ApicMode::X2apic {
+        if !self.is_x2apic() {
             return Err(InvalidAccess);
         }
-        let register = writable(number).ok_or(InvalidAccess)?;
         let low = value as u32;
-        if register == Register::InterruptCommand {
-            if low & X2APIC_ICR_RESERVED != 0 {
-                return Err(InvalidAccess);
+        let high = (value >> 32) as u32;
+        // The few that a guest writes all the time come first, in straight line.
+        match msr.wrapping_sub(X2APIC_FIRST) {
+            0x08 if value <= 0xff => {
+                self.set_task_priority(low as u8);
+                Ok(ApicAction::None)
             }
-            let destination = (value >> 32) as u32;
-            self.page.set(Register::InterruptCommand, low & ICR_WRITABLE);
-            self.page.set_upper(Register::InterruptCommand, destination);
-            return Ok(self.command(low, destination));
+            0x0b if value == 0 => Ok(self.end_of_interrupt()),
+            0x30 if low & X2APIC_ICR_RESERVED == 0 => {
+                self.page.set(Register::InterruptCommand, low & ICR_WRITABLE);
+                self.page.set_upper(Register::InterruptCommand, high);
+                Ok(self.command(low, high))
+            }
+            0x38 if high == 0 => Ok(self.store(Register::InitialCount, low, clock)),
+            0x3f if value <= 0xff => {
+                self.self_ipi(Vector(low as u8));
+                Ok(ApicAction::None)
+            }
+            number => self.write_checked(u8::try_from(number).ok(), value, clock),
         }
+    }
+
+    /// WRMSR of any register but the ICR, in x2APIC mode.
+    fn write_checked(
+        &mut self,
+        number: Option<u8>,
+        value: u64,
+        clock: &impl Clock,
+    ) -> Result<ApicAction, InvalidAccess> {
+        let register = number.and_then(writable).ok_or(InvalidAccess)?;
         if value & !u64::from(self.x2apic_allowed(register)) != 0 {
             return Err(InvalidAccess);
         }
-        Ok(self.store(register, low, clock))
+        Ok(self.store(register, value as u32, clock))
     }
 
     /// Reads the register page, in xAPIC mode. Software is to read aligned doublewords; of anything else it gets
@@ -284,7 +303,8 @@ impl Lapic {
     #[inline]
     fn x2apic_allowed(&self, register: Register) -> u32 {
         match register {
-            Register::EndOfInterrupt | Register::ErrorStatus => 0,
+            // The ICR comes here only with a reserved bit set.
+            Register::EndOfInterrupt | Register::ErrorStatus | Register::InterruptCommand => 0,
             Register::TaskPriority | Register::SelfIpi => 0xff,
             Register::SpuriousVector => SPURIOUS_WRITABLE,
             Register::InitialCount => u32::MAX,

@@ -209,6 +209,19 @@ impl Lapic {
         }
     }
 
+    /// Whether IA32_APIC_BASE has the APIC enabled, in whatever mode.
+    #[inline]
+    pub(super) const fn is_enabled(&self) -> bool {
+        self.base & BaseFlags::EN.bits() != 0
+    }
+
+    /// Whether the registers are MSRs.
+    #[inline]
+    const fn is_x2apic(&self) -> bool {
+        const BOTH: u64 = BaseFlags::EN.union(BaseFlags::EXTD).bits();
+        self.base & BOTH == BOTH
+    }
+
     /// Whether INIT makes the CPU restart as the bootstrap processor does, or wait for a start-up IPI.
     pub const fn role(&self) -> Role {
         if self.base & BaseFlags::BSP.bits() != 0 { Role::Bootstrap } else { Role::Application }

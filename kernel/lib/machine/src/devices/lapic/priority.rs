@@ -11,7 +11,7 @@ use bitflags::bitflags;
 
 use super::lvt::Errors;
 use super::page::{Bank, Register};
-use super::{ApicAction, ApicMode, Lapic};
+use super::{ApicAction, Lapic};
 use crate::TriggerMode;
 
 /// What asks for the CPU's attention.
@@ -179,19 +179,26 @@ impl Lapic {
     /// Takes a fixed or lowest-priority interrupt.
     #[inline]
     pub fn accept(&mut self, vector: Vector, trigger_mode: TriggerMode) {
-        let bit = 1u64 << (vector.0 & 63);
+        if !self.takes_vectors() {
+            return;
+        }
+        if vector.0 < 16 {
+            self.log_error(Errors::RECEIVE_ILLEGAL_VECTOR);
+            return;
+        }
+        let bit = 1u32 << (vector.0 & 31);
         let level = match trigger_mode {
             TriggerMode::Edge => 0,
             TriggerMode::Level => bit,
         };
-        self.accept_word(usize::from(vector.0 >> 6), bit, level);
+        self.request(usize::from(vector.0 >> 5), bit, level);
     }
 
     /// Takes up to 64 interrupts at once: those in `vectors`, from vector `64 * index` on. Those that are also
     /// in `level` are level-triggered.
     #[inline]
     pub(super) fn accept_word(&mut self, index: usize, vectors: u64, level: u64) {
-        if !self.is_software_enabled() || self.mode() == ApicMode::Disabled {
+        if !self.takes_vectors() {
             return;
         }
         let mut vectors = vectors;
@@ -199,15 +206,13 @@ impl Lapic {
             self.log_error(Errors::RECEIVE_ILLEGAL_VECTOR);
             vectors &= !0xffff;
         }
-        self.accept_half(2 * index, vectors as u32, level as u32);
-        self.accept_half(2 * index + 1, (vectors >> 32) as u32, (level >> 32) as u32);
+        self.request(2 * index, vectors as u32, level as u32);
+        self.request(2 * index + 1, (vectors >> 32) as u32, (level >> 32) as u32);
     }
 
+    /// Sets bits of one word of IRR, and their trigger modes.
     #[inline]
-    fn accept_half(&mut self, index: usize, vectors: u32, level: u32) {
-        if vectors == 0 {
-            return;
-        }
+    fn request(&mut self, index: usize, vectors: u32, level: u32) {
         let requests = self.page.bank(Bank::Request, index);
         requests.store(requests.load(Relaxed) | vectors, Relaxed);
         self.stale.insert(Stale::STATUS);
@@ -222,9 +227,15 @@ impl Lapic {
 
     /// A message has asked for an interrupt by the 8259A.
     pub(super) fn accept_ext_int(&mut self) {
-        if self.mode() != ApicMode::Disabled {
+        if self.is_enabled() {
             self.ext_int = ExtIntRequest::Pending;
         }
+    }
+
+    /// Whether fixed interrupts are taken.
+    #[inline]
+    fn takes_vectors(&self) -> bool {
+        self.is_software_enabled() && self.is_enabled()
     }
 
     /// Whether software has enabled the APIC in the spurious-interrupt vector register.
