@@ -214,6 +214,8 @@ impl<B: Backend> Vm<B> {
         let mut devices = self.devices.lock();
         let vector = devices.board.acknowledge_pic();
         devices.pic_asserted = devices.board.pic_asserted();
+        // Or the mailbox would say for ever that the wire is asserted, and its next rise would be no news.
+        let _: Kick = self.posted(BOOT_VCPU).set_intr(level(devices.pic_asserted));
         PicAnswer { vector, intr: level(devices.pic_asserted) }
     }
 

@@ -39,7 +39,9 @@ pub enum Delivery {
 pub struct PicAnswer {
     /// The interrupt.
     pub vector: Vector,
-    /// The INTR wire after that.
+    /// The INTR wire after that. Whoever answers also tells the mailbox
+    /// ([`PostedInterrupts::set_intr`](machine::devices::lapic::PostedInterrupts::set_intr)), where the next drain
+    /// looks it up.
     pub intr: Level,
 }
 
