@@ -12,7 +12,10 @@ mod fake;
 mod fields;
 mod flat;
 mod linux;
+mod multiboot;
+mod multiboot2;
 mod paging;
+mod parts;
 mod pvh;
 mod space;
 mod start;
@@ -31,7 +34,11 @@ pub enum Format {
     Linux,
     /// ELF with a PVH entry note.
     Pvh,
-    /// ELF without one, entered in the mode of its class.
+    /// An image with a Multiboot header, version 1.
+    Multiboot,
+    /// An image with a Multiboot2 header.
+    Multiboot2,
+    /// ELF with none of these, entered in the mode of its class.
     Elf,
     /// Raw bytes, started in real mode.
     Flat {
@@ -77,21 +84,27 @@ pub struct Loaded {
     pub state: InitialState,
 }
 
-/// Tells the format of a kernel file.
+/// Tells the format of a kernel file. Of several headers in one file, the one that tells the kernel most about
+/// the machine counts: Linux, PVH, Multiboot2, Multiboot, ELF.
 ///
 /// # Errors
 /// [`LoadError::UnknownFormat`], or what is wrong with the header that it has.
 pub fn detect(file: &[u8]) -> Result<Format, LoadError> {
-    if file.starts_with(&elf::MAGIC) {
-        let elf = elf::Elf::parse(file)?;
-        return Ok(if elf.pvh_entry().is_some() {
-            Format::Pvh
-        } else {
-            Format::Elf
-        });
-    }
     if linux::is_linux(file) {
         return Ok(Format::Linux);
+    }
+    let is_elf = file.starts_with(&elf::MAGIC);
+    if is_elf && elf::Elf::parse(file)?.pvh_entry().is_some() {
+        return Ok(Format::Pvh);
+    }
+    if multiboot2::is_multiboot2(file) {
+        return Ok(Format::Multiboot2);
+    }
+    if multiboot::is_multiboot(file) {
+        return Ok(Format::Multiboot);
+    }
+    if is_elf {
+        return Ok(Format::Elf);
     }
     if flat::is_boot_sector(file) {
         return Ok(Format::Flat {
@@ -113,6 +126,8 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
     let state = match format {
         Format::Linux => linux::load(request, memory)?,
         Format::Pvh => pvh::load(request, memory)?,
+        Format::Multiboot => multiboot::load(request, memory)?,
+        Format::Multiboot2 => multiboot2::load(request, memory)?,
         Format::Elf => elf::load(request, memory)?,
         Format::Flat { address } => flat::load(request, address, memory)?,
     };
@@ -159,7 +174,7 @@ mod tests {
     }
 
     /// Small files of each format, good ones.
-    fn seeds() -> [Vec<u8>; 5] {
+    fn seeds() -> [Vec<u8>; 8] {
         let segment = |kind, contents| fake::FakeSegment {
             kind,
             virtual_address: 0x10_0000,
@@ -175,6 +190,9 @@ mod tests {
             fake::elf(2, 0x10_0000, &[segment(1, code), segment(4, note)]),
             linux::tests::bzimage(0x20f),
             linux::tests::bzimage(0x206),
+            multiboot::tests::elf_kernel(),
+            multiboot::tests::flat_kernel(),
+            multiboot2::tests::kernel(),
         ]
     }
 
@@ -199,8 +217,8 @@ mod tests {
 
         #[test]
         fn a_file_with_wrong_fields_does_no_harm(
-            seed in 0usize..5,
-            changes in vec((0usize..0x300, 0..EVIL.len(), 1usize..=8), 1..4),
+            seed in 0usize..8,
+            changes in vec((prop_oneof![0usize..0x100, 0usize..0x300], 0..EVIL.len(), 1usize..=8), 1..4),
             cut in any::<Option<u16>>(),
             initrd_bytes in prop_oneof![Just(0usize), Just(0x1800), Just(3 << 20)],
         ) {

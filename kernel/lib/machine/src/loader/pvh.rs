@@ -8,6 +8,7 @@ use arch::{Gpr, Gprs};
 use memory::{GuestMemory, GuestPhys};
 
 use super::elf::{Elf, place_gdt};
+use super::parts::{place_module, place_text};
 use super::space::{BELOW_1M, BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
@@ -17,8 +18,6 @@ const VERSION: u32 = 1;
 const START_INFO_BYTES: u64 = 56;
 const MODULE_BYTES: u64 = 32;
 const REGION_BYTES: u64 = 24;
-/// The longest command line that is taken; the ABI names no limit.
-const COMMAND_LINE_LIMIT: u64 = 4096;
 
 /// Loads an ELF kernel with a PVH note. The initial RAM disk is the first module.
 pub(super) fn load(
@@ -72,24 +71,6 @@ struct Table {
     count: u32,
 }
 
-/// Writes a zero-terminated string and returns its address, 0 for an empty one.
-fn place_text(text: &str, memory: &impl GuestMemory, space: &mut Space) -> Result<u64, LoadError> {
-    let bytes = text.len() as u64;
-    if bytes >= COMMAND_LINE_LIMIT {
-        return Err(LoadError::CommandLineTooLong {
-            bytes,
-            limit: COMMAND_LINE_LIMIT - 1,
-        });
-    }
-    if bytes == 0 {
-        return Ok(0);
-    }
-    let range = space.place("the command line", bytes + 1, 1, BELOW_4G, From::Bottom)?;
-    memory.write(range.start, text.as_bytes())?;
-    memory.write(range.start.wrapping_add(bytes), &[0])?;
-    Ok(range.start.as_u64())
-}
-
 fn place_modules(
     request: &Request<'_>,
     memory: &impl GuestMemory,
@@ -102,13 +83,9 @@ fn place_modules(
         .map(|module| (module.bytes, module.cmdline));
     let mut table = Vec::new();
     for (bytes, cmdline) in initrd.into_iter().chain(modules) {
-        let size = bytes.len() as u64;
-        let at = space
-            .place("a module", size, 0x1000, BELOW_4G, From::Top)?
-            .start;
-        memory.write(at, bytes)?;
+        let module = place_module(bytes, memory, space)?;
         let cmdline = place_text(cmdline, memory, space)?;
-        for word in [at.as_u64(), size, cmdline, 0] {
+        for word in [module.start.as_u64(), module.len(), cmdline, 0] {
             table.extend_from_slice(&word.to_le_bytes());
         }
     }
