@@ -6,7 +6,7 @@ use alloc::sync::Arc;
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
-use vmm::pending::{Pending, Restart};
+use vmm::pending::Restart;
 use vmm::{Machine, VcpuState, VmError, VmExit};
 
 use crate::backend::{Backend, LoadedVcpu, Windows};
@@ -25,7 +25,6 @@ pub(crate) struct Vcpu<B: Backend> {
 struct Inner {
     index: u8,
     state: VcpuState,
-    pending: Pending,
     activity: Activity,
     /// The host's TSC when its local APIC's timer is due; `u64::MAX` for never.
     timer_tsc: u64,
@@ -51,8 +50,7 @@ impl<B: Backend> Vcpu<B> {
             Role::Bootstrap => Activity::Active,
             Role::Application => Activity::WaitingForStartUp,
         };
-        let inner =
-            Inner { index, state, pending: Pending::new(), activity, timer_tsc: u64::MAX };
+        let inner = Inner { index, state, activity, timer_tsc: u64::MAX };
         Self { vm, backend, inner }
     }
 
@@ -124,7 +122,7 @@ impl<B: Backend> Vcpu<B> {
                 | VmExit::Exception(_)
                 | VmExit::TaskSwitch(_)
                 | VmExit::ApicAccess { .. }
-                | VmExit::DirtyLogFull => inner.pending.interrupted(cpu.interrupted_event()),
+                | VmExit::DirtyLogFull => inner.state.pending.interrupted(cpu.interrupted_event()),
                 VmExit::Cpuid
                 | VmExit::PortIo(_)
                 | VmExit::ReadMsr
@@ -144,12 +142,12 @@ impl<B: Backend> Vcpu<B> {
                 Ok(Next::Yield) => return Turn::Yielded,
                 Ok(Next::Inject(event)) => {
                     unsettled = true;
-                    inner.pending.reflect(event, &cpu).err()
+                    inner.state.pending.reflect(event, &cpu).err()
                 }
                 Ok(Next::Stop(error)) => Some(error),
                 Err(fault) => {
                     unsettled = true;
-                    inner.pending.raise(fault, &mut cpu).err()
+                    inner.state.pending.raise(fault, &mut cpu).err()
                 }
             };
             if let Some(error) = error {
@@ -173,12 +171,12 @@ impl Inner {
         }
         let signals = vm.posted(self.index).drain(&mut self.state.lapic);
         if let Some(restart) =
-            self.pending.note(signals, self.activity, self.state.lapic.role())
+            self.state.pending.note(signals, self.activity, self.state.lapic.role())
         {
             self.restart(restart, vm, cpu);
         }
         let decision = decide(
-            &mut self.pending,
+            &mut self.state.pending,
             cpu,
             &mut self.state.lapic,
             self.activity,
