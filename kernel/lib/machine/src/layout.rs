@@ -4,7 +4,7 @@
 //! |---------------------------|-------------------------------------------------------------|
 //! | 0 to 640 KiB              | RAM; the last KiB is kept as firmware keeps its data area   |
 //! | 640 KiB to 896 KiB        | where a PC has its display and option ROMs                  |
-//! | 896 KiB to 1 MiB          | where a PC has its BIOS: the ACPI tables                    |
+//! | 896 KiB to 1 MiB          | where a PC has its BIOS: ACPI and SMBIOS                    |
 //! | 1 MiB to 3 GiB at most    | RAM                                                         |
 //! | 0xc000_0000               | window for the memory of PCI devices                        |
 //! | 0xe000_0000               | PCI Express configuration space (ECAM)                      |

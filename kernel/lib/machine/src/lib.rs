@@ -21,9 +21,11 @@ mod board;
 mod bus;
 pub mod devices;
 pub mod effects;
+pub mod firmware;
 pub mod interrupt;
 pub mod layout;
 pub mod loader;
+pub mod smbios;
 
 pub use board::{Board, BoardConfig, TestBoard};
 pub use effects::{Effects, LineChanges, Request};
