@@ -49,17 +49,6 @@ impl InterruptStack {
     }
 }
 
-/// Where a CPU's tables lie, for the host state of a VMCS.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct TableAddresses {
-    /// Base of the GDT.
-    pub gdt: u64,
-    /// Base of the IDT.
-    pub idt: u64,
-    /// Base of the TSS.
-    pub tss: u64,
-}
-
 /// GDT and TSS of one CPU.
 pub(super) struct Descriptors {
     gdt: GlobalDescriptorTable,
@@ -101,14 +90,6 @@ impl Descriptors {
     /// Names the top of the stack that an exception with its own stack uses.
     pub(super) fn set_stack(&mut self, stack: InterruptStack, top: u64) {
         self.tss.interrupt_stack_table[stack as usize] = VirtAddr::new(top);
-    }
-
-    pub(super) fn addresses(&self) -> TableAddresses {
-        TableAddresses {
-            gdt: self.gdt.entries().as_ptr() as u64,
-            idt: IDT.pointer().base.as_u64(),
-            tss: &raw const self.tss as u64,
-        }
     }
 }
 

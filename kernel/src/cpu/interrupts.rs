@@ -37,11 +37,6 @@ impl HostVector {
             _ => return None,
         })
     }
-
-    /// The vector.
-    pub(crate) const fn vector(self) -> Vector {
-        Vector(self as u8)
-    }
 }
 
 /// Does what is due for an interrupt that this CPU has accepted: by its IDT, or in a VM exit that acknowledged it.

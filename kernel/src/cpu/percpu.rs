@@ -51,7 +51,7 @@ pub(crate) struct PerCpu {
     stacks: Once<CpuStacks>,
     /// Whether it runs hypervisor code on its own stacks and answers to IPIs. Written by itself.
     online: AtomicBool,
-    /// NMIs that arrived while the hypervisor itself ran. Written by itself.
+    /// NMIs that it has taken. Written by itself.
     pub nmis: AtomicU64,
 }
 
@@ -133,12 +133,6 @@ impl PerCpu {
         // After the load of the selectors, which may clear the base of GS.
         // SAFETY: the base points to a `PerCpu` that lives for ever, which is what all users of GS expect.
         unsafe { write_msr(IA32_GS_BASE, core::ptr::from_ref(self) as u64) };
-    }
-
-    /// The addresses of the descriptor tables, for the host state of a VMCS.
-    pub(crate) fn table_addresses(&self) -> super::descriptors::TableAddresses {
-        // SAFETY: after `install` the tables' addresses never change, and only they are read.
-        unsafe { (*self.descriptors.get()).addresses() }
     }
 }
 

@@ -6,6 +6,7 @@
 use core::ptr::NonNull;
 
 use acpi::address::{AddressSpace, GenericAddress};
+use acpi::sdt::Signature;
 use acpi::sdt::fadt::Fadt;
 use acpi::sdt::madt::{Madt, MadtEntry};
 use acpi::{AcpiTables, Handler, PciAddress, RawPhysicalMapping};
@@ -21,9 +22,6 @@ const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: u16 = 0xcfc;
 /// MADT flags of a CPU (ACPI specification, Local APIC Flags): it is there; it may come later.
 const CPU_ENABLED: u32 = 1 << 0;
-/// FADT flag: the reset register is there. The PM timer has 32 bits.
-const RESET_REGISTER_SUPPORTED: u32 = 1 << 10;
-const PM_TIMER_32_BITS: u32 = 1 << 8;
 /// The APIC ID that means everybody.
 const BROADCAST_XAPIC_ID: u8 = 0xff;
 /// Bytes of a table's header.
@@ -166,6 +164,7 @@ impl Platform {
                 _ => {}
             }
         }
+        log::debug!("APIC IDs {:?}, {:?}", self.apic_ids, self.io_apics);
     }
 
     /// Some firmware lists a CPU in both forms.
@@ -180,16 +179,15 @@ impl Platform {
             log::warn!("the firmware has no FADT: no power-off");
             return;
         };
-        // SAFETY: `flags` is a transparent wrapper that has no accessor for all bits; it is copied out of a packed table.
-        let flags: u32 = unsafe { core::mem::transmute(fadt.flags) };
+        let flags = fadt.flags;
         self.pm_timer =
             fadt.pm_timer_block().ok().flatten().and_then(|block| io_port(&block)).map(|port| {
                 PmTimer {
                     port,
-                    mask: if flags & PM_TIMER_32_BITS != 0 { u32::MAX } else { 0x00ff_ffff },
+                    mask: if flags.pm_timer_is_32_bit() { u32::MAX } else { 0x00ff_ffff },
                 }
             });
-        if flags & RESET_REGISTER_SUPPORTED != 0
+        if flags.supports_system_reset_via_fadt()
             && let Ok(register) = fadt.reset_register()
         {
             let at = match register.address_space {
@@ -201,9 +199,15 @@ impl Platform {
             };
             self.reset = at.map(|at| ResetRegister { at, value: fadt.reset_value });
         }
-        let Some(sleep_types) = fadt.dsdt_address().ok().and_then(|dsdt| s5_sleep_types(aml(dsdt)))
-        else {
-            log::warn!("the DSDT has no _S5 object that can be understood: no power-off");
+        // Most firmware has it in the DSDT, some in an SSDT.
+        let ssdts = tables
+            .table_headers()
+            .filter(|(_, header)| header.signature == Signature::SSDT)
+            .map(|(address, _)| address);
+        let sleep_types =
+            fadt.dsdt_address().into_iter().chain(ssdts).find_map(|at| s5_sleep_types(aml(at)));
+        let Some(sleep_types) = sleep_types else {
+            log::warn!("no _S5 object can be found or understood: no power-off");
             return;
         };
         let control =

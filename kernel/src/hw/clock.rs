@@ -88,7 +88,7 @@ pub(crate) fn delay_us(us: u64) {
 
 #[inline]
 fn scale(value: u64, factor: u64) -> u64 {
-    (u128::from(value) * u128::from(factor) >> 32) as u64
+    ((u128::from(value) * u128::from(factor)) >> 32) as u64
 }
 
 /// Starts the clock: time 0 is now.

@@ -21,8 +21,10 @@ use crate::hw::clock;
 use crate::hw::screen::{Colour, Screen};
 use crate::hw::serial::Serial;
 
-/// The least time between two updates of the screen: drawing is slow where the frame buffer is.
+/// The least time between two updates of the screen.
 const SCREEN_INTERVAL_NS: u64 = 100_000_000;
+/// For each moment of drawing, so many go by without.
+const SCREEN_SHARE: u64 = 20;
 /// Polls of the lock before a panicking CPU takes it by force. The owner is stopped or stuck by then.
 const SEIZE_POLLS: u32 = 10_000_000;
 
@@ -77,12 +79,14 @@ impl Console {
 
     /// Draws what has changed, unless that was done a moment ago.
     fn refresh(&mut self, when: Refresh) {
-        let now_ns = clock::now_ns();
-        if when == Refresh::Now || now_ns >= self.screen_due_ns {
+        let start_ns = clock::now_ns();
+        if when == Refresh::Now || start_ns >= self.screen_due_ns {
             if let Some(screen) = &mut self.screen {
                 screen.draw();
             }
-            self.screen_due_ns = clock::now_ns() + SCREEN_INTERVAL_NS;
+            let end_ns = clock::now_ns();
+            self.screen_due_ns =
+                end_ns + SCREEN_INTERVAL_NS.max((end_ns - start_ns) * SCREEN_SHARE);
         }
     }
 }

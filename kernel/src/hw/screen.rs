@@ -257,7 +257,7 @@ impl Pixel {
         let mut pixel = 0;
         for (channel, shift) in rgb.into_iter().zip(self.shifts) {
             // Close enough to a division by 255.
-            pixel |= (channel * intensity >> 8) << shift;
+            pixel |= ((channel * intensity) >> 8) << shift;
         }
         pixel
     }

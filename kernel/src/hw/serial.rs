@@ -6,7 +6,7 @@
 use core::hint;
 
 use uart_16550::backend::PioBackend;
-use uart_16550::spec::registers::{IER, LSR};
+use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::Port;
 
@@ -15,7 +15,12 @@ const COM1: u16 = 0x3f8;
 /// The debug port of Bochs and QEMU. Reading it gives its own number where it is there.
 const DEBUG_PORT: u16 = 0xe9;
 /// As fast as the first PC's UART goes; what terminals and test harnesses expect of a hypervisor.
-const CONFIG: Config = Config { baud_rate: BaudRate::Baud115200, ..Config::DEFAULT };
+const CONFIG: Config = Config {
+    baud_rate: BaudRate::Baud115200,
+    // A single key is to be seen at once.
+    fifo_trigger_level: Some(FifoTriggerLevel::One),
+    ..Config::DEFAULT
+};
 /// Polls of the line status before a transmitter that takes nothing counts as broken: about a second on real
 /// hardware, where one poll takes about a microsecond.
 const TRANSMIT_POLLS: u32 = 1_000_000;
