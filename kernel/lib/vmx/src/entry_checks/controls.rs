@@ -181,6 +181,9 @@ impl<V: VmcsReader> Checker<'_, V> {
                 self.page(fields::EPTP_LIST_ADDRESS);
             }
         }
+        if secondary.contains(SecondaryControls::USE_TSC_SCALING) {
+            self.require(Rule::TscMultiplierZero, fields::TSC_MULTIPLIER, |value| value != 0);
+        }
         let switches_rtit = self.entry.contains(EntryControls::LOAD_RTIT_CTL)
             && self.exit.contains(ExitControls::CLEAR_RTIT_CTL);
         self.require(Rule::PtNeedsRtit, fields::SECONDARY_CONTROLS, |_| {

@@ -89,6 +89,7 @@ impl<V: VmcsReader> Checker<'_, V> {
         self.require(Rule::BlockingInterrupt, field, |_| !interrupt || !(sti || mov_ss));
         let nmi = self.injects(InterruptionType::Nmi);
         self.require(Rule::BlockingNmiByMovSs, field, |_| !nmi || !mov_ss);
+        self.require(Rule::BlockingNmiBySti, field, |_| !nmi || !sti);
         self.require(Rule::BlockingSmi, field, |_| !blocking.contains(Interruptibility::SMI));
         let virtual_nmis = self.pin.contains(PinControls::VIRTUAL_NMIS);
         self.require(Rule::BlockingNmi, field, |_| {

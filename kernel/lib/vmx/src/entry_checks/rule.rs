@@ -52,6 +52,7 @@ rules! {
         VmFunctionBits, "only VM functions that the processor has may be enabled";
         EptpSwitchingNeedsEpt, "EPTP switching needs EPT";
         PtNeedsRtit, "PT with guest-physical addresses needs IA32_RTIT_CTL loaded at entry and cleared at exit";
+        TscMultiplierZero, "it must not be 0 with TSC scaling";
         HlatPointerReserved, "bits 2:0 and 11:5 must be 0";
     }
     "VM-Exit Control Fields" {
@@ -167,6 +168,7 @@ rules! {
         BlockingStiWithoutIf, "STI blocks nothing while RFLAGS.IF is 0";
         BlockingInterrupt, "STI and MOV SS must not block an external interrupt that is injected";
         BlockingNmiByMovSs, "MOV SS must not block an NMI that is injected";
+        BlockingNmiBySti, "some processors want that STI does not block an NMI that is injected";
         BlockingSmi, "SMIs are not blocked outside SMM";
         BlockingNmi, "with virtual NMIs, NMIs must not be blocked when one is injected";
         BlockingEnclave, "an enclave interruption excludes blocking by MOV SS";

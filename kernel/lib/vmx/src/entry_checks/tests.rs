@@ -328,6 +328,7 @@ fn control_rows() -> Vec<Row> {
             VM_FUNCTION_CONTROLS,
             &[set(SECONDARY_CONTROLS, SECONDARY & !0x82 | 1 << 13), set(VM_FUNCTION_CONTROLS, 1)],
         ),
+        row(TscMultiplierZero, Long, SECONDARY_CONTROLS, SECONDARY | 1 << 25),
         row(PtNeedsRtit, Long, SECONDARY_CONTROLS, SECONDARY | 1 << 24),
         blame(
             HlatPointerReserved,
@@ -363,6 +364,10 @@ fn control_rows() -> Vec<Row> {
     rows.iter_mut()
         .filter(|row| row.0 == TprThresholdReserved)
         .for_each(|row| row.3.push(set(SECONDARY_CONTROLS, SECONDARY & !0x200)));
+    // The multiplier is blamed, which is still 0.
+    rows.iter_mut()
+        .filter(|row| row.0 == TscMultiplierZero)
+        .for_each(|row| row.1 = TSC_MULTIPLIER.encoding());
     // The controls are blamed, not the timer's pin.
     rows.iter_mut()
         .filter(|row| row.0 == TimerSavedWithoutTimer)
@@ -689,6 +694,12 @@ fn other_rows() -> Vec<Row> {
             &[blocked(2), interrupts, inject(0x8000_0031)],
         ),
         blame(BlockingNmiByMovSs, Long, GUEST_INTERRUPTIBILITY, &[blocked(2), inject(0x8000_0202)]),
+        blame(
+            BlockingNmiBySti,
+            Long,
+            GUEST_INTERRUPTIBILITY,
+            &[blocked(1), interrupts, inject(0x8000_0202)],
+        ),
         row(BlockingSmi, Protected, GUEST_INTERRUPTIBILITY, 4),
         blame(BlockingNmi, Long, GUEST_INTERRUPTIBILITY, &[blocked(8), inject(0x8000_0202)]),
         row(BlockingEnclave, Long, GUEST_INTERRUPTIBILITY, 0x12),
@@ -793,6 +804,19 @@ fn what_looks_odd_and_is_allowed_passes() {
                 set(GUEST_PENDING_DEBUG_EXCEPTIONS, 1 << 14),
             ],
         ),
+        // The last values before a limit.
+        (Base::Long, vec![set(CR3_TARGET_COUNT, 4), set(MSR_BITMAPS, (1 << 46) - 0x1000)]),
+        (Base::Long, vec![set(SECONDARY_CONTROLS, SECONDARY & !0x200), set(TPR_THRESHOLD, 15)]),
+        (
+            Base::Long,
+            vec![
+                set(EXIT_MSR_LOAD_COUNT, 2),
+                set(EXIT_MSR_LOAD_ADDRESS, (1 << 46) - 32),
+                set(ENTRY_INTERRUPTION_INFO, 0x8000_0480),
+                set(ENTRY_INSTRUCTION_LENGTH, 15),
+            ],
+        ),
+        (Base::Long, vec![set(ENTRY_INTERRUPTION_INFO, 0x8000_031f)]),
         // Linear-address masking.
         (Base::Long, vec![set(GUEST_CR3, 3 << 61 | 0x9000)]),
         // Absent PDPTEs may hold anything.

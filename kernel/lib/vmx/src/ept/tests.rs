@@ -90,6 +90,20 @@ fn accessed_and_dirty_flags_survive_a_change_of_rights() {
 }
 
 #[test]
+fn each_flag_has_its_bit() {
+    for (flag, bit) in [
+        (EptFlags::IGNORE_PAT, 6),
+        (EptFlags::ACCESSED, 8),
+        (EptFlags::DIRTY, 9),
+        (EptFlags::USER_EXECUTE, 10),
+        (EptFlags::SUB_PAGE_WRITE, 61),
+        (EptFlags::SUPPRESS_VE, 63),
+    ] {
+        assert_eq!(flag.bits(), 1 << bit);
+    }
+}
+
+#[test]
 fn the_memory_type_is_a_number_in_three_bits() {
     let flags = EptFlags::READ.with_memory_type(MemoryType::WriteThrough);
     assert_eq!(flags.bits(), 0x21);
