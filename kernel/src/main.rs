@@ -34,7 +34,7 @@ static BOOT_LOADER: BootloaderConfig = {
     let mut config = BootloaderConfig::new_default();
     config.mappings.physical_memory = Some(Mapping::FixedAddress(memory::DIRECT_MAP));
     config.mappings.dynamic_range_start = Some(memory::LOADER_RANGE);
-    config.kernel_stack_size = 128 * 1024;
+    config.kernel_stack_size = 512 * 1024;
     config
 };
 
@@ -111,7 +111,6 @@ extern "C" fn own_ground() -> ! {
 
     if let Err(missing) = cpu::features::check() {
         ::log::error!("{missing}");
-        ::log::error!("plinth: cannot run guests on this machine");
         power::stop_and_show();
     }
 
