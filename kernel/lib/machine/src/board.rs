@@ -105,7 +105,7 @@ impl Board {
             pci: Pci::new(),
             test: match config.test_board {
                 TestBoard::Absent => None,
-                TestBoard::Present => Some(TestDevices::new()),
+                TestBoard::Present => Some(TestDevices::new(&config.layout)),
             },
             deadlines: Deadlines::NONE,
         }
@@ -267,7 +267,7 @@ impl Board {
                 value
             }
             Port::SystemControl => self.reset.read_system(),
-            Port::Test => self.test.as_ref().map_or(0xff, |test| test.read(port)),
+            Port::Test => self.test.as_mut().map_or(0xff, |test| test.read(port)),
             Port::Uart => {
                 let value = self.uart.read(port, now_ns, fx);
                 self.uart_accessed();
@@ -362,6 +362,12 @@ impl Board {
                 if let Some(test) = &self.test {
                     return test.exit(width.truncate(u64::from(value)) as u32, fx);
                 }
+            }
+            (Port::Test, Width::Word) if port == testdev::SELECT => {
+                if let Some(test) = &mut self.test {
+                    test.select(value as u16);
+                }
+                return;
             }
             (Port::Test, _) if port >= testdev::LINES => {
                 self.write_byte(owner, port, value as u8, now_ns, fx);
@@ -689,6 +695,11 @@ mod tests {
         bench.write(0xe0, Width::Dword, 0x1234_5678);
         assert_eq!(bench.read(0xe0, Width::Dword), 0x1234_5678);
         assert_eq!(bench.inb(0xe9), 0xe9);
+        bench.write(0x510, Width::Word, 5);
+        assert_eq!(
+            [bench.inb(0x511), bench.inb(0x511), bench.inb(0x511)],
+            [1, 0, 0]
+        );
         bench.outb(0x21, 0xdf);
         bench.write(0x2005, Width::Dword, 1);
         assert!(bench.board.pic_asserted());

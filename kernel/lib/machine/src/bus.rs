@@ -64,6 +64,7 @@ const RANGES: &[(usize, usize, Port)] = &[
     (0xf4, 1, Port::Test),
     (0x3f8, 8, Port::Uart),
     (0x4d0, 2, Port::Elcr),
+    (0x510, 2, Port::Test),
     (0x600, 12, Port::PowerManagement),
     (0xcf8, 1, Port::PciAddress),
     (0xcf9, 1, Port::Reset),

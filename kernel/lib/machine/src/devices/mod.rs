@@ -6,6 +6,7 @@
 //! `next_deadline_ns()` and acts in `expire(now_ns, fx)`.
 
 mod calendar;
+mod fw_cfg;
 mod i8042;
 mod ioapic;
 pub mod lapic;

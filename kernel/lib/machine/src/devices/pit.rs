@@ -448,7 +448,8 @@ impl Pit {
 
     /// Writes port 0x40 plus `offset`.
     pub fn write(&mut self, offset: u16, value: u8, now_ns: u64, fx: &mut Effects) {
-        let now = ticks(now_ns);
+        // Two CPUs that look at the clock one after the other may come here in the other order.
+        let now = ticks(now_ns).max(self.seen);
         self.follow(now, fx);
         match self.counters.get_mut(usize::from(offset & 3)) {
             Some(counter) => {
@@ -493,7 +494,7 @@ impl Pit {
 
     /// Lets the line follow channel 0. Edges that were missed are one edge, as at the interrupt controller.
     pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
-        let now = ticks(now_ns);
+        let now = ticks(now_ns).max(self.seen);
         self.follow(now, fx);
         self.drive(now, fx);
     }
@@ -804,6 +805,18 @@ mod tests {
         bench.settle();
         assert_eq!(bench.edges, 1);
         assert_eq!(bench.run_to(1101), 2);
+    }
+
+    #[test]
+    fn a_look_at_the_clock_that_comes_late_takes_no_interrupt_back() {
+        let mut bench = Bench::new();
+        bench.write(3, 0x36);
+        bench.write16(0, 1000);
+        assert_eq!(bench.run_to(1001), 1);
+        bench.now -= 10_000;
+        bench.write(3, 0x00);
+        bench.pit.expire(bench.now, &mut bench.fx);
+        assert_eq!(bench.fx.take_lines().lowered, 0);
     }
 
     #[test]

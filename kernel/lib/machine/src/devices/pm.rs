@@ -144,7 +144,7 @@ impl PowerManagement {
 
     fn notice_overflow(&mut self, now_ns: u64, fx: &mut Effects) {
         let half_periods = Self::ticks(now_ns) >> HALF_PERIOD_SHIFT;
-        if half_periods != self.half_periods_seen {
+        if half_periods > self.half_periods_seen {
             self.half_periods_seen = half_periods;
             self.status |= Events::TIMER;
             self.update_line(fx);
