@@ -13,6 +13,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+pub mod access_rights;
 pub mod apic;
 pub mod bitmap;
 pub mod capability;
@@ -30,7 +31,6 @@ pub mod instruction_error;
 pub mod msr_area;
 pub mod pml;
 pub mod preemption;
-pub mod state;
 #[cfg(test)]
 mod testing;
 pub mod vpid;

@@ -40,11 +40,6 @@ impl PreemptionTimer {
             Some(counts) => counts as u32,
         }
     }
-
-    /// TSC ticks that this value lasts at most.
-    pub const fn ticks(self, value: u32) -> u64 {
-        (value as u64) << self.shift
-    }
 }
 
 #[cfg(test)]
@@ -65,7 +60,6 @@ mod tests {
     fn the_rate_comes_from_the_capabilities() {
         let caps = Capabilities::new(crate::testing::skylake());
         assert_eq!(PreemptionTimer::new(&caps).shift(), 5);
-        assert_eq!(PreemptionTimer::new(&caps).ticks(3), 96);
     }
 
     #[test]

@@ -3,9 +3,9 @@
 use super::*;
 use crate::capability::{AddressWidths, RawCapabilities};
 use crate::fields::*;
-use crate::state::{FlatStart, GuestState, to_vmcs, virtual_8086_segment};
+use crate::testing::start::Start;
 use crate::testing::{Vmcs, set};
-use arch::{Cr0, DescriptorTable, Gpr, Rflags, SegmentName};
+use arch::SegmentName;
 use std::collections::{BTreeMap, BTreeSet};
 use std::string::ToString;
 use std::vec;
@@ -79,29 +79,10 @@ fn valid_frame() -> Vmcs {
     ]))
 }
 
-/// A frame with the guest state that the backend makes of `state`.
-fn with_guest(state: &GuestState) -> Vmcs {
+/// A frame with a guest state.
+fn with_guest(start: Start) -> Vmcs {
     let mut vmcs = valid_frame();
-    for name in SegmentName::ALL {
-        let (fields, segment) = (SegmentFields::guest(name), state.segment(name));
-        vmcs.write(fields.selector, segment.selector);
-        vmcs.write(fields.base, segment.base);
-        vmcs.write(fields.limit, segment.limit);
-        vmcs.write(fields.access_rights, to_vmcs(segment.access));
-    }
-    vmcs.write(GUEST_CR0, (state.cr0 | Cr0::NE).bits());
-    vmcs.write(GUEST_CR3, state.cr3);
-    vmcs.write(GUEST_CR4, state.cr4.bits() | 0x2000);
-    vmcs.write(GUEST_EFER, state.efer.bits());
-    vmcs.write(GUEST_PAT, state.pat);
-    vmcs.write(GUEST_DR7, state.dr7);
-    vmcs.write(GUEST_RIP, state.rip);
-    vmcs.write(GUEST_RSP, state.gprs.get(Gpr::Rsp));
-    vmcs.write(GUEST_RFLAGS, state.rflags.bits());
-    vmcs.write(GUEST_GDTR_BASE, state.gdtr.base);
-    vmcs.write(GUEST_GDTR_LIMIT, state.gdtr.limit.into());
-    vmcs.write(GUEST_IDTR_BASE, state.idtr.base);
-    vmcs.write(GUEST_IDTR_LIMIT, state.idtr.limit.into());
+    start.write(&mut vmcs);
     vmcs
 }
 
@@ -118,15 +99,8 @@ enum Base {
 
 impl Base {
     fn vmcs(self) -> Vmcs {
-        let start = FlatStart {
-            rip: 0x10_0000,
-            rsp: 0x8000,
-            code: 0x10,
-            data: 0x18,
-            gdtr: DescriptorTable { base: 0x1000, limit: 0x1f },
-        };
         let long = |secondary| {
-            let mut vmcs = with_guest(&GuestState::long_mode(&start, 0x9000));
+            let mut vmcs = with_guest(Start::Long);
             vmcs.write(ENTRY_CONTROLS, (ENTRY | LONG_MODE) as u32);
             vmcs.write(SECONDARY_CONTROLS, secondary as u32);
             vmcs
@@ -134,17 +108,9 @@ impl Base {
         match self {
             Self::Long => long(SECONDARY),
             Self::Restricted => long(SECONDARY & !0x80),
-            Self::Protected => with_guest(&GuestState::protected_mode(&start)),
-            Self::Real => with_guest(&GuestState::real_mode(0x07c0, 0)),
-            Self::V86 => {
-                let mut state = GuestState::protected_mode(&start);
-                state.rflags |= Rflags::VM;
-                state.rip = 0x100;
-                for name in &SegmentName::ALL[..6] {
-                    state.set_segment(*name, virtual_8086_segment(0x1000));
-                }
-                with_guest(&state)
-            }
+            Self::Protected => with_guest(Start::Protected),
+            Self::Real => with_guest(Start::Real),
+            Self::V86 => with_guest(Start::V86),
         }
     }
 }
@@ -182,11 +148,8 @@ fn every_kind_of_start_breaks_no_rule() {
     for base in [Base::Long, Base::Protected, Base::Real, Base::V86, Base::Restricted] {
         assert_eq!(found(base, &[], raw()), [], "{base:?}");
     }
-    for state in [
-        GuestState::reset(0x5_0654),
-        GuestState::init(0x5_0654, Cr0::empty(), 0).started_up(arch::Vector(0x9a)),
-    ] {
-        assert_eq!(check(&with_guest(&state), &caps_of(raw())), []);
+    for start in [Start::Reset, Start::AfterIpi] {
+        assert_eq!(check(&with_guest(start), &caps_of(raw())), [], "{start:?}");
     }
 }
 

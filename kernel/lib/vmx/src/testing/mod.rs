@@ -1,4 +1,6 @@
-//! What several tests share: a VMCS as a map, and a processor.
+//! What several tests share: a VMCS as a map, a processor, and guest states.
+
+pub(crate) mod start;
 
 use std::collections::BTreeMap;
 
