@@ -122,7 +122,7 @@ extern "C" fn own_ground() -> ! {
     }
     io_apic::mask_all(&platform);
     if io_apic::route_isa(&platform, SERIAL_IRQ, HostVector::Serial, cpu::this().apic_id()) {
-        console::enable_input_interrupt();
+        console::enable_interrupts();
     }
     cpu::smp::init();
     cpu::smp::start_others(&platform.apic_ids);

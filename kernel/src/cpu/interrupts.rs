@@ -1,8 +1,8 @@
 //! The vectors that the hypervisor uses for itself.
 //!
 //! The hypervisor runs with interrupts off, except where it waits in HLT. An interrupt's only purpose is therefore to
-//! wake a halted CPU or to end a guest's turn; what is to be done then stands in memory. So all that a handler does is
-//! to count, and to tell the local APIC.
+//! wake a halted CPU or to end a guest's turn; what is to be done then stands in memory. All that a handler does is to tell
+//! the local APIC, and to feed the serial port.
 
 use arch::Vector;
 
@@ -17,7 +17,7 @@ pub(crate) enum HostVector {
     Timer = 0xf0,
     /// Another CPU wants this one to look at its pending work.
     Kick = 0xf1,
-    /// The serial port has a byte.
+    /// The serial port has a byte, or wants some.
     Serial = 0xf2,
     /// The local APIC has found an error.
     ApicError = 0xfe,
@@ -45,7 +45,7 @@ pub(crate) fn acknowledged(vector: Vector) {
     match HostVector::from_vector(vector) {
         Some(HostVector::Timer | HostVector::Kick) => apic::end_of_interrupt(),
         Some(HostVector::Serial) => {
-            console::input_arrived();
+            console::service();
             apic::end_of_interrupt();
         }
         Some(HostVector::Spurious) => {}

@@ -4,6 +4,9 @@
 //! by line, so lines never mix. A line that a guest has not ended yet (a prompt) is shown by [`GuestConsole::flush`]; should
 //! somebody else speak then, it is ended first.
 //!
+//! The hypervisor's own lines are sent before the call returns. What guests say waits in the serial port's ring, and so does
+//! nobody.
+//!
 //! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A panicking CPU
 //! waits a moment for it and then takes it by force ([`seize`]).
 
@@ -19,7 +22,7 @@ use x86_64::instructions::interrupts::without_interrupts;
 
 use crate::hw::clock;
 use crate::hw::screen::{Colour, Screen};
-use crate::hw::serial::Serial;
+use crate::hw::serial::{Received, Serial};
 
 /// The least time between two updates of the screen.
 const SCREEN_INTERVAL_NS: u64 = 100_000_000;
@@ -135,6 +138,8 @@ pub(crate) fn line(colour: Colour, text: fmt::Arguments<'_>) {
         // Writing to the console itself never fails; a `Display` that does is no reason to lose the line's end.
         let _ = console.write_fmt(text);
         console.write(b"\n");
+        // The hypervisor's own lines are rare, and may be the last before something goes wrong.
+        console.serial.flush();
         console.colour(Colour::Text);
         console.refresh(Refresh::WhenDue);
     });
@@ -160,14 +165,16 @@ pub(crate) fn read_byte() -> Option<u8> {
     without_interrupts(|| CONSOLE.lock().serial.try_read())
 }
 
-/// Lets the serial port raise its interrupt for each byte that arrives.
-pub(crate) fn enable_input_interrupt() {
-    without_interrupts(|| CONSOLE.lock().serial.enable_input_interrupt());
+/// Lets the serial port work by interrupts: from now on, what guests say leaves while they go on.
+pub(crate) fn enable_interrupts() {
+    without_interrupts(|| CONSOLE.lock().serial.enable_interrupts());
 }
 
-/// Called by the serial port's interrupt.
-pub(crate) fn input_arrived() {
-    INPUT_ARRIVED.store(true, Ordering::Release);
+/// Handles the serial port's interrupt; interrupts are off.
+pub(crate) fn service() {
+    if CONSOLE.lock().serial.service() == Received::Bytes {
+        INPUT_ARRIVED.store(true, Ordering::Release);
+    }
 }
 
 /// Whether bytes may have arrived since the last call.

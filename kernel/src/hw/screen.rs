@@ -9,7 +9,7 @@ use core::mem;
 use bootloader_api::info::{FrameBufferInfo, PixelFormat};
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
 
-use crate::console::EscapeFilter;
+use super::console::EscapeFilter;
 
 /// The most columns and rows that are used of a large screen.
 const COLUMNS: usize = 280;

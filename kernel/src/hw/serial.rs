@@ -1,7 +1,8 @@
 //! The first serial port, and the emulators' debug port for machines that have none.
 //!
-//! [`Serial`] is the text output that always works if anything does: polled, no interrupt, no allocation.
-//! `console.rs` owns the one instance and the lock around it.
+//! [`Serial`] works from the first moment, polled. Once interrupts are on ([`Serial::enable_interrupts`]), bytes that nobody
+//! has to wait for go into a ring and leave by interrupt ([`Serial::service`]): a UART takes 87 us for each, which is a
+//! long time for a guest to be kept from running. `console.rs` owns the one instance and the lock around it.
 
 use core::hint;
 
@@ -9,6 +10,8 @@ use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::Port;
+
+use super::ring::Ring;
 
 /// I/O port of the first serial port of a PC.
 const COM1: u16 = 0x3f8;
@@ -24,16 +27,104 @@ const CONFIG: Config = Config {
 /// Polls of the line status before a transmitter that takes nothing counts as broken: about a second on real
 /// hardware, where one poll takes about a microsecond.
 const TRANSMIT_POLLS: u32 = 1_000_000;
+/// Bytes that may wait to be sent, and to be read.
+const SEND_BYTES: usize = 16 * 1024;
+const RECEIVE_BYTES: usize = 256;
+/// Causes of an interrupt that are looked into at a time; a UART that has more is broken.
+const SERVICE_ROUNDS: u32 = 64;
 
 /// Where text goes that must get out of the machine.
 #[expect(clippy::large_enum_variant, reason = "there is one instance, in a static")]
 pub(crate) enum Serial {
     /// A UART at COM1.
-    Uart(Uart16550<PioBackend>),
+    Uart(Uart),
     /// Port 0xe9 of an emulator, output only.
     DebugPort(Port<u8>),
     /// Nothing to write to: the screen must do.
     Absent,
+}
+
+/// A UART and the bytes on their way through it.
+pub(crate) struct Uart {
+    device: Uart16550<PioBackend>,
+    sending: Ring<SEND_BYTES>,
+    received: Ring<RECEIVE_BYTES>,
+    mode: Mode,
+}
+
+/// Who moves the bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Mode {
+    /// Whoever has some to send or wants to read.
+    Polled,
+    /// The UART's interrupt.
+    Interrupts,
+    /// Nobody any more: the UART has stopped taking bytes.
+    Broken,
+}
+
+impl Uart {
+    /// Gives the UART as many bytes as it takes now.
+    fn pump(&mut self) {
+        while let Some(bytes) = self.sending.first_piece() {
+            let sent = self.device.send_bytes(bytes);
+            if sent == 0 {
+                return;
+            }
+            self.sending.discard(sent);
+        }
+    }
+
+    /// Waits until so many bytes or fewer wait to be sent, or the UART proves broken.
+    fn wait_until_left(&mut self, bytes: usize) {
+        let mut polls = 0;
+        let mut before = self.sending.len();
+        while self.sending.len() > bytes && self.mode != Mode::Broken {
+            self.pump();
+            if self.sending.len() < before {
+                before = self.sending.len();
+                polls = 0;
+            } else if polls < TRANSMIT_POLLS {
+                polls += 1;
+                hint::spin_loop();
+            } else {
+                self.mode = Mode::Broken;
+                self.sending.clear();
+            }
+        }
+    }
+
+    fn queue(&mut self, bytes: &[u8]) {
+        for &byte in bytes {
+            if self.sending.push(byte).is_err() {
+                self.wait_until_left(SEND_BYTES / 2);
+                // There is room now, unless the UART is broken.
+                let _ = self.sending.push(byte);
+            }
+        }
+        if self.mode == Mode::Broken {
+            self.sending.clear();
+        }
+    }
+
+    fn receive(&mut self) -> Received {
+        let mut any = Received::Nothing;
+        while let Ok(byte) = self.device.try_receive_byte() {
+            // What nobody reads in time is lost, as in the UART itself.
+            let _ = self.received.push(byte);
+            any = Received::Bytes;
+        }
+        any
+    }
+}
+
+/// Whether bytes have arrived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Received {
+    /// Some.
+    Bytes,
+    /// None.
+    Nothing,
 }
 
 impl Serial {
@@ -43,10 +134,11 @@ impl Serial {
     /// Nobody else uses the serial port.
     pub(crate) unsafe fn detect() -> Self {
         // SAFETY: COM1 is where a PC has its first UART, and the caller says that it is ours alone.
-        if let Ok(mut uart) = unsafe { Uart16550::new_port(COM1) }
-            && uart.init(CONFIG).is_ok()
+        if let Ok(mut device) = unsafe { Uart16550::new_port(COM1) }
+            && device.init(CONFIG).is_ok()
         {
-            return Self::Uart(uart);
+            let (sending, received) = (Ring::new(), Ring::new());
+            return Self::Uart(Uart { device, sending, received, mode: Mode::Polled });
         }
         let mut debug_port = Port::new(DEBUG_PORT);
         // SAFETY: a read of this port has no effect on any PC.
@@ -56,24 +148,14 @@ impl Serial {
         Self::Absent
     }
 
-    /// Sends `bytes` as they are. A UART that stops taking bytes is given up, so that nobody hangs on a broken one.
+    /// Sends `bytes` as they are. With interrupts on, they may still be on their way when this returns.
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         match self {
             Self::Uart(uart) => {
-                let mut left = bytes;
-                let mut polls = 0;
-                while !left.is_empty() {
-                    let sent = uart.send_bytes(left);
-                    left = left.get(sent..).unwrap_or_default();
-                    if sent > 0 {
-                        polls = 0;
-                    } else if polls < TRANSMIT_POLLS {
-                        polls += 1;
-                        hint::spin_loop();
-                    } else {
-                        *self = Self::Absent;
-                        return;
-                    }
+                uart.queue(bytes);
+                uart.pump();
+                if uart.mode == Mode::Polled {
+                    uart.wait_until_left(0);
                 }
             }
             Self::DebugPort(port) => {
@@ -86,27 +168,61 @@ impl Serial {
         }
     }
 
+    /// Waits until the UART has taken all bytes.
+    pub(crate) fn flush(&mut self) {
+        if let Self::Uart(uart) = self {
+            uart.wait_until_left(0);
+        }
+    }
+
     /// A byte that has arrived, if any.
     pub(crate) fn try_read(&mut self) -> Option<u8> {
         match self {
-            Self::Uart(uart) => uart.try_receive_byte().ok(),
+            Self::Uart(uart) => {
+                if uart.mode == Mode::Polled {
+                    uart.receive();
+                }
+                uart.received.pop()
+            }
             Self::DebugPort(_) | Self::Absent => None,
         }
     }
 
-    /// Lets the UART raise its interrupt for each byte that arrives.
-    pub(crate) fn enable_input_interrupt(&mut self) {
-        if let Self::Uart(uart) = self {
-            uart.enable_interrupts(IER::DATA_READY);
+    /// Lets the UART interrupt for each byte that arrives, and each time that it has sent all it had.
+    pub(crate) fn enable_interrupts(&mut self) {
+        if let Self::Uart(uart) = self
+            && uart.mode == Mode::Polled
+        {
+            uart.mode = Mode::Interrupts;
+            uart.device.enable_interrupts(IER::DATA_READY | IER::THR_EMPTY);
         }
+    }
+
+    /// Handles the UART's interrupt.
+    pub(crate) fn service(&mut self) -> Received {
+        let mut any = Received::Nothing;
+        let Self::Uart(uart) = self else { return any };
+        // The interrupt comes at an edge: until the UART has nothing more to report, there will be no other.
+        for _ in 0..SERVICE_ROUNDS {
+            // Reading the register also ends the report of an empty transmitter.
+            if !uart.device.isr().has_pending_interrupt() {
+                break;
+            }
+            if uart.receive() == Received::Bytes {
+                any = Received::Bytes;
+            }
+            uart.pump();
+        }
+        any
     }
 
     /// Waits until the last byte has left the machine: what is still in the transmitter when an emulator ends or
     /// a machine powers off is lost.
     pub(crate) fn drain(&mut self) {
+        self.flush();
         if let Self::Uart(uart) = self {
             for _ in 0..TRANSMIT_POLLS {
-                if uart.lsr().contains(LSR::TRANSMITTER_EMPTY) {
+                if uart.device.lsr().contains(LSR::TRANSMITTER_EMPTY) {
                     return;
                 }
                 hint::spin_loop();
