@@ -26,6 +26,7 @@ pub mod metrics;
 pub mod mtrr;
 pub mod pending;
 pub mod reset;
+pub mod scheduler;
 pub mod state;
 pub mod trace;
 #[cfg(any(test, feature = "testing"))]

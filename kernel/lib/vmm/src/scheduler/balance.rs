@@ -1,0 +1,261 @@
+//! Which CPU a vCPU runs on: the sets that it may use, and when one CPU takes a vCPU from another.
+
+use super::VirtualTime;
+
+/// How far a queue may fall behind another before it loses a vCPU: a round over this.
+const TOLERATED: u64 = 4;
+
+/// CPUs of the host that there can be.
+pub const MAX_CPUS: usize = 256;
+
+/// A set of the host's CPUs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct CpuSet([u64; MAX_CPUS / 64]);
+
+impl CpuSet {
+    /// No CPU.
+    pub const EMPTY: Self = Self([0; MAX_CPUS / 64]);
+
+    /// CPUs 0 up to but not including `count`.
+    pub fn first(count: usize) -> Self {
+        (0..count.min(MAX_CPUS) as u16).collect()
+    }
+
+    /// Whether the CPU is in it.
+    pub fn contains(&self, cpu: u16) -> bool {
+        self.0.get(usize::from(cpu) / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0)
+    }
+
+    /// Adds a CPU; one that cannot be is left out.
+    pub fn insert(&mut self, cpu: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(cpu) / 64) {
+            *word |= 1 << (cpu % 64);
+        }
+    }
+
+    /// Takes a CPU out.
+    pub fn remove(&mut self, cpu: u16) {
+        if let Some(word) = self.0.get_mut(usize::from(cpu) / 64) {
+            *word &= !(1 << (cpu % 64));
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::EMPTY
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.iter().map(|word| word.count_ones() as usize).sum()
+    }
+
+    /// The CPUs that are in this set and not in the other.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        self.combine(other, |mine, theirs| mine & !theirs)
+    }
+
+    /// The CPUs that are in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        self.combine(other, |mine, theirs| mine & theirs)
+    }
+
+    fn combine(&self, other: &Self, f: impl Fn(u64, u64) -> u64) -> Self {
+        let mut words = self.0;
+        for (word, theirs) in words.iter_mut().zip(other.0) {
+            *word = f(*word, theirs);
+        }
+        Self(words)
+    }
+
+    /// The CPUs, in the order of their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = u16> + '_ {
+        (0..MAX_CPUS as u16).filter(|cpu| self.contains(*cpu))
+    }
+}
+
+impl FromIterator<u16> for CpuSet {
+    fn from_iter<I: IntoIterator<Item = u16>>(cpus: I) -> Self {
+        let mut set = Self::EMPTY;
+        for cpu in cpus {
+            set.insert(cpu);
+        }
+        set
+    }
+}
+
+/// Who may use which CPU of the host.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    all: CpuSet,
+    dedicated: CpuSet,
+}
+
+impl Plan {
+    /// All of these CPUs, shared by everybody.
+    pub const fn new(all: CpuSet) -> Self {
+        Self { all, dedicated: CpuSet::EMPTY }
+    }
+
+    /// Makes one of the allowed CPUs (an empty set allows all) the property of one vCPU. One CPU stays for
+    /// everybody else: `None` where there is none to give.
+    pub fn dedicate(&mut self, affinity: &CpuSet) -> Option<u16> {
+        let free = self.all.without(&self.dedicated);
+        if free.len() <= 1 {
+            return None;
+        }
+        let wanted = if affinity.is_empty() { free } else { free.and(affinity) };
+        // The first CPU of the machine has most to do with the host's own affairs.
+        let cpu = wanted.iter().last()?;
+        self.dedicated.insert(cpu);
+        Some(cpu)
+    }
+
+    /// Gives a dedicated CPU back.
+    pub fn release(&mut self, cpu: u16) {
+        self.dedicated.remove(cpu);
+    }
+
+    /// The CPUs that a vCPU with this affinity shares with others. Where none of those that it asks for is there
+    /// to be shared, it may use all that are.
+    pub fn shared(&self, affinity: &CpuSet) -> CpuSet {
+        let shared = self.all.without(&self.dedicated);
+        let wanted = shared.and(affinity);
+        if wanted.is_empty() { shared } else { wanted }
+    }
+}
+
+/// What one CPU lets the others know about its queue, without a lock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Summary {
+    /// vCPUs that wait there.
+    pub waiting: usize,
+    /// Whether one runs there.
+    pub occupied: Occupied,
+    /// The virtual time of the one whose turn is next.
+    pub next_waiting: Option<VirtualTime>,
+    /// The virtual time of the one that is furthest behind, the running one included.
+    pub furthest_behind: Option<VirtualTime>,
+    /// By how much virtual time advances there in a round.
+    pub round: VirtualTime,
+}
+
+/// Whether a vCPU runs on a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Occupied {
+    /// None does.
+    #[default]
+    No,
+    /// One does.
+    Yes,
+}
+
+/// Whether a CPU that is about to choose had better take a vCPU from another's queue.
+///
+/// A CPU with nothing to do takes what waits elsewhere. One that has something takes from a queue that has
+/// fallen behind by more than the usual inaccuracy: its vCPUs get less than their share.
+pub fn should_steal(own: &Summary, other: &Summary) -> bool {
+    let Some(theirs) = other.next_waiting else { return false };
+    match own.furthest_behind {
+        None => true,
+        Some(ours) => {
+            let tolerated = own.round.max(other.round).fraction(TOLERATED);
+            theirs.saturating_add(tolerated) < ours
+        }
+    }
+}
+
+/// The CPU for a vCPU that becomes ready: where it last was, if that is free, then any free one, then where it
+/// last was. `None` where it may not run anywhere.
+pub fn place(allowed: &CpuSet, last: Option<u16>, summary: impl Fn(u16) -> Summary) -> Option<u16> {
+    let is_free = |cpu: u16| {
+        let summary = summary(cpu);
+        summary.waiting == 0 && summary.occupied == Occupied::No
+    };
+    let last = last.filter(|cpu| allowed.contains(*cpu));
+    if let Some(cpu) = last
+        && is_free(cpu)
+    {
+        return Some(cpu);
+    }
+    allowed
+        .iter()
+        .find(|cpu| is_free(*cpu))
+        .or(last)
+        .or_else(|| allowed.iter().min_by_key(|cpu| summary(*cpu).waiting))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scheduler::Weight;
+
+    fn set(cpus: &[u16]) -> CpuSet {
+        cpus.iter().copied().collect()
+    }
+
+    #[test]
+    fn sets_of_cpus_reach_to_the_last_one() {
+        let mut cpus = set(&[0, 63, 64, 255, 256, 1000]);
+        assert_eq!(cpus.iter().collect::<alloc::vec::Vec<_>>(), [0, 63, 64, 255]);
+        cpus.remove(64);
+        assert_eq!((cpus.len(), cpus.contains(64), cpus.contains(300)), (3, false, false));
+        assert_eq!(CpuSet::first(3), set(&[0, 1, 2]));
+    }
+
+    #[test]
+    fn a_dedicated_cpu_is_nobody_elses() {
+        let mut plan = Plan::new(CpuSet::first(4));
+        assert_eq!(plan.dedicate(&set(&[1, 2])), Some(2));
+        assert_eq!(plan.shared(&CpuSet::EMPTY), set(&[0, 1, 3]));
+        assert_eq!(plan.shared(&set(&[2, 3])), set(&[3]));
+        // What it asked for is taken: it may use the rest.
+        assert_eq!(plan.shared(&set(&[2])), set(&[0, 1, 3]));
+        plan.release(2);
+        assert_eq!(plan.shared(&set(&[2])), set(&[2]));
+    }
+
+    #[test]
+    fn the_last_shared_cpu_is_never_dedicated() {
+        let mut plan = Plan::new(CpuSet::first(2));
+        assert_eq!(plan.dedicate(&CpuSet::EMPTY), Some(1));
+        assert_eq!(plan.dedicate(&CpuSet::EMPTY), None);
+    }
+
+    fn summary(waiting: usize, occupied: Occupied, time: Option<u64>) -> Summary {
+        let time = time.map(|ns| VirtualTime::of(ns, Weight::DEFAULT));
+        let round = VirtualTime::of(10_000_000, Weight::DEFAULT);
+        Summary { waiting, occupied, next_waiting: time, furthest_behind: time, round }
+    }
+
+    #[test]
+    fn an_idle_cpu_takes_what_waits_elsewhere() {
+        let idle = Summary::default();
+        assert!(should_steal(&idle, &summary(1, Occupied::Yes, Some(7))));
+        assert!(!should_steal(&idle, &summary(0, Occupied::Yes, None)));
+    }
+
+    #[test]
+    fn a_busy_cpu_takes_from_a_queue_that_has_fallen_behind() {
+        let own = summary(1, Occupied::No, Some(100_000_000));
+        assert!(should_steal(&own, &summary(3, Occupied::Yes, Some(90_000_000))));
+        assert!(!should_steal(&own, &summary(3, Occupied::Yes, Some(98_000_000))));
+        assert!(!should_steal(&own, &summary(3, Occupied::Yes, Some(110_000_000))));
+    }
+
+    #[test]
+    fn a_vcpu_goes_back_where_it_was_unless_another_cpu_is_free() {
+        let busy = summary(1, Occupied::Yes, Some(0));
+        let free = Summary::default();
+        let all = CpuSet::first(3);
+        assert_eq!(place(&all, Some(1), |_| free), Some(1));
+        assert_eq!(place(&all, Some(1), |cpu| if cpu == 2 { free } else { busy }), Some(2));
+        assert_eq!(place(&all, Some(1), |_| busy), Some(1));
+        assert_eq!(place(&set(&[2]), Some(1), |_| busy), Some(2));
+        let waiting = |cpu| summary(usize::from(3 - cpu), Occupied::Yes, Some(0));
+        assert_eq!(place(&all, None, waiting), Some(2));
+        assert_eq!(place(&CpuSet::EMPTY, None, |_| free), None);
+    }
+}

@@ -1,0 +1,167 @@
+//! Which vCPU runs on a CPU, and for how long. Policy only: it knows no lock, no timer and no vCPU's insides.
+//!
+//! The algorithm is borrowed virtual time (Kenneth J. Duda and David R. Cheriton, "Borrowed-Virtual-Time (BVT)
+//! scheduling: supporting latency-sensitive threads in a general-purpose scheduler", SOSP 1999). Every vCPU has
+//! a virtual time, which passes the slower the greater its weight, and the one that is furthest behind runs. A
+//! vCPU that wakes up *borrows*: for a while it counts as if its time were earlier, and so runs at once; what it
+//! uses is charged all the same, so nobody's share changes. That answers both of a hypervisor's questions,
+//! exact shares and prompt wake-ups, with one number per vCPU and one heap per CPU. EEVDF bounds the error more
+//! tightly, but needs a tree ordered by two keys and a guess at how long a guest will run; credit schedulers
+//! correct shares only from period to period.
+//!
+//! - [`RunQueue`] has the vCPUs that are ready on one CPU. Choosing costs the logarithm of their number.
+//! - [`Cap`] limits what all vCPUs of a VM use together, even where nobody else wants the CPU.
+//! - [`balance`] says when a CPU takes a vCPU from another's queue, and which CPUs a vCPU may use at all.
+//!
+//! All CPUs share one virtual time: a vCPU that moves keeps its own, within bounds. A queue with too many vCPUs
+//! falls behind, a CPU with less to do sees that and takes one of them, so that shares hold across CPUs.
+
+pub mod balance;
+mod cap;
+mod queue;
+#[cfg(test)]
+mod simulator;
+#[cfg(test)]
+mod tests;
+
+use alloc::sync::Arc;
+
+pub use cap::{Cap, Grant};
+pub use queue::{Arrival, Preemption, RunQueue, Slice, Turn, Use};
+
+/// In how much time everybody that is ready gets a turn, as long as that leaves turns worth taking.
+const ROUND_NS: u64 = 10_000_000;
+/// No turn is shorter, unless the vCPU itself ends it or one that wakes up does: a switch has its price.
+const MIN_SLICE_NS: u64 = 200_000;
+/// How long one that is alone on a shared CPU runs before it is looked whether another CPU has too much to do.
+const BALANCE_NS: u64 = 5_000_000;
+/// How far a vCPU that comes from another CPU may be behind the others, in rounds of its new queue.
+const CATCH_UP_ROUNDS: u64 = 3;
+/// How far one may be ahead, in the same measure; more than borrowing makes up for, lest somebody who sleeps and
+/// wakes all the time be forgiven what he ran.
+const AHEAD_ROUNDS: u64 = 2 * BORROW_ROUNDS;
+/// How long a vCPU that has woken up may run on borrowed time.
+const BORROW_LIMIT_NS: u64 = 1_000_000;
+/// By how much borrowing advances a vCPU, in rounds: past any that catches up.
+const BORROW_ROUNDS: u64 = CATCH_UP_ROUNDS + 1;
+
+/// The share of a vCPU against that of the others, 1 to 65535.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Weight(u32);
+
+impl Weight {
+    /// The usual one.
+    pub const DEFAULT: Self = Self(256);
+
+    /// The nearest weight that there is.
+    pub const fn new(weight: u32) -> Self {
+        Self(match weight {
+            0 => 1,
+            1..=0xffff => weight,
+            _ => 0xffff,
+        })
+    }
+
+    /// The number.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The share of each of `vcpus` vCPUs in the weight of a VM.
+    #[must_use]
+    pub const fn divided(self, vcpus: u32) -> Self {
+        match self.0.checked_div(vcpus) {
+            Some(weight) => Self::new(weight),
+            None => self,
+        }
+    }
+}
+
+/// Virtual time: nanoseconds of run time, times 65536, over the weight. At the least weight it lasts for nine
+/// years of running, at the usual one for two thousand.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct VirtualTime(u64);
+
+const VIRTUAL_SCALE_LOG2: u32 = 16;
+
+impl VirtualTime {
+    /// The virtual time in which a vCPU of this weight runs for `ns`.
+    fn of(ns: u64, weight: Weight) -> Self {
+        let scaled = u128::from(ns) << VIRTUAL_SCALE_LOG2;
+        Self(u64::try_from(scaled / u128::from(weight.0)).unwrap_or(u64::MAX))
+    }
+
+    /// The virtual time in which all of these weights together run for `ns`.
+    fn over(ns: u64, total_weight: u64) -> Self {
+        let scaled = u128::from(ns) << VIRTUAL_SCALE_LOG2;
+        Self(u64::try_from(scaled / u128::from(total_weight.max(1))).unwrap_or(u64::MAX))
+    }
+
+    /// For how long a vCPU of this weight runs in this virtual time.
+    fn to_ns(self, weight: Weight) -> u64 {
+        let scaled = u128::from(self.0) * u128::from(weight.0);
+        u64::try_from(scaled >> VIRTUAL_SCALE_LOG2).unwrap_or(u64::MAX)
+    }
+
+    const fn times(self, factor: u64) -> Self {
+        Self(self.0.saturating_mul(factor))
+    }
+
+    const fn fraction(self, divisor: u64) -> Self {
+        Self(self.0 / divisor)
+    }
+
+    const fn saturating_add(self, other: Self) -> Self {
+        Self(self.0.saturating_add(other.0))
+    }
+
+    const fn saturating_sub(self, other: Self) -> Self {
+        Self(self.0.saturating_sub(other.0))
+    }
+}
+
+/// What the scheduler knows of one vCPU; it travels with the vCPU from queue to queue.
+#[derive(Clone, Debug)]
+pub struct Share {
+    weight: Weight,
+    cap: Option<Arc<Cap>>,
+    virtual_time: VirtualTime,
+    /// Run time that may still be on borrowed time.
+    borrowing_ns: u64,
+}
+
+impl Share {
+    /// A vCPU that has not run yet.
+    pub const fn new(weight: Weight, cap: Option<Arc<Cap>>) -> Self {
+        Self { weight, cap, virtual_time: VirtualTime(0), borrowing_ns: 0 }
+    }
+
+    /// Its weight.
+    pub const fn weight(&self) -> Weight {
+        self.weight
+    }
+
+    /// Gives it another weight; what it has used stays as it was charged.
+    pub const fn set_weight(&mut self, weight: Weight) {
+        self.weight = weight;
+    }
+
+    /// Its virtual time.
+    pub const fn virtual_time(&self) -> VirtualTime {
+        self.virtual_time
+    }
+
+    /// The virtual time that decides its turn in a queue with such rounds.
+    fn effective(&self, round: VirtualTime) -> VirtualTime {
+        if self.borrowing_ns > 0 {
+            self.virtual_time.saturating_sub(round.times(BORROW_ROUNDS))
+        } else {
+            self.virtual_time
+        }
+    }
+
+    fn charge(&mut self, ran_ns: u64) {
+        self.virtual_time = self.virtual_time.saturating_add(VirtualTime::of(ran_ns, self.weight));
+        self.borrowing_ns = self.borrowing_ns.saturating_sub(ran_ns);
+    }
+}

@@ -1,0 +1,416 @@
+//! [`RunQueue`]: the vCPUs that are ready on one CPU, and the one that runs there.
+
+use alloc::collections::BinaryHeap;
+use alloc::vec::Vec;
+use core::cmp::{Ordering, Reverse};
+
+use super::balance::{Occupied, Summary};
+use super::{
+    AHEAD_ROUNDS, BALANCE_NS, BORROW_LIMIT_NS, BORROW_ROUNDS, CATCH_UP_ROUNDS, Grant, MIN_SLICE_NS,
+    ROUND_NS, Share, VirtualTime, Weight,
+};
+
+/// Why a vCPU joins a queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Arrival {
+    /// It is new.
+    New,
+    /// It has slept, and something has woken it.
+    Woken,
+    /// Its turn is over and it wants another one.
+    Again,
+    /// It comes from another CPU's queue.
+    Moved,
+}
+
+/// Who uses a CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Use {
+    /// Many vCPUs take turns.
+    Shared,
+    /// It is the property of one vCPU, whose turns have no end.
+    Dedicated,
+}
+
+/// Whether the vCPU that runs is to make way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Preemption {
+    /// The new one goes first: choose again.
+    Now,
+    /// It waits for its turn.
+    NotNow,
+}
+
+/// How long a turn lasts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Slice {
+    /// So many nanoseconds.
+    Ns(u64),
+    /// Until it sleeps: the CPU is its own.
+    Unlimited,
+}
+
+/// A vCPU that was chosen.
+#[derive(Debug)]
+pub struct Turn<T> {
+    /// The vCPU.
+    pub vcpu: T,
+    /// The scheduler's part of it.
+    pub share: Share,
+    /// How long it may run.
+    pub slice: Slice,
+    began_ns: u64,
+    /// What its cap has granted.
+    granted_ns: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Ready<T> {
+    key: VirtualTime,
+    /// The order of arrival, among equals.
+    order: u64,
+    vcpu: T,
+    share: Share,
+}
+
+impl<T> PartialEq for Ready<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl<T> Eq for Ready<T> {}
+
+impl<T> PartialOrd for Ready<T> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl<T> Ord for Ready<T> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (self.key, self.order).cmp(&(other.key, other.order))
+    }
+}
+
+#[derive(Debug)]
+struct Throttled<T> {
+    until_ns: u64,
+    vcpu: T,
+    share: Share,
+}
+
+/// The part of the running vCPU that the queue has to know.
+#[derive(Clone, Copy, Debug)]
+struct Running {
+    began_ns: u64,
+    virtual_time: VirtualTime,
+    borrowing_ns: u64,
+    weight: Weight,
+    company: Company,
+}
+
+/// Whether anybody else was ready when a turn began.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Company {
+    Alone,
+    Others,
+}
+
+impl Running {
+    fn virtual_time(&self, now_ns: u64) -> VirtualTime {
+        let ran = now_ns.saturating_sub(self.began_ns);
+        self.virtual_time.saturating_add(VirtualTime::of(ran, self.weight))
+    }
+
+    fn effective(&self, now_ns: u64, round: VirtualTime) -> VirtualTime {
+        let borrows = now_ns.saturating_sub(self.began_ns) < self.borrowing_ns;
+        let rounds = if borrows { BORROW_ROUNDS } else { 0 };
+        self.virtual_time(now_ns).saturating_sub(round.times(rounds))
+    }
+}
+
+/// The vCPUs that are ready on one CPU; `T` is whatever owns one.
+///
+/// One CPU owns it; others that want to add or take vCPUs hold its lock, which is the owner's business.
+#[derive(Debug)]
+pub struct RunQueue<T> {
+    cpu_use: Use,
+    ready: BinaryHeap<Reverse<Ready<T>>>,
+    /// Those whose VM has used up its cap.
+    throttled: Vec<Throttled<T>>,
+    /// The earliest end of a wait among them.
+    next_release_ns: u64,
+    running: Option<Running>,
+    /// Of the ready ones and the running one.
+    total_weight: u64,
+    /// The virtual time that all have passed; never falls.
+    passed: VirtualTime,
+    arrivals: u64,
+}
+
+impl<T> RunQueue<T> {
+    /// An empty queue.
+    pub const fn new(cpu_use: Use) -> Self {
+        Self {
+            cpu_use,
+            ready: BinaryHeap::new(),
+            throttled: Vec::new(),
+            next_release_ns: u64::MAX,
+            running: None,
+            total_weight: 0,
+            passed: VirtualTime(0),
+            arrivals: 0,
+        }
+    }
+
+    /// Makes room, so that up to this many vCPUs join without an allocation.
+    pub fn reserve(&mut self, vcpus: usize) {
+        self.ready.reserve(vcpus.saturating_sub(self.ready.len()));
+        self.throttled.reserve(vcpus.saturating_sub(self.throttled.len()));
+    }
+
+    /// How many vCPUs wait for their turn.
+    pub fn ready(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Whether there is none, neither ready nor waiting for its cap. The running one is not counted.
+    pub fn is_empty(&self) -> bool {
+        self.ready.is_empty() && self.throttled.is_empty()
+    }
+
+    /// When the queue has to be looked at again though nobody joins: a cap's period ends.
+    pub fn next_event_ns(&self) -> Option<u64> {
+        (self.next_release_ns != u64::MAX).then_some(self.next_release_ns)
+    }
+
+    /// What other CPUs should know.
+    pub fn summary(&self, now_ns: u64) -> Summary {
+        let next_waiting = self.ready.peek().map(|Reverse(ready)| ready.share.virtual_time);
+        let running = self.running.map(|running| running.virtual_time(now_ns));
+        Summary {
+            waiting: self.ready.len(),
+            occupied: if running.is_some() { Occupied::Yes } else { Occupied::No },
+            next_waiting,
+            furthest_behind: match (next_waiting, running) {
+                (Some(waiting), Some(running)) => Some(waiting.min(running)),
+                (waiting, running) => waiting.or(running),
+            },
+            round: self.round(),
+        }
+    }
+
+    /// By how much virtual time advances in a round.
+    fn round(&self) -> VirtualTime {
+        VirtualTime::over(ROUND_NS, self.total_weight)
+    }
+
+    /// Virtual time does not stand still while a CPU is idle: before a vCPU joins an empty queue, the queue is
+    /// told the latest `furthest_behind` of the others.
+    pub fn catch_up(&mut self, others: VirtualTime) {
+        if self.running.is_none() && self.ready.is_empty() {
+            self.passed = self.passed.max(others);
+        }
+    }
+
+    /// A vCPU becomes ready.
+    pub fn enqueue(
+        &mut self,
+        vcpu: T,
+        mut share: Share,
+        arrival: Arrival,
+        now_ns: u64,
+    ) -> Preemption {
+        self.advance(now_ns);
+        match arrival {
+            Arrival::Again => {}
+            Arrival::New => share.virtual_time = self.passed,
+            Arrival::Woken => {
+                share.virtual_time = self.bounded(&share);
+                share.borrowing_ns = BORROW_LIMIT_NS;
+            }
+            Arrival::Moved if self.running.is_none() && self.ready.is_empty() => {
+                self.passed = self.passed.max(share.virtual_time);
+            }
+            Arrival::Moved => {
+                let least = self.passed.saturating_sub(self.round().times(CATCH_UP_ROUNDS));
+                share.virtual_time = self.not_far_ahead(&share).max(least);
+            }
+        }
+        let key = self.push(vcpu, share);
+        let Some(running) = self.running else { return Preemption::NotNow };
+        let goes_first = || key < running.effective(now_ns, self.round());
+        // A turn that began without competition is longer than it should be now.
+        if running.company == Company::Alone || arrival == Arrival::Woken && goes_first() {
+            Preemption::Now
+        } else {
+            Preemption::NotNow
+        }
+    }
+
+    /// The virtual time of a vCPU that has not been ready for a while: it is not behind the others, since sleep
+    /// saves nothing up.
+    fn bounded(&self, share: &Share) -> VirtualTime {
+        self.not_far_ahead(share).max(self.passed)
+    }
+
+    /// The virtual time of a vCPU that comes from elsewhere: not far ahead, since nobody is to wait for long for
+    /// what it ran where it was alone.
+    fn not_far_ahead(&self, share: &Share) -> VirtualTime {
+        let turns = VirtualTime::of(2 * MIN_SLICE_NS, share.weight);
+        let most = self.round().times(AHEAD_ROUNDS).max(turns);
+        share.virtual_time.min(self.passed.saturating_add(most))
+    }
+
+    fn push(&mut self, vcpu: T, share: Share) -> VirtualTime {
+        self.total_weight += u64::from(share.weight.get());
+        let key = share.effective(self.round());
+        let order = self.arrivals;
+        self.arrivals = self.arrivals.wrapping_add(1);
+        self.ready.push(Reverse(Ready { key, order, vcpu, share }));
+        key
+    }
+
+    /// Brings the virtual time that all have passed up to now.
+    fn advance(&mut self, now_ns: u64) {
+        let waiting = match self.ready.peek() {
+            // One on borrowed time says nothing about those behind it.
+            Some(Reverse(first)) if first.share.borrowing_ns > 0 => return,
+            Some(Reverse(first)) => Some(first.share.virtual_time),
+            None => None,
+        };
+        let running = self.running.map(|running| running.virtual_time(now_ns));
+        let least = match (waiting, running) {
+            (Some(waiting), Some(running)) => waiting.min(running),
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => return,
+        };
+        self.passed = self.passed.max(least);
+    }
+
+    /// Chooses the vCPU that runs now. It is the caller's until [`end_turn`](Self::end_turn).
+    pub fn choose(&mut self, now_ns: u64) -> Option<Turn<T>> {
+        if now_ns >= self.next_release_ns {
+            self.release(now_ns);
+        }
+        loop {
+            let Reverse(Ready { key, vcpu, share, .. }) = self.ready.pop()?;
+            let slice_ns = self.slice(key, &share);
+            let cap = share.cap.clone();
+            let (slice, granted_ns) = match cap.as_deref() {
+                None if self.cpu_use == Use::Dedicated => (Slice::Unlimited, None),
+                None => (Slice::Ns(slice_ns), None),
+                Some(cap) => match cap.take(now_ns, slice_ns) {
+                    Grant::Run { ns } => (Slice::Ns(ns), Some(ns)),
+                    Grant::Wait { until_ns } => {
+                        self.next_release_ns = self.next_release_ns.min(until_ns);
+                        self.total_weight -= u64::from(share.weight.get());
+                        self.throttled.push(Throttled { until_ns, vcpu, share });
+                        continue;
+                    }
+                },
+            };
+            self.running = Some(Running {
+                began_ns: now_ns,
+                virtual_time: share.virtual_time,
+                borrowing_ns: share.borrowing_ns,
+                weight: share.weight,
+                company: if self.ready.is_empty() { Company::Alone } else { Company::Others },
+            });
+            self.advance(now_ns);
+            return Some(Turn { vcpu, share, slice, began_ns: now_ns, granted_ns });
+        }
+    }
+
+    /// How long the vCPU may run before the one behind it has its turn.
+    fn slice(&self, key: VirtualTime, share: &Share) -> u64 {
+        let Some(Reverse(next)) = self.ready.peek() else { return BALANCE_NS };
+        // Those that sleep do not count: the round is theirs that are ready.
+        let until = next.key.saturating_add(self.round());
+        let slice = until.saturating_sub(key).to_ns(share.weight).max(MIN_SLICE_NS);
+        // Borrowed time is for a moment; after it the turn is decided anew.
+        if share.borrowing_ns > 0 { slice.min(share.borrowing_ns) } else { slice }
+    }
+
+    /// Lets those go whose cap has a new period.
+    #[cold]
+    fn release(&mut self, now_ns: u64) {
+        self.advance(now_ns);
+        self.next_release_ns = u64::MAX;
+        let mut at = 0;
+        while let Some(throttled) = self.throttled.get(at) {
+            if throttled.until_ns > now_ns {
+                self.next_release_ns = self.next_release_ns.min(throttled.until_ns);
+                at += 1;
+                continue;
+            }
+            let Throttled { vcpu, mut share, .. } = self.throttled.swap_remove(at);
+            share.virtual_time = self.bounded(&share);
+            let _ = self.push(vcpu, share);
+        }
+    }
+
+    /// Ends a turn: charges what the vCPU ran, up to now, and hands it back for the caller to enqueue it
+    /// [`Again`](Arrival::Again), or to let it sleep.
+    pub fn end_turn(&mut self, turn: Turn<T>, now_ns: u64) -> (T, Share) {
+        let Turn { vcpu, mut share, began_ns, granted_ns, slice: _ } = turn;
+        let ran_ns = now_ns.saturating_sub(began_ns);
+        share.charge(ran_ns);
+        if let (Some(cap), Some(granted_ns)) = (&share.cap, granted_ns) {
+            cap.settle(began_ns, granted_ns, ran_ns, now_ns);
+        }
+        self.advance(now_ns);
+        if self.running.take().is_some() {
+            self.total_weight = self.total_weight.saturating_sub(share.weight.get().into());
+        }
+        (vcpu, share)
+    }
+
+    /// Takes the waiting vCPU out that is furthest behind among the first few for which `may_move` holds.
+    pub fn steal(&mut self, may_move: impl Fn(&T) -> bool) -> Option<(T, Share)> {
+        /// How many are looked at before giving up.
+        const LOOKED_AT: usize = 8;
+        let mut passed_over = Vec::new();
+        let mut found = None;
+        while passed_over.len() < LOOKED_AT
+            && let Some(Reverse(ready)) = self.ready.pop()
+        {
+            if may_move(&ready.vcpu) {
+                found = Some(ready);
+                break;
+            }
+            passed_over.push(Reverse(ready));
+        }
+        self.ready.extend(passed_over);
+        let Ready { vcpu, share, .. } = found?;
+        self.total_weight -= u64::from(share.weight.get());
+        Some((vcpu, share))
+    }
+
+    /// Takes all out for which `is_meant` holds, such as those of a VM that is being stopped. The running one is
+    /// not among them. Looks at every one.
+    pub fn remove(&mut self, is_meant: impl Fn(&T) -> bool) -> Vec<(T, Share)> {
+        let mut removed = Vec::new();
+        let (out, stay): (Vec<_>, Vec<_>) = core::mem::take(&mut self.ready)
+            .into_vec()
+            .into_iter()
+            .partition(|Reverse(ready)| is_meant(&ready.vcpu));
+        self.ready = BinaryHeap::from(stay);
+        for Reverse(Ready { vcpu, share, .. }) in out {
+            self.total_weight -= u64::from(share.weight.get());
+            removed.push((vcpu, share));
+        }
+        let mut at = 0;
+        while let Some(throttled) = self.throttled.get(at) {
+            if is_meant(&throttled.vcpu) {
+                let Throttled { vcpu, share, .. } = self.throttled.swap_remove(at);
+                removed.push((vcpu, share));
+            } else {
+                at += 1;
+            }
+        }
+        removed
+    }
+}

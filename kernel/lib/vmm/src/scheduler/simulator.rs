@@ -1,0 +1,275 @@
+//! A machine of CPUs and vCPUs in virtual time, which does with the policy what the kernel does with it.
+
+use alloc::collections::BinaryHeap;
+use alloc::vec;
+use alloc::vec::Vec;
+use core::cmp::Reverse;
+
+use super::balance::{CpuSet, Summary, place, should_steal};
+use super::{Arrival, Preemption, RunQueue, Share, Slice, Turn, Use};
+
+/// What a vCPU does with its time.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Behaviour {
+    /// It always has something to do.
+    Hog,
+    /// It runs for a random time up to `run_ns`, and then sleeps for a random time from half of `sleep_ns` on.
+    Interactive { run_ns: u64, sleep_ns: u64 },
+}
+
+/// One vCPU and what happened to it.
+#[derive(Debug)]
+pub(super) struct Vcpu {
+    behaviour: Behaviour,
+    allowed: CpuSet,
+    share: Option<Share>,
+    last_cpu: Option<u16>,
+    /// What is left of its present burst.
+    burst_ns: u64,
+    ready_since_ns: u64,
+    woke_ns: Option<u64>,
+    /// What it has run in all.
+    pub(super) ran_ns: u64,
+    /// The longest that it waited while it was ready.
+    pub(super) longest_wait_ns: u64,
+    /// How long it took from each wake-up to its next turn.
+    pub(super) wake_latencies_ns: Vec<u64>,
+}
+
+struct Running {
+    turn: Turn<usize>,
+    began_ns: u64,
+    ends_ns: u64,
+}
+
+struct Cpu {
+    queue: RunQueue<usize>,
+    running: Option<Running>,
+}
+
+/// The machine.
+pub(super) struct Simulator {
+    cpus: Vec<Cpu>,
+    pub(super) vcpus: Vec<Vcpu>,
+    wake_ups: BinaryHeap<Reverse<(u64, usize)>>,
+    pub(super) now_ns: u64,
+    random: u64,
+    /// How often a vCPU was taken from another CPU.
+    pub(super) steals: usize,
+}
+
+impl Simulator {
+    pub(super) fn new(cpus: usize, seed: u64) -> Self {
+        let cpu = |_| Cpu { queue: RunQueue::new(Use::Shared), running: None };
+        Self {
+            cpus: (0..cpus).map(cpu).collect(),
+            vcpus: Vec::new(),
+            wake_ups: BinaryHeap::new(),
+            now_ns: 0,
+            random: seed | 1,
+            steals: 0,
+        }
+    }
+
+    pub(super) fn add(&mut self, behaviour: Behaviour, share: Share) -> usize {
+        self.add_with_affinity(behaviour, share, CpuSet::first(self.cpus.len()))
+    }
+
+    pub(super) fn add_with_affinity(
+        &mut self,
+        behaviour: Behaviour,
+        share: Share,
+        allowed: CpuSet,
+    ) -> usize {
+        let number = self.vcpus.len();
+        self.vcpus.push(Vcpu {
+            behaviour,
+            allowed,
+            share: Some(share),
+            last_cpu: None,
+            burst_ns: 0,
+            ready_since_ns: self.now_ns,
+            woke_ns: None,
+            ran_ns: 0,
+            longest_wait_ns: 0,
+            wake_latencies_ns: Vec::new(),
+        });
+        self.begin_burst(number);
+        self.make_ready(number, Arrival::New);
+        number
+    }
+
+    /// Forgets the figures, not the state.
+    pub(super) fn reset_figures(&mut self) {
+        for vcpu in &mut self.vcpus {
+            vcpu.ran_ns = 0;
+            vcpu.longest_wait_ns = 0;
+            vcpu.wake_latencies_ns.clear();
+        }
+    }
+
+    /// What each vCPU has run up to now, turns that are not over included.
+    pub(super) fn run_times(&self) -> Vec<u64> {
+        let mut times: Vec<_> = self.vcpus.iter().map(|vcpu| vcpu.ran_ns).collect();
+        for running in self.cpus.iter().filter_map(|cpu| cpu.running.as_ref()) {
+            times[running.turn.vcpu] += self.now_ns - running.began_ns;
+        }
+        times
+    }
+
+    fn random(&mut self, below: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % below.max(1)
+    }
+
+    fn begin_burst(&mut self, number: usize) {
+        self.vcpus[number].burst_ns = match self.vcpus[number].behaviour {
+            Behaviour::Hog => u64::MAX,
+            Behaviour::Interactive { run_ns, .. } => 1 + self.random(run_ns),
+        };
+    }
+
+    fn summary(&self, cpu: u16) -> Summary {
+        self.cpus[usize::from(cpu)].queue.summary(self.now_ns)
+    }
+
+    fn make_ready(&mut self, number: usize, arrival: Arrival) {
+        let vcpu = &self.vcpus[number];
+        let target = place(&vcpu.allowed, vcpu.last_cpu, |cpu| self.summary(cpu)).unwrap();
+        let elsewhere = (0..self.cpus.len() as u16)
+            .filter_map(|cpu| self.summary(cpu).furthest_behind)
+            .max()
+            .unwrap_or_default();
+        self.vcpus[number].ready_since_ns = self.now_ns;
+        let share = self.vcpus[number].share.take().unwrap();
+        let queue = &mut self.cpus[usize::from(target)].queue;
+        queue.catch_up(elsewhere);
+        match queue.enqueue(number, share, arrival, self.now_ns) {
+            Preemption::Now => {
+                self.end_turn(target.into());
+                self.dispatch(target.into());
+            }
+            Preemption::NotNow => self.dispatch_idle(),
+        }
+    }
+
+    fn dispatch_idle(&mut self) {
+        for cpu in 0..self.cpus.len() {
+            if self.cpus[cpu].running.is_none() {
+                self.dispatch(cpu);
+            }
+        }
+    }
+
+    /// Ends the turn on a CPU; its vCPU waits for another one, or sleeps.
+    fn end_turn(&mut self, cpu: usize) {
+        let Some(Running { turn, began_ns, .. }) = self.cpus[cpu].running.take() else { return };
+        let (number, share) = self.cpus[cpu].queue.end_turn(turn, self.now_ns);
+        let ran_ns = self.now_ns - began_ns;
+        let vcpu = &mut self.vcpus[number];
+        vcpu.ran_ns += ran_ns;
+        vcpu.burst_ns = vcpu.burst_ns.saturating_sub(ran_ns);
+        vcpu.last_cpu = Some(cpu as u16);
+        match vcpu.behaviour {
+            Behaviour::Interactive { sleep_ns, .. } if vcpu.burst_ns == 0 => {
+                vcpu.share = Some(share);
+                let pause = sleep_ns / 2 + self.random(sleep_ns);
+                self.wake_ups.push(Reverse((self.now_ns + pause, number)));
+            }
+            _ => {
+                vcpu.ready_since_ns = self.now_ns;
+                let _ = self.cpus[cpu].queue.enqueue(number, share, Arrival::Again, self.now_ns);
+            }
+        }
+    }
+
+    fn dispatch(&mut self, cpu: usize) {
+        self.steal(cpu);
+        let Some(turn) = self.cpus[cpu].queue.choose(self.now_ns) else { return };
+        let vcpu = &mut self.vcpus[turn.vcpu];
+        vcpu.longest_wait_ns = vcpu.longest_wait_ns.max(self.now_ns - vcpu.ready_since_ns);
+        if let Some(woke_ns) = vcpu.woke_ns.take() {
+            vcpu.wake_latencies_ns.push(self.now_ns - woke_ns);
+        }
+        let Slice::Ns(slice_ns) = turn.slice else { panic!("no CPU is dedicated here") };
+        assert!(slice_ns > 0);
+        let ends_ns = self.now_ns + slice_ns.min(vcpu.burst_ns);
+        self.cpus[cpu].running = Some(Running { turn, began_ns: self.now_ns, ends_ns });
+    }
+
+    fn steal(&mut self, cpu: usize) {
+        let own = self.summary(cpu as u16);
+        let victim = (0..self.cpus.len())
+            .filter(|other| *other != cpu)
+            .map(|other| (other, self.summary(other as u16)))
+            .filter(|(_, theirs)| should_steal(&own, theirs))
+            .min_by_key(|(_, theirs)| theirs.next_waiting);
+        let Some((victim, _)) = victim else { return };
+        let vcpus = &self.vcpus;
+        let may_move = |number: &usize| vcpus[*number].allowed.contains(cpu as u16);
+        if let Some((number, share)) = self.cpus[victim].queue.steal(may_move) {
+            let _ = self.cpus[cpu].queue.enqueue(number, share, Arrival::Moved, self.now_ns);
+            self.steals += 1;
+        }
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, ns: u64) {
+        let end_ns = self.now_ns + ns;
+        while let Some(next_ns) = self.next_event().filter(|next_ns| *next_ns <= end_ns) {
+            self.now_ns = self.now_ns.max(next_ns);
+            for cpu in 0..self.cpus.len() {
+                let is_over =
+                    self.cpus[cpu].running.as_ref().is_some_and(|r| r.ends_ns <= self.now_ns);
+                if is_over {
+                    self.end_turn(cpu);
+                }
+            }
+            while let Some(Reverse((at, number))) = self.wake_ups.peek().copied()
+                && at <= self.now_ns
+            {
+                self.wake_ups.pop();
+                self.begin_burst(number);
+                self.vcpus[number].woke_ns = Some(self.now_ns);
+                self.make_ready(number, Arrival::Woken);
+            }
+            self.dispatch_idle();
+        }
+        self.now_ns = end_ns;
+    }
+
+    fn next_event(&self) -> Option<u64> {
+        let ends = self.cpus.iter().filter_map(|cpu| match &cpu.running {
+            Some(running) => Some(running.ends_ns),
+            None => cpu.queue.next_event_ns(),
+        });
+        let wakes = self.wake_ups.peek().map(|Reverse((at, _))| *at);
+        ends.chain(wakes).min()
+    }
+}
+
+/// The shares that weights are worth on some CPUs, of which nobody can use more than one: those that would get
+/// more get one, and the others share what is left.
+pub(super) fn fair_shares(weights: &[u32], cpus: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; weights.len()];
+    let mut open: Vec<usize> = (0..weights.len()).collect();
+    let mut left = cpus as f64;
+    loop {
+        let total: f64 = open.iter().map(|&i| f64::from(weights[i])).sum();
+        let (full, rest): (Vec<_>, Vec<_>) =
+            open.iter().partition(|&&i| total > 0.0 && f64::from(weights[i]) / total * left >= 1.0);
+        if full.is_empty() {
+            for &i in &rest {
+                shares[i] = f64::from(weights[i]) / total * left;
+            }
+            return shares;
+        }
+        for &i in &full {
+            shares[i] = 1.0;
+            left -= 1.0;
+        }
+        open = rest;
+    }
+}
