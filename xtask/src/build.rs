@@ -18,6 +18,12 @@ pub const KERNEL: &str = "plinth-kernel";
 /// The package of the tiny guest kernels.
 pub const GUESTS: &str = "plinth-guests";
 
+/// How the hypervisor is built: for speed.
+const KERNEL_PROFILE: &str = "bare";
+
+/// How the guests are built: they are many, and none of them is in a hurry.
+const GUEST_PROFILE: &str = "guest";
+
 /// What is ready to be booted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Artifacts {
@@ -38,7 +44,7 @@ impl Artifacts {
         let toolchain = Toolchain::provide(paths)?;
         build_bare(paths, &toolchain)?;
         let artifacts = Self::expected(paths)?;
-        let output = paths.bare().join(BARE_TARGET).join("bare");
+        let output = paths.bare().join(BARE_TARGET).join(GUEST_PROFILE);
         strip_if_newer(
             &toolchain,
             &artifacts.kernel_with_symbols,
@@ -78,7 +84,11 @@ impl Artifacts {
             })
             .collect();
         Ok(Self {
-            kernel_with_symbols: paths.bare().join(BARE_TARGET).join("bare").join(KERNEL),
+            kernel_with_symbols: paths
+                .bare()
+                .join(BARE_TARGET)
+                .join(KERNEL_PROFILE)
+                .join(KERNEL),
             kernel: folder.join(KERNEL),
             image: folder.join("plinth-run.img"),
             guests,
@@ -115,14 +125,18 @@ pub fn run(command: &mut Command) -> Result<()> {
 }
 
 fn build_bare(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
-    let mut cargo = toolchain.cargo(paths, &paths.bare());
-    cargo
-        .args(["build", "--quiet", "--package", KERNEL, "--package", GUESTS])
-        .args(BARE_ARGUMENTS);
     if !paths.bare().exists() {
         say("building the hypervisor and the guests for the first time: about a minute");
     }
-    run(&mut cargo)
+    for (package, profile) in [(KERNEL, KERNEL_PROFILE), (GUESTS, GUEST_PROFILE)] {
+        let mut cargo = toolchain.cargo(paths, &paths.bare());
+        cargo
+            .args(["build", "--quiet", "--package", package])
+            .args(["--profile", profile])
+            .args(BARE_ARGUMENTS);
+        run(&mut cargo)?;
+    }
+    Ok(())
 }
 
 /// The programs of a package of this workspace.

@@ -161,9 +161,7 @@ impl Toolchain {
 }
 
 /// The arguments that make cargo build for the bare machine.
-pub const BARE_ARGUMENTS: [&str; 6] = [
-    "--profile",
-    "bare",
+pub const BARE_ARGUMENTS: [&str; 4] = [
     "--target",
     BARE_TARGET,
     "-Zbuild-std=core,alloc,compiler_builtins",
