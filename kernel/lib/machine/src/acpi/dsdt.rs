@@ -20,9 +20,9 @@ use alloc::vec::Vec;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, And, Arg, CreateDWordField, Device, EISAName, Else, Equal,
-    IO, If, Interrupt, Memory32Fixed, Method, Name, Or, Package, PackageBuilder, Path,
-    ResourceTemplate, Return, Scope, Uuid,
+    AddressSpace, AddressSpaceCacheable, Arg, CreateDWordField, Device, EISAName, IO, If, Interrupt,
+    Memory32Fixed, Method, Name, NotEqual, Or, Package, PackageBuilder, Path, ResourceTemplate,
+    Return, Scope, Uuid,
 };
 use memory::{GuestPhys, Range};
 
@@ -40,9 +40,6 @@ const PCI_PINS: u32 = 4;
 /// What _OSC asks for when it is about PCI host bridges (PCI Firmware Specification, "_OSC Interface for PCI Host
 /// Bridge Devices").
 const PCI_HOST_BRIDGE: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
-/// _OSC: the operating system may control native hot plug, SHPC, PME, AER and the capability structure, all of
-/// them things that no device here has.
-const OSC_GRANTED: u8 = 0x1f;
 /// _OSC: unknown UUID.
 const OSC_UNKNOWN: u8 = 0x04;
 
@@ -179,27 +176,20 @@ fn interrupt_routing() -> PackageBuilder {
     routing
 }
 
-/// _OSC: the operating system gets what it asks for.
+/// _OSC: the operating system controls whatever it asks for (hot plug, PME, AER …), since no device here has it.
 fn operating_system_capabilities() -> Vec<u8> {
     let status = Path::new("CDW1");
-    let control = Path::new("CDW3");
     let status_field = CreateDWordField::new(&status, &Arg(3), &0u8);
-    let control_field = CreateDWordField::new(&control, &Arg(3), &8u8);
-    let grant = And::new(&control, &control, &OSC_GRANTED);
     let refuse = Or::new(&status, &status, &OSC_UNKNOWN);
     let known = Uuid::new(PCI_HOST_BRIDGE);
-    let asked = Equal::new(&Arg(0), &known);
+    let unknown = NotEqual::new(&Arg(0), &known);
+    let refused = If::new(&unknown, vec![&status_field, &refuse]);
     let answer = Return::new(&Arg(3));
     encode(&Method::new(
         Path::new("_OSC"),
         4,
         true,
-        vec![
-            &status_field,
-            &If::new(&asked, vec![&control_field, &grant]),
-            &Else::new(vec![&refuse]),
-            &answer,
-        ],
+        vec![&refused, &answer],
     ))
 }
 

@@ -18,10 +18,9 @@ use crate::{Board, Gsi};
 const HEADER_BYTES: u32 = 36;
 
 /// "Fixed ACPI Description Table Fields", IA-PC boot architecture flags: there are ISA devices that a driver may
-/// look for; there is no keyboard controller to be announced (bit 1), no VGA, no PCI Express power management.
+/// look for; there is no keyboard controller to be announced (bit 1), and no VGA.
 const LEGACY_DEVICES: u16 = 1 << 0;
 const VGA_NOT_PRESENT: u16 = 1 << 2;
-const NO_ASPM: u16 = 1 << 4;
 /// Latencies that say that there are no C2 and C3 states.
 const NO_C2: u16 = 101;
 const NO_C3: u16 = 1001;
@@ -70,7 +69,7 @@ pub(super) fn fadt(dsdt: GuestPhys, facs: GuestPhys) -> Vec<u8> {
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;
-    fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT | NO_ASPM).into();
+    fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT).into();
     fadt.reset_reg = io(RESET, 8, AccessSize::ByteAccess);
     fadt.reset_value = RESET_VALUE;
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(*b"Plinth\0\0").into();
