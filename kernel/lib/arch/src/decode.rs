@@ -12,6 +12,7 @@ mod quick;
 mod tests;
 
 pub use full::warm_up;
+pub use quick::decode as simple_move;
 
 use crate::{Gpr, SegmentName, Width};
 
@@ -257,7 +258,7 @@ pub fn decode(
     rip: u64,
     code_width: Width,
 ) -> Result<Instruction, DecodeError> {
-    match quick::decode(bytes, available, rip, code_width) {
+    match simple_move(bytes, available, rip, code_width) {
         Some(instruction) => Ok(instruction),
         None => full::decode(bytes, available, rip, code_width),
     }

@@ -3,20 +3,25 @@
 //! The hardware says where the access went ([`MemoryAccess`]), but not what the instruction is. [`emulate`]
 //! fetches it through the guest's own tables ([`fetch`]), decodes it ([`arch::decode`]), carries it out
 //! ([`execute`], [`string`]) on RAM and devices ([`space`]), and ends it like every other instruction. An
-//! instruction that is not known here raises #UD in the guest, with a line in the log that shows its bytes.
+//! instruction that is not known here raises #UD in the guest, with a line in the log that shows its bytes. The
+//! common moves take a short cut through all that ([`simple`], [`cache`]).
 
 mod arithmetic;
 mod breakpoint;
+mod cache;
 mod execute;
 mod fetch;
+mod simple;
 mod space;
 mod string;
 #[cfg(test)]
 mod tests;
 
+use arch::decode::Instruction;
 use arch::{CpuMode, Rflags};
 
-use self::fetch::{FetchError, Fetched, Unknown};
+use self::cache::Cache;
+use self::fetch::{FetchError, Unknown};
 use self::space::Space;
 use crate::cpu::Cpu;
 use crate::exit::MemoryAccess;
@@ -32,6 +37,27 @@ const ELEMENTS_PER_EXIT: u32 = 256;
 
 /// Unknown instructions of one vCPU that are logged; a guest must not fill the log.
 const LOGGED_FAILURES: u32 = 16;
+
+/// What the emulator keeps of a vCPU from one instruction to the next. None of it is the guest's to see.
+#[derive(Clone, Debug)]
+pub struct Emulator {
+    cache: Cache,
+    /// Instructions that were not known.
+    failures: u32,
+}
+
+impl Emulator {
+    /// Nothing emulated so far.
+    pub const fn new() -> Self {
+        Self { cache: Cache::new(), failures: 0 }
+    }
+}
+
+impl Default for Emulator {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// How an instruction ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,9 +84,31 @@ pub fn emulate<C: Cpu, M: Machine>(
     machine: &mut M,
     access: MemoryAccess,
 ) -> Result<Next, GuestFault> {
+    let known = cache::instruction(cpu, vcpu, machine.memory());
+    if let Some(instruction) = &known
+        && let Some(ended) = simple::emulate(cpu, vcpu, machine, instruction, &access)
+    {
+        return ended;
+    }
+    emulate_any(cpu, vcpu, machine, access, known)
+}
+
+/// Emulates whatever instruction there is; the cache may have known it.
+#[inline(never)]
+fn emulate_any<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    access: MemoryAccess,
+    known: Option<Instruction>,
+) -> Result<Next, GuestFault> {
     let mut space = Space::new(Linear::new(cpu, &vcpu.cpuid), &access);
-    let Fetched { instruction, bytes } = match fetch::fetch(cpu, vcpu, machine, &space) {
-        Ok(fetched) => fetched,
+    let fetched = match known {
+        Some(instruction) => Ok(instruction),
+        None => fetch::fetch(cpu, vcpu, machine, &space).map(|fetched| fetched.instruction),
+    };
+    let instruction = match fetched {
+        Ok(instruction) => instruction,
         Err(FetchError::Access(AccessError::Fault(fault))) => return Err(fault),
         Err(FetchError::Access(AccessError::Retry)) => return Ok(Next::Resume),
         Err(FetchError::Unknown(unknown)) => return Err(refuse(cpu, vcpu, &unknown)),
@@ -84,6 +132,10 @@ pub fn emulate<C: Cpu, M: Machine>(
             ended
         }
         Ok(Outcome::Unknown) => {
+            let bytes = match fetch::fetch(cpu, vcpu, machine, &space) {
+                Ok(fetched) => fetched.bytes,
+                Err(_) => [0; 16],
+            };
             let unknown = Unknown { bytes, fetched: usize::from(instruction.length) };
             return Err(refuse(cpu, vcpu, &unknown));
         }
@@ -119,7 +171,7 @@ fn trap(ended: Result<Next, GuestFault>, met: u64) -> Result<Next, GuestFault> {
 /// #UD for an instruction that the emulator cannot do.
 #[cold]
 fn refuse<C: Cpu>(cpu: &C, vcpu: &mut VcpuState, unknown: &Unknown) -> GuestFault {
-    if vcpu.emulation_failures < LOGGED_FAILURES {
+    if vcpu.emulator.failures < LOGGED_FAILURES {
         let mode = Linear::new(cpu, &vcpu.cpuid).mode();
         let bytes = unknown.bytes.get(..unknown.fetched).unwrap_or_default();
         log::warn!(
@@ -128,7 +180,7 @@ fn refuse<C: Cpu>(cpu: &C, vcpu: &mut VcpuState, unknown: &Unknown) -> GuestFaul
             mode_name(mode),
         );
     }
-    vcpu.emulation_failures = vcpu.emulation_failures.saturating_add(1);
+    vcpu.emulator.failures = vcpu.emulator.failures.saturating_add(1);
     GuestFault::InvalidOpcode
 }
 

@@ -6,8 +6,10 @@
 
 use arch::cpuid::{ExtendedEdx, Leaf1Edx};
 use arch::linear::{CpuMode, LinearWidth, SegmentFault, Segmentation};
-use arch::walk::{AccessKind, GuestPaging, PageFaultCode, Privilege, WalkFault, WalkFeatures};
-use arch::{Cr0, Rflags, Segment, SegmentName, Width};
+use arch::walk::{
+    AccessKind, GuestPaging, PageFaultCode, PagingMode, Privilege, WalkFault, WalkFeatures,
+};
+use arch::{Cr0, Cr4, Rflags, Segment, SegmentName, Width};
 use memory::{GuestMemory, GuestPhys, GuestVirt, PageSize};
 
 use crate::cpu::Cpu;
@@ -45,6 +47,7 @@ pub struct Linear {
 
 impl Linear {
     /// As the registers are now.
+    #[inline]
     pub fn new<C: Cpu>(cpu: &C, cpuid: &CpuidTable) -> Self {
         let (cr0, cr4, efer, rflags) = (cpu.cr0(), cpu.cr4(), cpu.efer(), cpu.rflags());
         let cs = cpu.segment(SegmentName::Cs).access;
@@ -66,8 +69,12 @@ impl Linear {
             cr4,
             efer,
             rflags,
-            pkru: cpu.pkru(),
-            pdptes: cpu.pdptes(),
+            pkru: if cr4.contains(Cr4::PKE) { cpu.pkru() } else { 0 },
+            // Only PAE paging has them, and they are four reads of the VMCS.
+            pdptes: match PagingMode::new(cr0, cr4, efer) {
+                PagingMode::Pae => cpu.pdptes(),
+                _ => [0; 4],
+            },
             physical_bits: cpuid.physical_address_bits(),
             features,
         };
@@ -88,6 +95,7 @@ impl Linear {
     ///
     /// # Errors
     /// #GP(0) or #SS(0) by segmentation, #AC where alignment is checked.
+    #[inline]
     pub fn operand<C: Cpu>(
         &self,
         cpu: &C,
@@ -123,6 +131,7 @@ impl Linear {
     ///
     /// # Errors
     /// #PF.
+    #[inline]
     pub fn translate<G: GuestMemory>(
         &self,
         memory: &G,
@@ -143,6 +152,22 @@ impl Linear {
         };
         let fault = GuestFault::PageFault { address: gva, error_code: error_code.bits() };
         Err(AccessError::Fault(fault))
+    }
+
+    /// [`translate`](Self::translate) where nothing speaks against it at first sight, and `None` otherwise; `visit`
+    /// sees the entries on the way. To be asked in 64-bit mode.
+    #[inline]
+    pub(crate) fn translate_simply<G: GuestMemory>(
+        &self,
+        memory: &G,
+        gva: u64,
+        kind: AccessKind,
+        visit: impl FnMut(GuestPhys, u64),
+    ) -> Option<GuestPhys> {
+        if self.paging.cr4.contains(Cr4::LA57) {
+            return None;
+        }
+        self.paging.walk_four_levels(memory, gva, kind, self.privilege, visit)
     }
 
     /// Reads `buffer.len()` bytes, at most a page, from `gva` on.

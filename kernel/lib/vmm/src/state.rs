@@ -3,6 +3,7 @@
 use machine::devices::lapic::{ApicMode, Lapic};
 
 use crate::cpuid::CpuidTable;
+use crate::emulate::Emulator;
 use crate::mtrr::Mtrrs;
 use crate::pending::Pending;
 
@@ -17,8 +18,8 @@ pub struct VcpuState {
     pub lapic: Lapic,
     /// The events that it has yet to take.
     pub pending: Pending,
-    /// Instructions on memory that the emulator did not know.
-    pub emulation_failures: u32,
+    /// What the emulator remembers.
+    pub emulator: Emulator,
 }
 
 /// MSRs whose value is kept here, because the hardware has no guest copy of them.
@@ -55,7 +56,7 @@ impl VcpuState {
             platform_id: 0,
             arch_capabilities: 0,
         };
-        Self { cpuid, msrs, lapic, pending: Pending::new(), emulation_failures: 0 }
+        Self { cpuid, msrs, lapic, pending: Pending::new(), emulator: Emulator::new() }
     }
 
     /// Whether IA32_APIC_BASE has the local APIC enabled.

@@ -13,24 +13,30 @@ const REX_R: u8 = 4;
 const REX_X: u8 = 2;
 const REX_B: u8 = 1;
 
-/// The bytes not yet decoded.
-struct Cursor {
-    rest: u128,
+/// The bytes and how many of them are decoded.
+struct Cursor<'a> {
+    bytes: &'a InstructionBytes,
     taken: u8,
 }
 
-impl Cursor {
+impl Cursor<'_> {
     #[inline]
     fn peek(&self) -> u8 {
-        self.rest as u8
+        // No instruction that this decoder knows has more than 13 bytes; the mask makes the access cheap.
+        self.bytes.get(usize::from(self.taken & 15)).copied().unwrap_or(0)
     }
 
     #[inline]
     fn byte(&mut self) -> u8 {
-        let byte = self.rest as u8;
-        self.rest >>= 8;
+        let byte = self.peek();
         self.taken += 1;
         byte
+    }
+
+    /// The eight bytes ahead; what lies behind the end reads as zero.
+    #[inline]
+    fn ahead(&self) -> u64 {
+        (u128::from_le_bytes(*self.bytes) >> (8 * u32::from(self.taken & 15))) as u64
     }
 
     #[inline]
@@ -40,24 +46,24 @@ impl Cursor {
 
     #[inline]
     fn signed_dword(&mut self) -> u64 {
-        let dword = self.rest as u32;
-        self.rest >>= 32;
+        let dword = self.ahead() as u32;
         self.taken += 4;
         Width::Dword.sign_extend(u64::from(dword))
     }
 
     #[inline]
     fn word(&mut self) -> u64 {
-        let word = self.rest as u16;
-        self.rest >>= 16;
+        let word = self.ahead() as u16;
         self.taken += 2;
         u64::from(word)
     }
 }
 
-/// The instruction, where it is one of the simple ones and complete.
-#[inline]
-pub(super) fn decode(
+/// The instruction, where it is one of the simple moves and complete; with [`super::decode`]'s parameters.
+///
+/// It is made part of its caller, who then takes the instruction from registers rather than from memory.
+#[inline(always)]
+pub fn decode(
     bytes: &InstructionBytes,
     available: usize,
     rip: u64,
@@ -68,7 +74,7 @@ pub(super) fn decode(
         Width::Dword => false,
         Width::Byte | Width::Word => return None,
     };
-    let mut cursor = Cursor { rest: u128::from_le_bytes(*bytes), taken: 0 };
+    let mut cursor = Cursor { bytes, taken: 0 };
     let narrow = cursor.peek() == 0x66;
     if narrow {
         cursor.byte();
@@ -159,9 +165,9 @@ fn register(field: u8, rex: u8, width: Width) -> Register {
 
 /// The memory operand, and whether its displacement counts from the next instruction. `None` for a register
 /// operand.
-#[inline]
+#[inline(always)]
 fn memory_operand(
-    cursor: &mut Cursor,
+    cursor: &mut Cursor<'_>,
     modrm: u8,
     rex: u8,
     long: bool,

@@ -661,12 +661,12 @@ fn what_cannot_be_done_raises_ud() {
         let result = emulate(&mut cpu, &mut state, &mut device, stopped);
         assert_eq!(result, Err(GuestFault::InvalidOpcode), "{bytes:x?}");
         assert_eq!(cpu.rip, CODE);
-        assert_eq!(state.emulation_failures, index as u32 + 1);
+        assert_eq!(state.emulator.failures, index as u32 + 1);
     }
     // What is no instruction anywhere is no failure of ours.
     device.memory.put(CODE, &[0xf0, 0x8b, 0x07]);
     let result = emulate(&mut cpu(), &mut state, &mut device, stopped);
-    assert_eq!((result, state.emulation_failures), (Err(GuestFault::InvalidOpcode), 3));
+    assert_eq!((result, state.emulator.failures), (Err(GuestFault::InvalidOpcode), 3));
 }
 
 #[test]

@@ -1,0 +1,78 @@
+//! The common case in a straight line: an instruction that the cache knows moves a value between a register, or a constant, and the one
+//! device register that the hardware has reported.
+//!
+//! What is done is what the other files do, without their generality: no operand in two pages, no walk for the
+//! operand (the hardware has done it), no breakpoints. Where anything is not as simple as that, nothing has
+//! been done yet, and [`super::emulate`] takes the long way.
+
+use arch::decode::{Extension, Instruction, Operand, Operation, Register};
+use arch::{AccessKind, SegmentName};
+
+use super::breakpoint::DR7_ANY_ENABLED;
+use crate::cpu::Cpu;
+use crate::device;
+use crate::exit::MemoryAccess;
+use crate::fault::GuestFault;
+use crate::handle::{Next, complete_with_length};
+use crate::machine::Machine;
+use crate::state::VcpuState;
+
+/// Emulates the instruction, or does nothing.
+#[inline]
+pub(super) fn emulate<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    instruction: &Instruction,
+    access: &MemoryAccess,
+) -> Option<Result<Next, GuestFault>> {
+    let gva = access.gva?.as_u64();
+    if access.during_page_walk || cpu.debug_register(7) & DR7_ANY_ENABLED != 0 {
+        return None;
+    }
+    let (from, extension) = match instruction.operation {
+        Operation::Move => (instruction.width, Extension::Zero),
+        Operation::MoveExtended(from, extension) => (from, extension),
+        _ => return None,
+    };
+    let memory = &instruction.memory;
+    let base = memory.base.map_or(0, |base| cpu.gpr(base));
+    let index = memory.index.map_or(0, |index| cpu.gpr(index) << (memory.scale & 3));
+    let mut address = memory.displacement.wrapping_add(base).wrapping_add(index);
+    if matches!(memory.segment, SegmentName::Fs | SegmentName::Gs) {
+        address = address.wrapping_add(cpu.segment(memory.segment).base);
+    }
+    // An aligned operand lies in one page, and whole at the address that the hardware has translated.
+    if address != gva || gva & (from.bytes() as u64 - 1) != 0 {
+        return None;
+    }
+
+    match (instruction.destination, instruction.source, access.kind) {
+        (Operand::Register(register), Operand::Memory, AccessKind::Read) => {
+            let value = device::read_device(cpu, vcpu, machine, access.gpa, from);
+            let value = match extension {
+                Extension::Zero => value,
+                Extension::Sign => from.sign_extend(value),
+            };
+            match register {
+                Register::Low(register) => cpu.write_gpr(register, instruction.width, value),
+                Register::High(register) => {
+                    let old = cpu.gpr(register);
+                    cpu.set_gpr(register, old & !0xff00 | (value & 0xff) << 8);
+                }
+            }
+        }
+        (Operand::Memory, source, AccessKind::Write) => {
+            let value = match source {
+                Operand::Register(Register::Low(register)) => cpu.gpr(register),
+                Operand::Register(Register::High(register)) => cpu.gpr(register) >> 8,
+                Operand::Immediate(value) => value,
+                _ => return None,
+            };
+            let value = instruction.width.truncate(value);
+            device::write_device(cpu, vcpu, machine, access.gpa, instruction.width, value);
+        }
+        _ => return None,
+    }
+    Some(complete_with_length(cpu, instruction.length, Next::Resume))
+}
