@@ -454,6 +454,7 @@ const fn fits_pci_data(port: u16, width: Width) -> bool {
 mod tests {
     use super::*;
     use crate::{DestinationMode, Request};
+    use proptest::prelude::*;
 
     struct Bench {
         board: Board,
@@ -718,5 +719,107 @@ mod tests {
         assert_eq!(bench.inb(0x21), 0xff);
         assert_eq!(bench.board.next_deadline_ns(), None);
         assert!(!bench.board.pic_asserted());
+    }
+
+    /// One thing that a guest, or the world outside, does.
+    #[derive(Clone, Copy, Debug)]
+    enum Deed {
+        Read(u16, Width),
+        Write(u16, Width, u32),
+        ReadMemory(u64, Width),
+        WriteMemory(u64, Width, u64),
+        Input(u8),
+        PowerButton,
+        Acknowledge,
+        EndOfInterrupt(u8),
+        /// To the next deadline, or past it by this much.
+        Wait(u64),
+    }
+
+    fn ports() -> impl Strategy<Value = u16> {
+        let assigned: alloc::vec::Vec<u16> = (0..0x2020)
+            .filter(|&port| bus::owner(port) != Port::Unassigned)
+            .collect();
+        prop_oneof![8 => proptest::sample::select(assigned), 1 => any::<u16>()]
+    }
+
+    fn widths() -> impl Strategy<Value = Width> {
+        prop_oneof![6 => Just(Width::Byte), 1 => Just(Width::Word), 1 => Just(Width::Dword)]
+    }
+
+    fn addresses() -> impl Strategy<Value = u64> {
+        prop_oneof![
+            0xfec0_0000u64..0xfec0_0050,
+            0xe000_0000u64..0xe000_2000,
+            0xe000_0000u64..0xf000_0000,
+            any::<u64>(),
+        ]
+    }
+
+    fn deeds() -> impl Strategy<Value = Deed> {
+        let memory_widths = prop_oneof![widths(), Just(Width::Qword)];
+        let values = prop_oneof![0u32..0x100, any::<u32>()];
+        prop_oneof![
+            6 => (ports(), widths()).prop_map(|(port, width)| Deed::Read(port, width)),
+            12 => (ports(), widths(), values)
+                .prop_map(|(port, width, value)| Deed::Write(port, width, value)),
+            1 => (addresses(), memory_widths).prop_map(|(gpa, width)| Deed::ReadMemory(gpa, width)),
+            2 => (addresses(), widths(), any::<u64>())
+                .prop_map(|(gpa, width, value)| Deed::WriteMemory(gpa, width, value)),
+            1 => any::<u8>().prop_map(Deed::Input),
+            1 => Just(Deed::PowerButton),
+            1 => Just(Deed::Acknowledge),
+            1 => any::<u8>().prop_map(Deed::EndOfInterrupt),
+            4 => prop_oneof![Just(0), 0u64..2_000_000_000, any::<u64>().prop_map(|ns| ns >> 8)]
+                .prop_map(Deed::Wait),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn no_deed_of_a_guest_upsets_the_board(
+            deeds in proptest::collection::vec(deeds(), 1..100),
+        ) {
+            let mut bench = Bench::new(TestBoard::Present);
+            for deed in deeds {
+                let Bench { board, fx, now } = &mut bench;
+                match deed {
+                    Deed::Read(port, width) => {
+                        let value = board.read_port(port, width, *now, fx);
+                        assert_eq!(value, width.truncate(value.into()) as u32);
+                    }
+                    Deed::Write(port, width, value) => {
+                        board.write_port(port, width, value, *now, fx);
+                    }
+                    Deed::ReadMemory(gpa, width) => {
+                        let value = board.read_mmio(GuestPhys::new(gpa), width);
+                        assert_eq!(value, width.truncate(value));
+                    }
+                    Deed::WriteMemory(gpa, width, value) => {
+                        board.write_mmio(GuestPhys::new(gpa), width, value, fx);
+                    }
+                    Deed::Input(byte) => {
+                        board.receive(&[byte], *now, fx);
+                    }
+                    Deed::PowerButton => board.press_power_button(fx),
+                    Deed::Acknowledge => {
+                        board.acknowledge_pic();
+                    }
+                    Deed::EndOfInterrupt(vector) => board.end_of_interrupt(Vector(vector), fx),
+                    Deed::Wait(past_ns) => {
+                        let due = board.next_deadline_ns().unwrap_or(*now);
+                        *now = due.max(*now).saturating_add(past_ns);
+                        board.expire(*now, fx);
+                        let next = board.next_deadline_ns();
+                        assert!(next.is_none_or(|next| next > *now), "{next:?} at {now}");
+                    }
+                }
+                assert!(!bench.fx.has_line_changes(), "a line change that nobody saw");
+                bench.fx.messages.clear();
+                bench.fx.output.clear();
+            }
+        }
     }
 }

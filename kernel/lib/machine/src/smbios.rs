@@ -29,7 +29,8 @@ struct Structures {
 impl Structures {
     /// Adds a structure: header, fields, and its strings, to which fields refer by number from 1 on.
     fn add(&mut self, kind: u8, fields: &[u8], strings: &[&str]) {
-        self.bytes.extend_from_slice(&[kind, fields.len() as u8 + 4]);
+        self.bytes
+            .extend_from_slice(&[kind, fields.len() as u8 + 4]);
         self.bytes.extend_from_slice(&self.count.to_le_bytes());
         self.bytes.extend_from_slice(fields);
         for string in strings {
@@ -54,10 +55,18 @@ fn structures() -> Vec<u8> {
         &[0x08, 0, 0, 0, 0, 0, 0, 0],
         &[0, 0x10, 1, 0, 0xff, 0xff, 0, 0],
     ];
-    all.add(kind::FIRMWARE, &firmware.concat(), &["Plinth", "1.0", "01/01/2026"]);
+    all.add(
+        kind::FIRMWARE,
+        &firmware.concat(),
+        &["Plinth", "1.0", "01/01/2026"],
+    );
     // Maker, product, version, no serial number, no UUID, woken by the power switch, no SKU, family.
     let system = [&[1, 2, 3, 0][..], &NO_UUID, &[6, 0, 4]];
-    all.add(kind::SYSTEM, &system.concat(), &["Plinth", "Plinth PC", "1.0", "Virtual Machine"]);
+    all.add(
+        kind::SYSTEM,
+        &system.concat(),
+        &["Plinth", "Plinth PC", "1.0", "Virtual Machine"],
+    );
     all.add(kind::END, &[], &[]);
     all.bytes
 }
@@ -98,7 +107,10 @@ mod tests {
             let fields = table[at..at + length].to_vec();
             let strings = &table[at + length..];
             let end = strings.windows(2).position(|pair| pair == [0, 0]).unwrap();
-            let texts = strings[..end].split(|&byte| byte == 0).map(<[u8]>::to_vec).collect();
+            let texts = strings[..end]
+                .split(|&byte| byte == 0)
+                .map(<[u8]>::to_vec)
+                .collect();
             found.push((table[at], fields, texts));
             at += length + end + 2;
         }
@@ -110,7 +122,10 @@ mod tests {
     fn the_structures_name_the_machine_and_end() {
         let all = parse(&structures());
         assert_eq!(all.iter().map(|one| one.0).collect::<Vec<_>>(), [0, 1, 127]);
-        assert_eq!((all[0].1.len(), all[1].1.len(), all[2].1.len()), (0x1a, 0x1b, 4));
+        assert_eq!(
+            (all[0].1.len(), all[1].1.len(), all[2].1.len()),
+            (0x1a, 0x1b, 4)
+        );
         assert_eq!(all[0].1[2..4], [0, 0]);
         assert_eq!(all[1].1[2..4], [1, 0]);
         assert_eq!(all[1].2[1], b"Plinth PC");
@@ -123,8 +138,14 @@ mod tests {
     fn the_entry_point_has_a_good_checksum_and_leads_to_the_structures() {
         let bytes = structures().len() as u32;
         let entry = entry_point(bytes);
-        assert_eq!((&entry[..5], entry.len(), entry[6]), (&b"_SM3_"[..], 24, 24));
-        assert_eq!(entry.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)), 0);
+        assert_eq!(
+            (&entry[..5], entry.len(), entry[6]),
+            (&b"_SM3_"[..], 24, 24)
+        );
+        assert_eq!(
+            entry.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)),
+            0
+        );
         assert_eq!(entry[12..16], bytes.to_le_bytes());
         assert_eq!(entry[16..24], 0xf_0020u64.to_le_bytes());
     }

@@ -47,6 +47,11 @@ pub enum Format {
     },
 }
 
+impl Format {
+    /// A boot sector: raw bytes at 0x7c00.
+    pub const BOOT_SECTOR: Self = Self::Flat { address: flat::BOOT_SECTOR };
+}
+
 /// A boot module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Module<'a> {
@@ -107,9 +112,7 @@ pub fn detect(file: &[u8]) -> Result<Format, LoadError> {
         return Ok(Format::Elf);
     }
     if flat::is_boot_sector(file) {
-        return Ok(Format::Flat {
-            address: flat::BOOT_SECTOR,
-        });
+        return Ok(Format::BOOT_SECTOR);
     }
     Err(LoadError::UnknownFormat)
 }
