@@ -14,6 +14,12 @@ use super::{FrameRun, copy, direct_map, statistics, zero};
 /// Pieces are no larger than this: the largest page.
 const LARGEST_PIECE: u64 = PageSize::Size1G.bytes();
 
+/// Pieces of at least this size are found by a table, with an entry for so much of the address space.
+const GRANULE: PageSize = PageSize::Size2M;
+
+/// A granule that does not lie in one piece.
+const NO_PIECE: u16 = u16::MAX;
+
 /// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of two.
 #[derive(Debug)]
 struct Piece {
@@ -26,6 +32,8 @@ struct Piece {
 pub(crate) struct GuestRam {
     /// Sorted by address; they do not overlap.
     pieces: Vec<Piece>,
+    /// By granule, the number of the piece that holds it: page walks and instruction fetches ask all the time.
+    granules: Vec<u16>,
     bytes: u64,
 }
 
@@ -90,7 +98,7 @@ impl GuestRam {
                 at += bytes;
             }
         }
-        Ok(Self { pieces, bytes: wanted_bytes })
+        Ok(Self { granules: granules(&pieces), pieces, bytes: wanted_bytes })
     }
 
     /// Its size.
@@ -110,6 +118,19 @@ impl GuestRam {
     /// Where a guest-physical address lies, and how many bytes from there on are in one piece.
     #[inline]
     pub(crate) fn locate(&self, gpa: GuestPhys) -> Option<(HostPhys, u64)> {
+        let granule = (gpa.as_u64() >> GRANULE.shift()) as usize;
+        if let Some(&number) = self.granules.get(granule)
+            && let Some(piece) = self.pieces.get(usize::from(number))
+        {
+            let offset = gpa.as_u64() - piece.start.as_u64();
+            return Some((piece.frames.address().wrapping_add(offset), piece.frames.bytes() - offset));
+        }
+        self.search(gpa)
+    }
+
+    /// [`locate`](Self::locate) for what is in no granule: the small pieces, and what is no RAM.
+    #[inline(never)]
+    fn search(&self, gpa: GuestPhys) -> Option<(HostPhys, u64)> {
         let at = self.pieces.partition_point(|piece| piece.start <= gpa).checked_sub(1)?;
         let piece = self.pieces.get(at)?;
         let offset = gpa.as_u64() - piece.start.as_u64();
@@ -141,6 +162,22 @@ impl GuestRam {
         }
         Ok(())
     }
+}
+
+/// The number of the piece that each granule lies in.
+fn granules(pieces: &[Piece]) -> Vec<u16> {
+    let mut granules = Vec::new();
+    for (number, piece) in pieces.iter().enumerate() {
+        // Pieces are aligned to their size, so a granule lies in one altogether or not at all.
+        let Ok(number) = u16::try_from(number) else { break };
+        let first = (piece.start.as_u64() >> GRANULE.shift()) as usize;
+        let count = (piece.frames.bytes() >> GRANULE.shift()) as usize;
+        if number != NO_PIECE && count != 0 {
+            granules.resize(first, NO_PIECE);
+            granules.resize(first + count, number);
+        }
+    }
+    granules
 }
 
 /// Copies out of a guest's RAM: in one access where length and alignment allow it.
