@@ -123,7 +123,8 @@ impl GuestRam {
             && let Some(piece) = self.pieces.get(usize::from(number))
         {
             let offset = gpa.as_u64() - piece.start.as_u64();
-            return Some((piece.frames.address().wrapping_add(offset), piece.frames.bytes() - offset));
+            let (hpa, bytes) = (piece.frames.address(), piece.frames.bytes());
+            return Some((hpa.wrapping_add(offset), bytes - offset));
         }
         self.search(gpa)
     }
