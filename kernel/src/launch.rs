@@ -11,7 +11,7 @@ use core::fmt;
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName};
 use bundle::{Bundle, FileIndex, KernelFormat, VmConfig};
-use machine::{BoardConfig, TestBoard};
+use machine::{BoardConfig, TestBoard, firmware};
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
 use machine::layout::MachineLayout;
@@ -96,7 +96,7 @@ pub(crate) fn vm<B: Backend>(
         .collect::<Result<_, LaunchError>>()?;
     let modules: Vec<_> =
         modules.iter().map(|(bytes, cmdline)| Module { bytes, cmdline }).collect();
-    let format = wanted_format(config.kernel_format)?;
+    let format = wanted_format(config.kernel_format);
 
     let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
     if cpus == 0 {
@@ -104,6 +104,8 @@ pub(crate) fn vm<B: Backend>(
     }
     let layout = MachineLayout::new(config.memory_bytes, config.cpus);
     let ram = GuestRam::new(&[layout.low_ram(), layout.high_ram()]).map_err(LaunchError::Memory)?;
+    let rsdp = firmware::install(&layout, &ram)
+        .map_err(|error| LaunchError::Unsupported(error.to_string()))?;
     let loaded = loader::load(
         &Request {
             kernel: &kernel,
@@ -112,7 +114,7 @@ pub(crate) fn vm<B: Backend>(
             modules: &modules,
             cmdline: &config.cmdline,
             layout,
-            rsdp: None,
+            rsdp: Some(rsdp),
         },
         &ram,
     )?;
@@ -146,11 +148,16 @@ fn too_many_cpus() -> LaunchError {
     LaunchError::Unsupported(format!("a machine has 1 to {MAX_CPUS} CPUs"))
 }
 
-fn wanted_format(format: KernelFormat) -> Result<Option<Format>, LaunchError> {
-    Ok(match format {
+const fn wanted_format(format: KernelFormat) -> Option<Format> {
+    match format {
         KernelFormat::Auto => None,
-        other => return Err(LaunchError::Unsupported(format!("kernels of the format {other:?}"))),
-    })
+        KernelFormat::Linux => Some(Format::Linux),
+        KernelFormat::Elf => Some(Format::Elf),
+        KernelFormat::Multiboot => Some(Format::Multiboot),
+        KernelFormat::Multiboot2 => Some(Format::Multiboot2),
+        KernelFormat::Pvh => Some(Format::Pvh),
+        KernelFormat::BootSector => Some(Format::BOOT_SECTOR),
+    }
 }
 
 /// One vCPU after power-on; the first one at the kernel's first instruction.
