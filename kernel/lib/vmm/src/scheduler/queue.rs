@@ -38,7 +38,12 @@ pub enum Use {
 pub enum Preemption {
     /// The new one goes first: choose again.
     Now,
-    /// It waits for its turn.
+    /// Its turn is shorter now that there is one more to share with.
+    Within {
+        /// What is left of it.
+        ns: u64,
+    },
+    /// Its turn ends when it would have ended.
     NotNow,
 }
 
@@ -108,14 +113,9 @@ struct Running {
     virtual_time: VirtualTime,
     borrowing_ns: u64,
     weight: Weight,
-    company: Company,
-}
-
-/// Whether anybody else was ready when a turn began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Company {
-    Alone,
-    Others,
+    /// The virtual time that has decided its turn.
+    key: VirtualTime,
+    slice: Slice,
 }
 
 impl Running {
@@ -241,12 +241,25 @@ impl<T> RunQueue<T> {
         }
         let key = self.push(vcpu, share);
         let Some(running) = self.running else { return Preemption::NotNow };
-        let goes_first = || key < running.effective(now_ns, self.round());
-        // A turn that began without competition is longer than it should be now.
-        if running.company == Company::Alone || arrival == Arrival::Woken && goes_first() {
-            Preemption::Now
-        } else {
-            Preemption::NotNow
+        if arrival == Arrival::Woken && key < running.effective(now_ns, self.round()) {
+            return Preemption::Now;
+        }
+        self.shorten(running, now_ns)
+    }
+
+    /// One more is ready: rounds are shorter, and so is the turn that has begun.
+    fn shorten(&mut self, running: Running, now_ns: u64) -> Preemption {
+        let slice_ns = self.slice(running.key, running.weight, running.borrowing_ns);
+        let ran_ns = now_ns.saturating_sub(running.began_ns);
+        match running.slice {
+            Slice::Ns(old_ns) if slice_ns.saturating_add(MIN_SLICE_NS) > old_ns => {
+                Preemption::NotNow
+            }
+            _ if ran_ns >= slice_ns => Preemption::Now,
+            _ => {
+                self.running = Some(Running { slice: Slice::Ns(slice_ns), ..running });
+                Preemption::Within { ns: slice_ns - ran_ns }
+            }
         }
     }
 
@@ -297,7 +310,7 @@ impl<T> RunQueue<T> {
         }
         loop {
             let Reverse(Ready { key, vcpu, share, .. }) = self.ready.pop()?;
-            let slice_ns = self.slice(key, &share);
+            let slice_ns = self.slice(key, share.weight, share.borrowing_ns);
             let cap = share.cap.clone();
             let (slice, granted_ns) = match cap.as_deref() {
                 None if self.cpu_use == Use::Dedicated => (Slice::Unlimited, None),
@@ -317,7 +330,8 @@ impl<T> RunQueue<T> {
                 virtual_time: share.virtual_time,
                 borrowing_ns: share.borrowing_ns,
                 weight: share.weight,
-                company: if self.ready.is_empty() { Company::Alone } else { Company::Others },
+                key,
+                slice,
             });
             self.advance(now_ns);
             return Some(Turn { vcpu, share, slice, began_ns: now_ns, granted_ns });
@@ -325,13 +339,13 @@ impl<T> RunQueue<T> {
     }
 
     /// How long the vCPU may run before the one behind it has its turn.
-    fn slice(&self, key: VirtualTime, share: &Share) -> u64 {
+    fn slice(&self, key: VirtualTime, weight: Weight, borrowing_ns: u64) -> u64 {
         let Some(Reverse(next)) = self.ready.peek() else { return BALANCE_NS };
         // Those that sleep do not count: the round is theirs that are ready.
         let until = next.key.saturating_add(self.round());
-        let slice = until.saturating_sub(key).to_ns(share.weight).max(MIN_SLICE_NS);
+        let slice = until.saturating_sub(key).to_ns(weight).max(MIN_SLICE_NS);
         // Borrowed time is for a moment; after it the turn is decided anew.
-        if share.borrowing_ns > 0 { slice.min(share.borrowing_ns) } else { slice }
+        if borrowing_ns > 0 { slice.min(borrowing_ns) } else { slice }
     }
 
     /// Lets those go whose cap has a new period.

@@ -149,10 +149,15 @@ impl Simulator {
         match queue.enqueue(number, share, arrival, self.now_ns) {
             Preemption::Now => {
                 self.end_turn(target.into());
-                self.dispatch(target.into());
             }
-            Preemption::NotNow => self.dispatch_idle(),
+            Preemption::Within { ns } => {
+                if let Some(running) = &mut self.cpus[usize::from(target)].running {
+                    running.ends_ns = running.ends_ns.min(self.now_ns + ns);
+                }
+            }
+            Preemption::NotNow => {}
         }
+        self.dispatch_idle();
     }
 
     fn dispatch_idle(&mut self) {

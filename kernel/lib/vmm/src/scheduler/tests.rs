@@ -148,10 +148,11 @@ proptest! {
         let total: u64 = weights.iter().map(|weight| u64::from(*weight)).sum::<u64>()
             + 256 * sleepers.len() as u64;
         for (vcpu, weight) in simulator.vcpus.iter().zip(&weights) {
-            // A turn comes again when all others have had as much in proportion to their weights. On several
-            // CPUs one may have run for a while with a CPU to itself.
+            // A turn comes again when all others have had as much in proportion to their weights, and those
+            // that borrow or catch up have done so. On several CPUs one may have had a CPU to itself before.
             let turn = if cpus == 1 { MIN_SLICE_NS } else { BALANCE_NS / cpus as u64 };
-            let bound = 40 * MS + 2 * turn * total / u64::from(*weight);
+            let rounds = if cpus == 1 { BORROW_ROUNDS } else { AHEAD_ROUNDS + CATCH_UP_ROUNDS };
+            let bound = rounds * ROUND_NS + 2 * turn * total / u64::from(*weight);
             prop_assert!(
                 vcpu.longest_wait_ns <= bound,
                 "weight {weight} waited {} of {bound} ns", vcpu.longest_wait_ns
