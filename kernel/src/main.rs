@@ -16,6 +16,7 @@ mod supervisor;
 mod vcpu;
 mod vm;
 
+use host::frequency::Evidence;
 use ::memory::{HostPhys, HostVirt};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
@@ -24,7 +25,7 @@ use spin::Once;
 use crate::cpu::interrupts::HostVector;
 use crate::hw::bundle::{BundleMemory, NoBundle};
 use crate::hw::{acpi, clock, console, io_apic, pic, power, rtc};
-use crate::memory::{FrameBufferMapping, MemoryMap};
+use crate::memory::FrameBufferMapping;
 
 /// The ISA interrupt of a PC's first serial port.
 const SERIAL_IRQ: u8 = 4;
@@ -42,6 +43,7 @@ entry_point!(main, config = &BOOT_LOADER);
 
 /// What of the boot loader's information is needed after its memory is gone.
 struct BootFacts {
+    tsc: Evidence,
     rsdp: Option<HostPhys>,
     bundle: Result<BundleMemory, NoBundle>,
 }
@@ -51,7 +53,7 @@ static FACTS: Once<BootFacts> = Once::new();
 /// On the boot loader's ground: its address space, its stack, one CPU. Ends on the hypervisor's own.
 fn main(boot_info: &'static mut BootInfo) -> ! {
     // Time first, as it counts from here; then what the log needs.
-    clock::init();
+    let evidence = clock::init();
     // SAFETY: this is the boot CPU, and nothing of this has been called before.
     unsafe {
         cpu::init_boot_cpu();
@@ -68,7 +70,7 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     });
     ::log::info!("Plinth {}", env!("CARGO_PKG_VERSION"));
 
-    let mut map = MemoryMap::from_boot_info(boot_info);
+    let mut map = memory::from_boot_info(boot_info);
     memory::reserve_image(&mut map);
     let ramdisk = boot_info.ramdisk_addr.into_option().and_then(|address| {
         let address = HostVirt::new(address);
@@ -77,7 +79,7 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     // SAFETY: the boot loader's information is about the RAM disk that it has mapped, and its address space is in use.
     let bundle = unsafe { BundleMemory::find(&mut map, ramdisk, boot_info.ramdisk_len) };
     let rsdp = boot_info.rsdp_addr.into_option().map(HostPhys::new);
-    FACTS.call_once(|| BootFacts { rsdp, bundle });
+    FACTS.call_once(|| BootFacts { tsc: evidence, rsdp, bundle });
 
     // SAFETY: the map reserves the image and the bundle, and the boot loader's address space is in use.
     if let Err(error) = unsafe { memory::build(map, frame_buffer) } {
@@ -103,7 +105,7 @@ extern "C" fn own_ground() -> ! {
     // SAFETY: the boot loader has found the RSDP, and the direct map is in place.
     let platform = unsafe { acpi::Platform::read(facts.rsdp) };
     power::init(&platform);
-    clock::refine(platform.pm_timer);
+    clock::refine(facts.tsc, platform.pm_timer);
     match rtc::read_seconds() {
         Some(seconds) => clock::set_date(seconds),
         None => ::log::warn!("this machine has no real-time clock: guests see the year 1970"),

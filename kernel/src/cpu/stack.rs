@@ -39,8 +39,7 @@ impl CpuStacks {
     /// From an address on one of the stacks, or on the page below it, to the end of that stack.
     pub(crate) fn words_from(&self, address: HostVirt) -> Option<(HostVirt, HostVirt)> {
         let mut stacks = core::iter::once(&self.main).chain(&self.interrupt);
-        let stack =
-            stacks.find(|stack| stack.contains(address) || stack.overflowed_to(address))?;
+        let stack = stacks.find(|stack| stack.contains(address) || stack.overflowed_to(address))?;
         let start = HostVirt::new(address.max(stack.bottom()).as_u64() & !7);
         Some((start, stack.top()))
     }

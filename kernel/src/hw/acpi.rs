@@ -11,6 +11,7 @@ use acpi::sdt::fadt::Fadt;
 use acpi::sdt::madt::{Madt, MadtEntry};
 use acpi::{AcpiTables, Handler, PciAddress, RawPhysicalMapping};
 use alloc::vec::Vec;
+use host::sleep::s5_sleep_types;
 use memory::{HostPhys, Range};
 use x86_64::instructions::port::{Port, PortRead, PortWrite};
 
@@ -247,46 +248,6 @@ fn reachable(start: HostPhys, bytes: u64) -> Option<*mut u8> {
     // Memory is mapped already, and as memory.
     let address = if is_memory(range) { direct_map(start) } else { map_device(range).ok()? };
     Some(address.as_u64() as *mut u8)
-}
-
-/// SLP_TYP for both PM1 control registers out of the AML `Name (\_S5, Package () {a, b, ...})` (ACPI specification, `\_S5`
-/// Object, and AML Byte Stream Byte Values).
-fn s5_sleep_types(aml: &[u8]) -> Option<[u8; 2]> {
-    const NAME: u8 = 0x08;
-    const ROOT: u8 = b'\\';
-    const PACKAGE: u8 = 0x12;
-    let mut from = 0;
-    loop {
-        let at = from + aml.get(from..)?.windows(4).position(|name| name == b"_S5_")?;
-        from = at + 4;
-        let before = aml.get(at.checked_sub(2)?..at)?;
-        if before[1] != NAME && before != [NAME, ROOT] {
-            continue;
-        }
-        let mut bytes = aml.get(at + 4..)?.iter().copied();
-        if bytes.next()? != PACKAGE {
-            continue;
-        }
-        // The package's length: its first byte says how many follow. Then the number of elements.
-        let more = bytes.next()? >> 6;
-        (0..more).try_for_each(|_| bytes.next().map(|_| ()))?;
-        let elements = bytes.next()?;
-        let mut number = || match bytes.next()? {
-            0x00 => Some(0),
-            0x01 => Some(1),
-            0x0a => bytes.next(),
-            // A word, whose upper byte is of no meaning here.
-            0x0b => {
-                let low = bytes.next();
-                bytes.next()?;
-                low
-            }
-            _ => None,
-        };
-        let first = number()?;
-        let second = if elements > 1 { number().unwrap_or(first) } else { first };
-        return Some([first & 7, second & 7]);
-    }
 }
 
 /// How the `acpi` crate reaches the machine.

@@ -1,9 +1,10 @@
 //! Where the guest bundle is: the boot loader's RAM disk, or, in an emulator, wherever that has put it.
 
 use bundle::{BundleError, Ramdisk};
+use host::{Kind, MemoryMap};
 use memory::{HostPhys, HostVirt, Range};
 
-use crate::memory::{Kind, MemoryMap, direct_map};
+use crate::memory::{direct_map, reserve};
 
 /// What there is in place of a bundle.
 #[derive(Clone, Copy, Debug)]
@@ -64,7 +65,7 @@ impl BundleMemory {
         if !map.is_all(&[Kind::Usable, Kind::Loader], range) {
             return Err(NoBundle::OutsideRam(range));
         }
-        map.reserve(range);
+        reserve(map, range);
         Ok(Self { range })
     }
 

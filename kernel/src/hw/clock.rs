@@ -8,6 +8,8 @@ use core::arch::x86_64::_rdtsc;
 use core::hint;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use host::Frequency;
+use host::frequency::Evidence;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use x86_64::instructions::port::Port;
 
@@ -21,10 +23,6 @@ const PM_TIMER_HZ: u64 = 3_579_545;
 const MEASURE_US: u64 = 10_000;
 /// Polls of a timer before it counts as standing still. One port access takes about a microsecond.
 const POLLS: u32 = 1_000_000;
-/// How far apart two frequencies may be to count as the same, in parts per million.
-const TOLERANCE_PPM: u64 = 2_000;
-/// Taken where nothing can be measured and CPUID says nothing.
-const GUESS_HZ: u64 = 2_000_000_000;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// The boot CPU writes these once (the frequency twice); everybody reads them.
@@ -91,38 +89,18 @@ fn scale(value: u64, factor: u64) -> u64 {
     ((u128::from(value) * u128::from(factor)) >> 32) as u64
 }
 
-/// Starts the clock: time 0 is now.
-pub(crate) fn init() {
+/// Starts the clock: time 0 is now. Returns what was measured, for [`refine`].
+pub(crate) fn init() -> Evidence {
     BOOT_TSC.store(tsc(), Ordering::Relaxed);
-    set_frequency(measure_by_pit().unwrap_or_else(|| cpuid_hz().unwrap_or(GUESS_HZ)));
+    let evidence = Evidence { pit_hz: measure_by_pit(), pm_timer_hz: None, cpuid_hz: cpuid_hz() };
+    set_frequency(evidence.frequency().hz);
+    evidence
 }
 
 /// Improves on [`init`] once the ACPI tables are known, and says what came of it.
-pub(crate) fn refine(pm_timer: Option<PmTimer>) {
-    let first = tsc_hz();
-    let second = pm_timer.and_then(measure_by_pm_timer);
-    let (hz, source) = match (second, cpuid_hz()) {
-        (Some(measured), Some(cpuid)) if agree(measured, cpuid) => {
-            (cpuid, "as CPUID says and the PM timer confirms")
-        }
-        (Some(measured), cpuid) => {
-            if let Some(cpuid) = cpuid {
-                log::debug!(
-                    "CPUID gives {} kHz for the TSC, the machine does {}",
-                    cpuid / 1000,
-                    measured / 1000
-                );
-            }
-            // Both timers run from one crystal; with the longer of two baselines both count.
-            if agree(first, measured) {
-                ((first + measured) / 2, "by PIT and PM timer")
-            } else {
-                (measured, "by the PM timer")
-            }
-        }
-        (None, Some(cpuid)) if agree(first, cpuid) => (cpuid, "as CPUID says and the PIT confirms"),
-        (None, _) => (first, "by the PIT alone"),
-    };
+pub(crate) fn refine(evidence: Evidence, pm_timer: Option<PmTimer>) {
+    let evidence = Evidence { pm_timer_hz: pm_timer.and_then(measure_by_pm_timer), ..evidence };
+    let Frequency { hz, source } = evidence.frequency();
     set_frequency(hz);
     log::info!("TSC at {}.{:03} MHz, {source}", hz / 1_000_000, hz / 1000 % 1000);
 }
@@ -144,10 +122,6 @@ fn set_frequency(hz: u64) {
         let rescaled = (u128::from(elapsed) * u128::from(hz) / u128::from(before)) as u64;
         BOOT_TSC.store(now.wrapping_sub(rescaled), Ordering::Relaxed);
     }
-}
-
-fn agree(a: u64, b: u64) -> bool {
-    a.abs_diff(b) <= a / 1_000_000 * TOLERANCE_PPM
 }
 
 /// What CPUID says (leaf 15H), where it says it completely.

@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use alloc::string::String;
 use arrayvec::ArrayVec;
 use bootloader_api::info::FrameBufferInfo;
+use host::EscapeFilter;
 use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -312,46 +313,5 @@ impl GuestConsole {
             console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
         });
         self.line.clear();
-    }
-}
-
-/// Lets plain text through and drops control characters and escape sequences, with which a guest could otherwise
-/// rewrite what others have said (ECMA-48, Control Functions for Coded Character Sets).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct EscapeFilter(EscapeState);
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum EscapeState {
-    Text,
-    Escape,
-    /// After `ESC [`: until a final byte.
-    ControlSequence,
-    /// After `ESC ]` and the like: until BEL or ESC.
-    String,
-}
-
-impl EscapeFilter {
-    /// A filter that has seen nothing yet.
-    pub(crate) const fn new() -> Self {
-        Self(EscapeState::Text)
-    }
-
-    /// Whether the byte is text.
-    pub(crate) fn passes(&mut self, byte: u8) -> bool {
-        match (self.0, byte) {
-            (_, 0x1b) => self.0 = EscapeState::Escape,
-            (EscapeState::Text, b'\n' | b'\t' | 0x20..=0x7e | 0x80..) => return true,
-            (EscapeState::Text, _) => {}
-            (EscapeState::Escape, b'[') => self.0 = EscapeState::ControlSequence,
-            (EscapeState::Escape, b']' | b'P' | b'X' | b'^' | b'_') => self.0 = EscapeState::String,
-            // Intermediate bytes; a final byte follows.
-            (EscapeState::Escape, 0x20..=0x2f) => {}
-            (EscapeState::ControlSequence, 0x20..=0x3f) => {}
-            (EscapeState::String, 0x08..=0x0d | 0x20..) if byte != 0x9c => {}
-            (EscapeState::Escape | EscapeState::ControlSequence | EscapeState::String, _) => {
-                self.0 = EscapeState::Text;
-            }
-        }
-        false
     }
 }

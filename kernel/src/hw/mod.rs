@@ -7,7 +7,6 @@ pub(crate) mod console;
 pub(crate) mod io_apic;
 pub(crate) mod pic;
 pub(crate) mod power;
-mod ring;
 pub(crate) mod rtc;
 pub(crate) mod screen;
 pub(crate) mod serial;

@@ -7,9 +7,8 @@
 use core::mem;
 
 use bootloader_api::info::{FrameBufferInfo, PixelFormat};
+use host::EscapeFilter;
 use noto_sans_mono_bitmap::{FontWeight, RasterHeight, get_raster, get_raster_width};
-
-use super::console::EscapeFilter;
 
 /// The most columns and rows that are used of a large screen.
 const COLUMNS: usize = 280;

@@ -6,12 +6,11 @@
 
 use core::hint;
 
+use host::Ring;
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::Port;
-
-use super::ring::Ring;
 
 /// I/O port of the first serial port of a PC.
 const COM1: u16 = 0x3f8;

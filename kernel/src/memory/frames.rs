@@ -4,11 +4,11 @@
 
 use core::fmt;
 
+use host::{Kind, MemoryMap};
 use memory::frames::FrameStatistics;
 use memory::{FrameAllocator, HostPhys, PageSize, Placement, Range};
 use spin::Mutex;
 
-use super::map::{Kind, MemoryMap};
 use super::{direct_map, zero};
 
 static FRAMES: Mutex<FrameAllocator<'static>> = Mutex::new(FrameAllocator::new());

@@ -79,8 +79,3 @@ fn extend(heap: &mut Heap, bytes: usize) {
         unsafe { heap.extend(bytes) };
     }
 }
-
-/// Bytes that the heap occupies.
-pub(crate) fn size_bytes() -> usize {
-    without_interrupts(|| ALLOCATOR.0.lock().size())
-}

@@ -21,11 +21,10 @@ use memory::{HostPhys, HostVirt};
 
 pub(crate) use frames::{Frame, FrameRun, LowFrame, statistics};
 pub(crate) use guest::{GuestRam, NotEnoughMemory};
-pub(crate) use heap::size_bytes as heap_bytes;
-pub(crate) use map::{Kind, MemoryMap};
+pub(crate) use map::{from_boot_info, reserve};
 pub(crate) use space::{
     FrameBufferMapping, StartSpace, TableFrames, build, enter, enter_space, is_memory, is_text,
-    map_device, reclaim_loader_memory, report, reserve_image, root, translate_loader_address,
+    map_device, reclaim_loader_memory, report, reserve_image, translate_loader_address,
 };
 pub(crate) use stack::Stack;
 

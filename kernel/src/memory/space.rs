@@ -7,13 +7,13 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::paging::{PageFlags, Paging4};
+use host::{Kind, MemoryMap};
 use memory::table::{Format, TableError};
 use memory::{HostPhys, HostVirt, PageSize, Placement, Range, TableMemory, Tables, TlbEffect};
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use spin::{Mutex, Once};
 
-use super::map::{Kind, MemoryMap};
-use super::{direct_map, frames, zero};
+use super::{direct_map, frames, reserve, zero};
 use crate::cpu::control;
 
 /// Data: never executable, the same in all address spaces.
@@ -137,7 +137,7 @@ pub(crate) fn reserve_image(map: &mut MemoryMap) {
             if let Some(range) =
                 frame.and_then(|frame| Range::<HostPhys>::from_len(frame, PageSize::Size4K.bytes()))
             {
-                map.reserve(range);
+                reserve(map, range);
             }
         }
     }

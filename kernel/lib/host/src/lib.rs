@@ -1,0 +1,24 @@
+//! What the hypervisor knows of the machine that it runs on, as data: the algorithms of its bring-up that touch nothing.
+//!
+//! The kernel reads the real thing (boot loader, ACPI tables, real-time clock, console) and decides with what is here.
+#![no_std]
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    warn(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)
+)]
+
+extern crate alloc;
+
+pub mod date;
+pub mod frequency;
+pub mod map;
+pub mod ring;
+pub mod sleep;
+pub mod text;
+
+pub use date::{Reading, RtcFormat};
+pub use frequency::Frequency;
+pub use map::{Kind, MemoryMap, Region};
+pub use ring::Ring;
+pub use text::EscapeFilter;
