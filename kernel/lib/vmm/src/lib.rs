@@ -25,6 +25,7 @@ pub mod machine;
 pub mod metrics;
 pub mod mtrr;
 pub mod pending;
+pub mod power;
 pub mod reset;
 pub mod scheduler;
 pub mod state;

@@ -1,0 +1,376 @@
+//! The life of a VM as a table: [`Power`] says what it is doing, [`apply`] what follows from an event.
+//!
+//! Nothing happens here. The caller keeps the state under the VM's lock, applies an event, and then carries the
+//! [`Steps`] out in their order. Ending takes time, since vCPUs on other CPUs leave one by one: between the
+//! decision and the last of them the VM is [`Ending`](Power::Ending), and knows already what comes then.
+
+use core::fmt;
+
+/// What a VM is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Power {
+    /// It has no memory and no vCPU.
+    Off,
+    /// Its vCPUs run.
+    Running,
+    /// Its vCPUs and its time stand still.
+    Paused,
+    /// Its vCPUs are leaving.
+    Ending(Then),
+    /// It is not there any more.
+    Gone,
+}
+
+/// What comes when the last vCPU has left.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Then {
+    /// The VM stays off.
+    Off,
+    /// It starts again from its kernel file.
+    Start,
+    /// It goes away.
+    Gone,
+}
+
+/// What happens to a VM.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PowerEvent {
+    /// The operator starts it.
+    Start,
+    /// The operator pauses it.
+    Pause,
+    /// The operator lets it go on.
+    Resume,
+    /// The operator resets it.
+    Reset,
+    /// The operator switches it off.
+    Stop,
+    /// The operator wants it gone.
+    Destroy,
+    /// The guest has switched itself off.
+    GuestPowerOff,
+    /// The guest has asked for a reset.
+    GuestReset,
+    /// The guest cannot go on.
+    GuestCrash,
+    /// The last vCPU has left.
+    VcpusLeft,
+}
+
+/// What follows an end that the guest itself has brought about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum EndPolicy {
+    /// It stays off.
+    #[default]
+    Stop,
+    /// It starts again.
+    Restart,
+}
+
+/// What follows the two ends that can be answered by a new beginning.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct EndPolicies {
+    /// After a crash.
+    pub on_crash: EndPolicy,
+    /// After a reset that the guest has asked for.
+    pub on_reboot: EndPolicy,
+}
+
+/// One thing to be done.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Step {
+    /// Give it memory, load its kernel, make its vCPUs.
+    Build,
+    /// Let its vCPUs run, and its time pass.
+    Run,
+    /// Stop its vCPUs where they are, and its time.
+    Freeze,
+    /// Make its vCPUs leave, and say so with [`PowerEvent::VcpusLeft`].
+    Evict,
+    /// Give back its memory and whatever else it has.
+    Release,
+    /// Strike it off the list.
+    Forget,
+}
+
+/// What is to be done, in this order.
+pub type Steps = &'static [Step];
+
+/// The event does not fit what the VM is doing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Refused {
+    /// What it is doing.
+    pub power: Power,
+    /// What was wanted.
+    pub event: PowerEvent,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let wish = match self.event {
+            PowerEvent::Start => "started",
+            PowerEvent::Pause => "paused",
+            PowerEvent::Resume => "resumed",
+            PowerEvent::Reset => "reset",
+            PowerEvent::Stop => "stopped",
+            PowerEvent::Destroy => "destroyed",
+            PowerEvent::GuestPowerOff
+            | PowerEvent::GuestReset
+            | PowerEvent::GuestCrash
+            | PowerEvent::VcpusLeft => "ended",
+        };
+        write!(f, "cannot be {wish}: it is {}", self.power)
+    }
+}
+
+impl core::error::Error for Refused {}
+
+impl fmt::Display for Power {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Ending(_) => "about to end",
+            Self::Gone => "gone",
+        })
+    }
+}
+
+/// What follows from an event: what the VM is doing then, and the steps on the way.
+///
+/// # Errors
+/// [`Refused`] for an operator's wish that does not fit; nothing changes. What a guest does while it is ending
+/// is no error, but changes nothing either: its first end counts.
+pub const fn apply(
+    power: Power,
+    event: PowerEvent,
+    policies: EndPolicies,
+) -> Result<(Power, Steps), Refused> {
+    use Power::{Ending, Gone, Off, Paused, Running};
+    let refused = Err(Refused { power, event });
+    let answer = match (power, event) {
+        (Off, PowerEvent::Start) => (Running, &[Step::Build, Step::Run] as Steps),
+        (Off, PowerEvent::Stop) => (Off, &[] as Steps),
+        (Off, PowerEvent::Destroy) => (Gone, &[Step::Forget] as Steps),
+
+        (Running, PowerEvent::Pause) => (Paused, &[Step::Freeze] as Steps),
+        (Paused, PowerEvent::Resume) => (Running, &[Step::Run] as Steps),
+
+        (Running | Paused, PowerEvent::Stop | PowerEvent::GuestPowerOff) => end(Then::Off),
+        (Running | Paused, PowerEvent::Reset) => end(Then::Start),
+        (Running | Paused, PowerEvent::Destroy) => end(Then::Gone),
+        (Running | Paused, PowerEvent::GuestReset) => end(after(policies.on_reboot)),
+        (Running | Paused, PowerEvent::GuestCrash) => end(after(policies.on_crash)),
+
+        // The operator changes his mind about what comes then.
+        (Ending(Then::Off | Then::Start), PowerEvent::Stop) => (Ending(Then::Off), &[] as Steps),
+        (Ending(Then::Off | Then::Start), PowerEvent::Start | PowerEvent::Reset) => {
+            (Ending(Then::Start), &[] as Steps)
+        }
+        (Ending(_), PowerEvent::Destroy) => (Ending(Then::Gone), &[] as Steps),
+        (
+            Ending(then),
+            PowerEvent::GuestPowerOff | PowerEvent::GuestReset | PowerEvent::GuestCrash,
+        ) => (Ending(then), &[] as Steps),
+        (Ending(Then::Off), PowerEvent::VcpusLeft) => (Off, &[Step::Release] as Steps),
+        (Ending(Then::Start), PowerEvent::VcpusLeft) => {
+            (Running, &[Step::Release, Step::Build, Step::Run] as Steps)
+        }
+        (Ending(Then::Gone), PowerEvent::VcpusLeft) => {
+            (Gone, &[Step::Release, Step::Forget] as Steps)
+        }
+
+        (Off, PowerEvent::Pause | PowerEvent::Resume | PowerEvent::Reset)
+        | (Running, PowerEvent::Start | PowerEvent::Resume)
+        | (Paused, PowerEvent::Start | PowerEvent::Pause)
+        | (Ending(_), PowerEvent::Pause | PowerEvent::Resume)
+        | (Ending(Then::Gone), PowerEvent::Start | PowerEvent::Stop | PowerEvent::Reset)
+        | (Off | Running | Paused | Gone, PowerEvent::VcpusLeft)
+        | (
+            Off | Gone,
+            PowerEvent::GuestPowerOff | PowerEvent::GuestReset | PowerEvent::GuestCrash,
+        )
+        | (
+            Gone,
+            PowerEvent::Start
+            | PowerEvent::Pause
+            | PowerEvent::Resume
+            | PowerEvent::Reset
+            | PowerEvent::Stop
+            | PowerEvent::Destroy,
+        ) => return refused,
+    };
+    Ok(answer)
+}
+
+const fn end(then: Then) -> (Power, Steps) {
+    (Power::Ending(then), &[Step::Evict])
+}
+
+const fn after(policy: EndPolicy) -> Then {
+    match policy {
+        EndPolicy::Stop => Then::Off,
+        EndPolicy::Restart => Then::Start,
+    }
+}
+
+/// How long a VM that ends by itself again and again waits before it is built anew, so that a crash loop leaves
+/// the host its time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct RestartDelay {
+    /// Starts in a row that did not last.
+    short_lives: u32,
+}
+
+/// A life of this length is one that lasts.
+const LASTING_NS: u64 = 10_000_000_000;
+const FIRST_DELAY_NS: u64 = 100_000_000;
+const LONGEST_DELAY_NS: u64 = 30_000_000_000;
+
+impl RestartDelay {
+    /// None so far.
+    pub const fn new() -> Self {
+        Self { short_lives: 0 }
+    }
+
+    /// A life has ended after so long: how long to wait before the next one. The first time nothing, and then
+    /// twice as long each time, up to half a minute.
+    pub const fn after_life_of(&mut self, lived_ns: u64) -> u64 {
+        if lived_ns >= LASTING_NS {
+            self.short_lives = 0;
+            return 0;
+        }
+        let before = self.short_lives;
+        self.short_lives = self.short_lives.saturating_add(1);
+        match before {
+            0 => 0,
+            1..=9 => {
+                let delay = FIRST_DELAY_NS << (before - 1);
+                if delay < LONGEST_DELAY_NS { delay } else { LONGEST_DELAY_NS }
+            }
+            _ => LONGEST_DELAY_NS,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const STOP: EndPolicies = EndPolicies { on_crash: EndPolicy::Stop, on_reboot: EndPolicy::Stop };
+    const RESTART: EndPolicies =
+        EndPolicies { on_crash: EndPolicy::Restart, on_reboot: EndPolicy::Restart };
+
+    const EVENTS: [PowerEvent; 10] = [
+        PowerEvent::Start,
+        PowerEvent::Pause,
+        PowerEvent::Resume,
+        PowerEvent::Reset,
+        PowerEvent::Stop,
+        PowerEvent::Destroy,
+        PowerEvent::GuestPowerOff,
+        PowerEvent::GuestReset,
+        PowerEvent::GuestCrash,
+        PowerEvent::VcpusLeft,
+    ];
+
+    /// Applies events one after the other and returns the last state.
+    fn live(policies: EndPolicies, events: &[PowerEvent]) -> Power {
+        events.iter().fold(Power::Off, |power, event| apply(power, *event, policies).unwrap().0)
+    }
+
+    #[test]
+    fn a_vm_starts_pauses_goes_on_and_ends() {
+        use PowerEvent::*;
+        assert_eq!(live(STOP, &[Start]), Power::Running);
+        assert_eq!(live(STOP, &[Start, Pause]), Power::Paused);
+        assert_eq!(live(STOP, &[Start, Pause, Resume]), Power::Running);
+        assert_eq!(live(STOP, &[Start, GuestPowerOff]), Power::Ending(Then::Off));
+        assert_eq!(live(STOP, &[Start, GuestPowerOff, VcpusLeft]), Power::Off);
+        assert_eq!(live(STOP, &[Start, Pause, Destroy, VcpusLeft]), Power::Gone);
+    }
+
+    #[test]
+    fn policies_decide_about_crashes_and_reboots() {
+        use PowerEvent::*;
+        for event in [GuestCrash, GuestReset] {
+            assert_eq!(live(STOP, &[Start, event, VcpusLeft]), Power::Off);
+            assert_eq!(live(RESTART, &[Start, event, VcpusLeft]), Power::Running);
+        }
+        // A power-off is a power-off.
+        assert_eq!(live(RESTART, &[Start, GuestPowerOff, VcpusLeft]), Power::Off);
+        // The operator's reset is a restart whatever the policies say.
+        assert_eq!(live(STOP, &[Start, Reset, VcpusLeft]), Power::Running);
+    }
+
+    #[test]
+    fn the_first_end_counts_until_the_operator_says_otherwise() {
+        use PowerEvent::*;
+        assert_eq!(live(STOP, &[Start, GuestPowerOff, GuestCrash]), Power::Ending(Then::Off));
+        assert_eq!(live(RESTART, &[Start, GuestCrash, Stop, VcpusLeft]), Power::Off);
+        assert_eq!(live(STOP, &[Start, Stop, Start, VcpusLeft]), Power::Running);
+        assert_eq!(live(STOP, &[Start, Stop, Destroy, VcpusLeft]), Power::Gone);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_a_reason() {
+        let refused = apply(Power::Off, PowerEvent::Pause, STOP).unwrap_err();
+        assert_eq!(refused.to_string(), "cannot be paused: it is off");
+        assert!(apply(Power::Gone, PowerEvent::Start, STOP).is_err());
+        assert!(apply(Power::Ending(Then::Gone), PowerEvent::Start, STOP).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_happens_nothing_is_built_twice_or_released_twice(
+            events in prop::collection::vec(prop::sample::select(&EVENTS[..]), 0..200),
+            restart: bool,
+        ) {
+            let policies = if restart { RESTART } else { STOP };
+            let (mut power, mut built, mut present) = (Power::Off, false, true);
+            for event in events {
+                let Ok((next, steps)) = apply(power, event, policies) else { continue };
+                for step in steps {
+                    match step {
+                        Step::Build => {
+                            prop_assert!(!built && present);
+                            built = true;
+                        }
+                        Step::Run | Step::Freeze | Step::Evict => prop_assert!(built),
+                        Step::Release => {
+                            prop_assert!(built);
+                            built = false;
+                        }
+                        Step::Forget => {
+                            prop_assert!(!built && present);
+                            present = false;
+                        }
+                    }
+                }
+                power = next;
+                let has_memory = !matches!(power, Power::Off | Power::Gone);
+                prop_assert_eq!(built, has_memory);
+                prop_assert_eq!(present, power != Power::Gone);
+            }
+        }
+    }
+
+    #[test]
+    fn a_crash_loop_is_slowed_down() {
+        let mut delay = RestartDelay::new();
+        let mut waits = alloc::vec::Vec::new();
+        for _ in 0..12 {
+            waits.push(delay.after_life_of(1_000_000) / 1_000_000);
+        }
+        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+        // A life that lasted begins the count anew.
+        assert_eq!(delay.after_life_of(60_000_000_000), 0);
+        assert_eq!(delay.after_life_of(1), 0);
+        assert_eq!(delay.after_life_of(1), 100_000_000);
+    }
+}
