@@ -10,6 +10,7 @@ mod hw;
 mod launch;
 mod log;
 mod memory;
+mod operator;
 mod panic;
 mod pcpu;
 mod supervisor;

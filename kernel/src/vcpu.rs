@@ -2,11 +2,15 @@
 
 use alloc::string::String;
 use alloc::sync::Arc;
+use core::fmt::{self, Write};
 
 use machine::devices::lapic::{Deadline, Now, Role};
+use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
+use vmm::metrics::{ExitKind, Metrics};
 use vmm::pending::Restart;
+use vmm::trace::Trace;
 use vmm::{Machine, VcpuState, VmError, VmExit};
 
 use crate::backend::{Backend, LoadedVcpu, Windows};
@@ -28,6 +32,8 @@ struct Inner {
     activity: Activity,
     /// The host's TSC when its local APIC's timer is due; `u64::MAX` for never.
     timer_tsc: u64,
+    metrics: Metrics,
+    trace: Trace,
 }
 
 /// Why a vCPU's turn on a CPU ended.
@@ -50,7 +56,14 @@ impl<B: Backend> Vcpu<B> {
             Role::Bootstrap => Activity::Active,
             Role::Application => Activity::WaitingForStartUp,
         };
-        let inner = Inner { index, state, activity, timer_tsc: u64::MAX };
+        let inner = Inner {
+            index,
+            state,
+            activity,
+            timer_tsc: u64::MAX,
+            metrics: Metrics::new(),
+            trace: Trace::new(),
+        };
         Self { vm, backend, inner }
     }
 
@@ -81,6 +94,14 @@ impl<B: Backend> Vcpu<B> {
         self.inner.timer_tsc.min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
+    /// Writes down its registers, its last exits and what its exits cost.
+    pub(crate) fn describe(&mut self, backend: &B, out: &mut dyn fmt::Write) -> fmt::Result {
+        let Self { vm, backend: vcpu, inner } = self;
+        writeln!(out, "{} vCPU {}: {:?}", vm.name(), inner.index, inner.activity)?;
+        let cpu = backend.load(vcpu);
+        write!(out, "{}{}{}", Registers(&cpu), inner.trace, inner.metrics)
+    }
+
     /// Runs it on this CPU until its turn ends, at the latest when the host's TSC reaches `until_tsc`.
     /// Interrupts are off all the while.
     pub(crate) fn run(&mut self, backend: &B, until_tsc: u64) -> Turn {
@@ -103,6 +124,9 @@ impl<B: Backend> Vcpu<B> {
             }
             let deadline = until_tsc.min(inner.timer_tsc).min(vm.board_deadline_tsc(index));
             let exit = cpu.enter(deadline);
+            let kind = ExitKind::of(&exit);
+            inner.trace.record(&cpu, &exit, kind, clock::tsc());
+            inner.metrics.count(kind, 0);
             unsettled = true;
             match exit {
                 VmExit::HostTimer if clock::tsc() >= until_tsc => return Turn::Expired,
@@ -128,8 +152,7 @@ impl<B: Backend> Vcpu<B> {
                 | VmExit::ReadMsr
                 | VmExit::Hypercall
                 | VmExit::Xsetbv
-                | VmExit::Wbinvd
-                | VmExit::ControlRegister(_) => unsettled = false,
+                | VmExit::Wbinvd => unsettled = false,
                 _ => {}
             }
             let error = match handle(&mut cpu, &mut inner.state, &mut port, exit) {
@@ -151,7 +174,7 @@ impl<B: Backend> Vcpu<B> {
                 }
             };
             if let Some(error) = error {
-                stop(vm, &cpu, error);
+                stop(vm, &cpu, &inner.trace, error);
             }
         }
     }
@@ -232,9 +255,12 @@ impl Inner {
 
 /// Ends the VM, and tells the operator what its CPU was doing.
 #[cold]
-fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, error: VmError) {
+fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, trace: &Trace, error: VmError) {
     let mut text = String::new();
+    // Writing to a string fails only where memory has run out, and then what is there must do.
+    let _ = write!(text, "{}", Registers(cpu));
     let _ = cpu.explain(&mut text);
+    let _ = write!(text, "{trace}");
     log::error!(target: "vm", "{}: {error}", vm.name());
     for line in text.lines() {
         log::error!(target: "vm", "{}: {line}", vm.name());

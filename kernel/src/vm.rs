@@ -209,6 +209,19 @@ impl<B: Backend> Vm<B> {
         self.with_board(|board, now_ns, effects| board.expire(now_ns, effects));
     }
 
+    /// Bytes typed for the guest's serial port; returns how many it took.
+    pub(crate) fn receive(&self, bytes: &[u8]) -> usize {
+        self.with_board(|board, now_ns, effects| board.receive(bytes, now_ns, effects))
+    }
+
+    /// Shows a line of the console that the guest has begun and not ended, such as a prompt.
+    pub(crate) fn show_prompt(&self) {
+        let mut devices = self.devices.lock();
+        if devices.console.has_unseen_text() {
+            devices.console.flush();
+        }
+    }
+
     /// The INTA cycle of a vCPU.
     pub(crate) fn acknowledge_pic(&self) -> PicAnswer {
         let mut devices = self.devices.lock();
