@@ -181,7 +181,9 @@ impl GuestPaging {
     }
 
     /// The walk that succeeds at once: 4 levels, nothing odd in any entry, nothing to mark, and no right that
-    /// needs a second look. `None` says nothing but that [`translate`](Self::translate) has to decide. To be asked in 64-bit mode.
+    /// needs a second look. `visit` sees each entry on the way. To be asked in 64-bit mode.
+    ///
+    /// `None` says nothing but that [`translate`](Self::translate) has to decide.
     #[inline]
     pub fn walk_four_levels<M: GuestMemory>(
         &self,

@@ -25,7 +25,7 @@ use self::fetch::{FetchError, Unknown};
 use self::space::Space;
 use crate::cpu::Cpu;
 use crate::exit::MemoryAccess;
-use crate::fault::GuestFault;
+use crate::fault::{GuestFault, VmError};
 use crate::handle::{Next, complete_with_length, finish};
 use crate::linear::{AccessError, Linear};
 use crate::machine::Machine;
@@ -74,7 +74,8 @@ enum Outcome {
 
 /// Emulates the instruction at RIP, which has made this access.
 ///
-/// Not for accesses by the delivery of an event (IDT vectoring): those are no instruction's.
+/// An access by the delivery of an event is no instruction's: a guest whose stack or descriptor tables lie outside its
+/// RAM cannot take events, and is stopped.
 ///
 /// # Errors
 /// The exception that the instruction raises.
@@ -84,6 +85,9 @@ pub fn emulate<C: Cpu, M: Machine>(
     machine: &mut M,
     access: MemoryAccess,
 ) -> Result<Next, GuestFault> {
+    if vcpu.pending.first().is_some() {
+        return Ok(Next::Stop(VmError::Unbacked(access.gpa)));
+    }
     let known = cache::instruction(cpu, vcpu, machine.memory());
     if let Some(instruction) = &known
         && let Some(ended) = simple::emulate(cpu, vcpu, machine, instruction, &access)

@@ -6,11 +6,12 @@
 use alloc::vec::Vec;
 
 use arch::walk::PageFaultCode;
-use arch::{AccessKind, AccessRights, Cr4, Gpr, Rflags, SegmentName, Width};
+use arch::{AccessKind, AccessRights, Cr4, Gpr, Rflags, SegmentName, Vector, Width};
 use memory::{GuestPhys, GuestVirt};
 
 use super::*;
 use crate::cpu::Blocking;
+use crate::fault::Event;
 use crate::testing::{FakeCpu, FakeMachine, vcpu};
 
 /// Where the code lies, linear and physical.
@@ -679,6 +680,21 @@ fn code_where_nothing_is_reads_as_ones_and_raises_ud() {
         emulate(&mut cpu, &mut vcpu(), &mut device, stopped),
         Err(GuestFault::InvalidOpcode)
     );
+}
+
+#[test]
+fn an_event_that_cannot_be_delivered_stops_the_vm() {
+    let mut state = vcpu();
+    let mut device = machine(&[]);
+    device.memory.put(CODE, &[0x8b, 0x07]);
+    state.pending.interrupted(Some(Event::Interrupt(Vector(0x30))));
+    let stopped = access(DEVICE, Some(DEVICE), AccessKind::Write);
+    let before = cpu();
+    let mut cpu = before.clone();
+    let result = emulate(&mut cpu, &mut state, &mut device, stopped);
+    assert_eq!(result, Ok(Next::Stop(VmError::Unbacked(GuestPhys::new(DEVICE)))));
+    assert_eq!((cpu.rip, cpu.gprs), (before.rip, before.gprs));
+    assert!(device.mmio_reads.is_empty() && device.mmio_writes.is_empty());
 }
 
 #[test]
