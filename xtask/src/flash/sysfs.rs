@@ -74,8 +74,10 @@ pub enum Use {
 impl Kernel {
     /// The disk behind a path such as `/dev/sdb` or `/dev/disk/by-id/...`.
     pub fn disk(&self, device: &Path) -> Result<DiskInfo> {
-        let device = fs::canonicalize(device)
-            .with_context(|| format!("there is no {}", device.display()))?;
+        let device = fs::canonicalize(device).with_context(|| {
+            let disks = self.disk_names().join(", ");
+            format!("there is no {}. Disks: {disks}", device.display())
+        })?;
         let name = device
             .file_name()
             .and_then(|name| name.to_str())
