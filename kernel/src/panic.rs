@@ -1,7 +1,7 @@
 //! The end of the hypervisor by a bug of its own: stop the other CPUs, say what is known, switch off.
 //!
-//! No guest input may lead here. The epitaph goes to serial port and screen, without any allocation and without waiting
-//! for anybody's lock for longer than a moment.
+//! No guest input may lead here. The epitaph goes to serial port and screen, without any allocation and
+//! without waiting for anybody's lock for longer than a moment.
 
 use core::arch::asm;
 use core::fmt::{self, Write};
@@ -32,7 +32,8 @@ static WRITING: AtomicBool = AtomicBool::new(false);
 /// Writes down the last exits of this CPU.
 static LAST_EXITS: Once<fn(&mut dyn Write) -> fmt::Result> = Once::new();
 
-/// Names the function that writes down the last exits of the CPU that it runs on. It must not wait for any lock.
+/// Names the function that writes down the last exits of the CPU that it runs on. It must not wait for any
+/// lock.
 pub(crate) fn set_last_exits(write: fn(&mut dyn Write) -> fmt::Result) {
     LAST_EXITS.call_once(|| write);
 }
@@ -72,7 +73,8 @@ pub(crate) fn by_exception(name: &str, error_code: u64, frame: &TrapFrame) -> ! 
     })
 }
 
-/// Writes the epitaph and ends the machine. `what` writes the first lines, `stack` is where the backtrace begins.
+/// Writes the epitaph and ends the machine. `what` writes the first lines, `stack` is where the backtrace
+/// begins.
 fn epitaph(stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
     interrupts::disable();
     let here = this().id();
@@ -119,8 +121,8 @@ fn write_epitaph(
     writeln!(out, "plinth: panic ends")
 }
 
-/// Writes everything on the stack that looks like a return address. Stale ones may be among them: the code is compiled
-/// without frame pointers.
+/// Writes everything on the stack that looks like a return address. Stale ones may be among them: the code
+/// is compiled without frame pointers.
 fn write_backtrace(out: &mut Seized, from: u64) -> fmt::Result {
     let stacks = this().stacks();
     let Some((from, end)) = stacks.and_then(|stacks| stacks.words_from(HostVirt::new(from))) else {

@@ -1,7 +1,7 @@
 //! The local APIC of each CPU: interrupts between CPUs, end of interrupt, and the timer.
 //!
-//! x2APIC mode (MSRs) where the CPU has it, else the registers in memory (SDM vol. 3, Advanced Programmable Interrupt
-//! Controller). All CPUs are in the same mode.
+//! x2APIC mode (MSRs) where the CPU has it, else the registers in memory (SDM vol. 3, Advanced Programmable
+//! Interrupt Controller). All CPUs are in the same mode.
 
 use core::hint;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -59,8 +59,8 @@ const ICR_ALL_BUT_SELF: u32 = 3 << 18;
 /// Polls of the delivery status before an interrupt counts as stuck.
 const SEND_POLLS: u32 = 100_000;
 
-/// How the registers are reached: one of the constants below, or the address of their page. Written by the boot CPU
-/// before any other starts.
+/// How the registers are reached: one of the constants below, or the address of their page. Written by the
+/// boot CPU before any other starts.
 static ACCESS: AtomicU64 = AtomicU64::new(NOT_READY);
 const NOT_READY: u64 = 0;
 const BY_MSR: u64 = 1;
@@ -129,8 +129,8 @@ pub(crate) unsafe fn init() {
 pub(crate) unsafe fn init_this_cpu() {
     let abilities = Abilities::detect();
     let mut base = read_msr(IA32_APIC_BASE) | BASE_ENABLE;
-    // SAFETY: enabling changes nothing that Rust knows of. x2APIC mode can only be entered from the enabled state, so in
-    // two steps (SDM vol. 3, x2APIC State Transitions).
+    // SAFETY: enabling changes nothing that Rust knows of. x2APIC mode can only be entered from the enabled
+    // state, so in two steps (SDM vol. 3, x2APIC State Transitions).
     unsafe {
         write_msr(IA32_APIC_BASE, base);
         if ACCESS.load(Ordering::Relaxed) == BY_MSR {
@@ -149,8 +149,8 @@ pub(crate) unsafe fn init_this_cpu() {
     write(Register::ErrorStatus, 0);
     if abilities.tsc_deadline {
         write(Register::LvtTimer, LVT_TSC_DEADLINE | HostVector::Timer as u32);
-        // In xAPIC mode the write above is to memory and must be done before the first deadline is set (SDM vol. 3,
-        // TSC-Deadline Mode).
+        // In xAPIC mode the write above is to memory and must be done before the first deadline is set (SDM
+        // vol. 3, TSC-Deadline Mode).
         core::sync::atomic::fence(Ordering::SeqCst);
     } else {
         write(Register::TimerDivide, DIVIDE_BY_1);
@@ -178,7 +178,8 @@ fn measure_timer() -> u32 {
     (ticks / (US / 1000) as u32).max(1)
 }
 
-/// Lets this CPU's timer fire once, when the TSC reaches `deadline` or a little later. Replaces what was set before.
+/// Lets this CPU's timer fire once, when the TSC reaches `deadline` or a little later. Replaces what was
+/// set before.
 pub(crate) fn set_timer(deadline: u64) {
     let per_ms = TIMER_PER_MS.load(Ordering::Relaxed);
     if per_ms == 0 {
@@ -189,16 +190,6 @@ pub(crate) fn set_timer(deadline: u64) {
         let left_ns = clock::ticks_to_ns(deadline.saturating_sub(clock::tsc()));
         let ticks = u128::from(left_ns) * u128::from(per_ms) / 1_000_000 + 1;
         write(Register::TimerInitial, u32::try_from(ticks).unwrap_or(u32::MAX));
-    }
-}
-
-/// Switches this CPU's timer off. An interrupt that is on its way may still arrive.
-pub(crate) fn stop_timer() {
-    if TIMER_PER_MS.load(Ordering::Relaxed) == 0 {
-        // SAFETY: as in `set_timer`.
-        unsafe { write_msr(IA32_TSC_DEADLINE, 0) };
-    } else {
-        write(Register::TimerInitial, 0);
     }
 }
 
@@ -236,11 +227,6 @@ pub(crate) fn send(apic_id: u32, vector: HostVector) {
     command(apic_id, vector as u32 | ICR_ASSERT);
 }
 
-/// Sends an NMI to the CPU with this APIC ID.
-pub(crate) fn send_nmi(apic_id: u32) {
-    command(apic_id, ICR_NMI | ICR_ASSERT);
-}
-
 /// Sends an NMI to all CPUs but this one.
 pub(crate) fn send_nmi_to_others() {
     command(0, ICR_NMI | ICR_ASSERT | ICR_ALL_BUT_SELF);
@@ -260,9 +246,9 @@ fn command(apic_id: u32, low: u32) {
     match ACCESS.load(Ordering::Relaxed) {
         NOT_READY => {}
         BY_MSR => {
-            // The write is no barrier, and the receiver must see all that was stored before it (SDM vol. 3, MSR Access in
-            // x2APIC Mode).
-            // SAFETY: fences only order; the command register takes any of the commands above.
+            // The write is no barrier, and the receiver must see all that was stored before it (SDM vol. 3,
+            // MSR Access in x2APIC Mode). SAFETY: fences only order; the command register takes any of the
+            // commands above.
             unsafe {
                 core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
                 write_msr(

@@ -7,8 +7,8 @@ use raw_cpuid::{CpuId, CpuIdReaderNative};
 
 use super::msr::{read_msr, write_msr};
 
-/// The page attribute table: the usual one of the PC, except that entry 1 (PWT alone) is write-combining, for frame
-/// buffers (SDM vol. 3, Page Attribute Table). `memory/space.rs` chooses entries by number.
+/// The page attribute table: the usual one of the PC, except that entry 1 (PWT alone) is write-combining,
+/// for frame buffers (SDM vol. 3, Page Attribute Table). `memory/space.rs` chooses entries by number.
 pub(crate) const PAT: u64 = {
     const UC: u64 = 0x00;
     const WC: u64 = 0x01;
@@ -58,7 +58,8 @@ pub(crate) fn read_cr4() -> Cr4 {
 /// # Safety
 /// The value must keep everything that running code relies on.
 pub(crate) unsafe fn write_cr0(value: Cr0) {
-    // SAFETY: the caller's promise. Memory is a clobber: caching and write protection change how it is seen.
+    // SAFETY: the caller's promise. Memory is a clobber: caching and write protection change how it is
+    // seen.
     unsafe { asm!("mov cr0, {}", in(reg) value.bits(), options(nostack, preserves_flags)) };
 }
 
@@ -83,15 +84,16 @@ pub(crate) unsafe fn write_cr3(root: u64) {
 /// Brings the running CPU's control registers, EFER and PAT into the state that the hypervisor runs with.
 ///
 /// # Safety
-/// Called on each CPU once, before its page tables use a PAT entry other than those that are the same in every table
-/// (0: write-back, 3: uncacheable), with no page mapped for user mode.
+/// Called on each CPU once, before its page tables use a PAT entry other than those that are the same in
+/// every table (0: write-back, 3: uncacheable), with no page mapped for user mode.
 pub(crate) unsafe fn init_this_cpu() {
     let cpuid = CpuId::with_cpuid_reader(CpuIdReaderNative);
     let extended = cpuid.get_extended_feature_info();
     let basic = cpuid.get_feature_info();
 
     let mut cr4 = read_cr4() | Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
-    // Nothing of user mode is ever mapped, but a stray jump or pointer below must not go unnoticed if it once is.
+    // Nothing of user mode is ever mapped, but a stray jump or pointer below must not go unnoticed if it
+    // once is.
     cr4.set(Cr4::SMEP, extended.as_ref().is_some_and(|features| features.has_smep()));
     cr4.set(Cr4::SMAP, extended.as_ref().is_some_and(|features| features.has_smap()));
     cr4.set(Cr4::PGE, basic.as_ref().is_some_and(|features| features.has_pge()));
@@ -103,8 +105,8 @@ pub(crate) unsafe fn init_this_cpu() {
     let mut cr0 = read_cr0() | Cr0::PE | Cr0::PG | Cr0::WP | Cr0::NE | Cr0::MP | Cr0::ET;
     cr0.remove(Cr0::CD | Cr0::NW | Cr0::TS | Cr0::EM | Cr0::AM);
 
-    // SAFETY: all bits set are ones that CPUID offers; none takes away what running code uses. NX is on already, or
-    // these page tables could not be in use. PAT as the caller promises.
+    // SAFETY: all bits set are ones that CPUID offers; none takes away what running code uses. NX is on
+    // already, or these page tables could not be in use. PAT as the caller promises.
     unsafe {
         write_cr0(cr0);
         write_cr4(cr4);

@@ -1,7 +1,7 @@
 //! GDT and TSS of each CPU, and the IDT that all share.
 //!
-//! NMI, #DF and #MC run on stacks of their own (IST): they may strike at any instruction, with a stack pointer that
-//! is not to be trusted. Everything else runs on the stack that is in use.
+//! NMI, #DF and #MC run on stacks of their own (IST): they may strike at any instruction, with a stack
+//! pointer that is not to be trusted. Everything else runs on the stack that is in use.
 
 use core::cell::UnsafeCell;
 use core::mem::size_of;
@@ -72,8 +72,8 @@ impl Descriptors {
         let tss =
             self.gdt.append(unsafe { Descriptor::tss_segment_unchecked(&raw const self.tss) });
         debug_assert_eq!((code.0, data.0, tss.0), (CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR));
-        // SAFETY: the table lives for ever; the selectors are the ones just made, and code and data segments are
-        // flat, so what runs now goes on running. The IDT leads to handlers that never end.
+        // SAFETY: the table lives for ever; the selectors are the ones just made, and code and data
+        // segments are flat, so what runs now goes on running. The IDT leads to handlers that never end.
         unsafe {
             self.gdt.load_unsafe();
             CS::set_reg(code);

@@ -1,9 +1,10 @@
 //! Exceptions, NMIs and interrupts that arrive while the hypervisor itself runs.
 //!
-//! One stub for each vector pushes what the processor did not, saves the general-purpose registers and calls
-//! [`trap`]. No other register needs saving: the hypervisor is compiled without x87 and SIMD. An exception is a bug
-//! of ours and ends in the epitaph, unless the instruction is listed in the fix-up table (`.fixups`), which holds
-//! pairs of addresses: an instruction that may fault, and where to go on if it does.
+//! One stub for each vector pushes what the processor did not, saves the general-purpose registers and
+//! calls [`trap`]. No other register needs saving: the hypervisor is compiled without x87 and SIMD. An
+//! exception is a bug of ours and ends in the epitaph, unless the instruction is listed in the fix-up table
+//! (`.fixups`), which holds pairs of addresses: an instruction that may fault, and where to go on if it
+//! does.
 
 use core::arch::{asm, naked_asm};
 use core::fmt;
@@ -87,14 +88,16 @@ pub(super) fn vector_stub(vector: u8) -> u64 {
     vector_stubs as *const () as u64 + u64::from(vector) * STUB_BYTES
 }
 
-/// 256 stubs of 16 bytes. Each leaves an error code (0 where the processor pushes none) and the vector on the stack.
+/// 256 stubs of 16 bytes. Each leaves an error code (0 where the processor pushes none) and the vector on
+/// the stack.
 #[unsafe(naked)]
 unsafe extern "C" fn vector_stubs() {
     naked_asm!(
         ".set .Lvector, 0",
         ".rept 256",
         ".balign 16",
-        // The exceptions with an error code (SDM vol. 3, Exception and Interrupt Vectors): 8, 10 to 14, 17, 21.
+        // The exceptions with an error code (SDM vol. 3, Exception and Interrupt Vectors): 8, 10 to 14, 17,
+        // 21.
         ".if .Lvector >= 32",
         "push 0",
         ".elseif ((0x00227d00 >> .Lvector) & 1) == 0",
@@ -154,8 +157,8 @@ extern "C" fn trap(frame: &mut TrapFrame) {
 
 /// Handles an NMI that has ended a guest's turn.
 ///
-/// The exit leaves NMIs blocked until the next IRET (SDM vol. 3, Non-Maskable Interrupt Exiting and Handling). So the
-/// handler is called as the processor would, and its return lets the next NMI in.
+/// The exit leaves NMIs blocked until the next IRET (SDM vol. 3, Non-Maskable Interrupt Exiting and
+/// Handling). So the handler is called as the processor would, and its return lets the next NMI in.
 pub(crate) fn take_nmi() {
     // SAFETY: the gate of vector 2 leads to a handler that changes no register and returns here.
     unsafe { asm!("int 2") };
@@ -177,7 +180,8 @@ unsafe extern "C" {
 fn fixup(rip: u64) -> Option<u64> {
     let start = &raw const fixups_start;
     let count = (&raw const fixups_end as usize - start as usize) / size_of::<Fixup>();
-    // SAFETY: the linker script sets the two symbols around the table, whose entries are pairs of addresses.
+    // SAFETY: the linker script sets the two symbols around the table, whose entries are pairs of
+    // addresses.
     let table = unsafe { core::slice::from_raw_parts(start, count) };
     table.iter().find(|entry| entry.instruction == rip).map(|entry| entry.target)
 }

@@ -69,7 +69,8 @@ pub(crate) fn report() {
     }
 }
 
-/// Whether this machine is itself emulated or virtual, so that nobody looks at its screen and its end is watched.
+/// Whether this machine is itself emulated or virtual, so that nobody looks at its screen and its end is
+/// watched.
 pub(crate) fn is_emulated() -> bool {
     let hypervisor = CpuId::with_cpuid_reader(CpuIdReaderNative)
         .get_feature_info()

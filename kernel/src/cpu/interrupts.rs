@@ -1,15 +1,16 @@
 //! The vectors that the hypervisor uses for itself.
 //!
-//! The hypervisor runs with interrupts off, except where it waits in HLT. An interrupt's only purpose is therefore to
-//! wake a halted CPU or to end a guest's turn; what is to be done then stands in memory. All that a handler does is to tell
-//! the local APIC, and to feed the serial port.
+//! The hypervisor runs with interrupts off, except where it waits in HLT. An interrupt's only purpose is
+//! therefore to wake a halted CPU or to end a guest's turn; what is to be done then stands in memory. All
+//! that a handler does is to tell the local APIC, and to feed the serial port.
 
 use arch::Vector;
 
 use super::apic;
 use crate::hw::console;
 
-/// A vector of the hypervisor. They are above all those that a firmware may have left in an interrupt controller.
+/// A vector of the hypervisor. They are above all those that a firmware may have left in an interrupt
+/// controller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub(crate) enum HostVector {
@@ -39,7 +40,8 @@ impl HostVector {
     }
 }
 
-/// Does what is due for an interrupt that this CPU has accepted: by its IDT, or in a VM exit that acknowledged it.
+/// Does what is due for an interrupt that this CPU has accepted: by its IDT, or in a VM exit that
+/// acknowledged it.
 #[inline]
 pub(crate) fn acknowledged(vector: Vector) {
     match HostVector::from_vector(vector) {
@@ -57,8 +59,8 @@ pub(crate) fn acknowledged(vector: Vector) {
     }
 }
 
-/// A device that nobody set up. The 8259s are masked and never get here except with their spurious vectors, which
-/// expect no EOI from anybody.
+/// A device that nobody set up. The 8259s are masked and never get here except with their spurious vectors,
+/// which expect no EOI from anybody.
 #[cold]
 fn unexpected(vector: Vector) {
     if apic::is_in_service(vector) {

@@ -1,4 +1,5 @@
-//! This machine's processors: their tables, exceptions, per-CPU data, local APICs, and how they are started.
+//! This machine's processors: their tables, exceptions, per-CPU data, local APICs, and how they are
+//! started.
 
 pub(crate) mod apic;
 pub(crate) mod control;
@@ -43,9 +44,11 @@ pub(crate) fn prepare_boot_stacks() -> Option<HostVirt> {
 /// Gives the boot CPU its final control registers and stacks.
 ///
 /// # Safety
-/// Called once, by the boot CPU, on the stack from [`prepare_boot_stacks`] in the hypervisor's address space.
+/// Called once, by the boot CPU, on the stack from [`prepare_boot_stacks`] in the hypervisor's address
+/// space.
 pub(crate) unsafe fn settle_boot_cpu() {
-    // SAFETY: the caller's promise; the page tables use the PAT as `control` sets it, and nothing of user mode.
+    // SAFETY: the caller's promise; the page tables use the PAT as `control` sets it, and nothing of user
+    // mode.
     unsafe {
         control::init_this_cpu();
         if let Some(stacks) = BOOT_STACKS.get() {

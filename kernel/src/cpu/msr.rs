@@ -2,8 +2,8 @@
 
 use core::arch::asm;
 
-/// Reads an MSR that is known to exist: an architectural one whose CPUID bit, if it has any, is set. A read that faults
-/// is a bug, and ends in the epitaph of a #GP.
+/// Reads an MSR that is known to exist: an architectural one whose CPUID bit, if it has any, is set. A read
+/// that faults is a bug, and ends in the epitaph of a #GP.
 #[inline]
 pub(crate) fn read_msr(index: u32) -> u64 {
     let (low, high): (u32, u32);
@@ -17,10 +17,12 @@ pub(crate) fn read_msr(index: u32) -> u64 {
 /// Writes an MSR that is known to exist and to take the value.
 ///
 /// # Safety
-/// MSRs change what the processor does. The value must leave everything that the hypervisor relies on intact.
+/// MSRs change what the processor does. The value must leave everything that the hypervisor relies on
+/// intact.
 #[inline]
 pub(crate) unsafe fn write_msr(index: u32, value: u64) {
-    // SAFETY: the caller knows what the register does. Memory is a clobber, as some MSRs change how it is seen.
+    // SAFETY: the caller knows what the register does. Memory is a clobber, as some MSRs change how it is
+    // seen.
     unsafe {
         asm!(
             "wrmsr",
@@ -52,38 +54,4 @@ pub(crate) fn try_read_msr(index: u32) -> Option<u64> {
         );
     }
     (failed == 0).then_some(u64::from(high) << 32 | u64::from(low))
-}
-
-/// The processor refused to write an MSR: it does not exist, or not with this value.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct MsrRefused;
-
-/// Writes an MSR, or reports that the processor said #GP.
-///
-/// # Safety
-/// As for [`write_msr`], should the processor take the value.
-///
-/// # Errors
-/// [`MsrRefused`]; nothing has changed then.
-pub(crate) unsafe fn try_write_msr(index: u32, value: u64) -> Result<(), MsrRefused> {
-    let failed: u32;
-    // SAFETY: as in `write_msr`; a fault continues at label 3, where `failed` is 1.
-    unsafe {
-        asm!(
-            "2: wrmsr",
-            "xor {failed:e}, {failed:e}",
-            "jmp 4f",
-            "3: mov {failed:e}, 1",
-            "4:",
-            ".pushsection .fixups, \"a\"",
-            ".quad 2b, 3b",
-            ".popsection",
-            failed = out(reg) failed,
-            in("ecx") index,
-            in("eax") value as u32,
-            in("edx") (value >> 32) as u32,
-            options(nostack),
-        );
-    }
-    if failed == 0 { Ok(()) } else { Err(MsrRefused) }
 }

@@ -57,8 +57,8 @@ pub(crate) struct PerCpu {
 
 const _: () = assert!(offset_of!(PerCpu, this) == 0, "`this` reads gs:[0]");
 
-// SAFETY: `this` and `descriptors` are written only by the CPU itself, before it is online and before any other
-// CPU looks at it; everything else is atomic or `Once`.
+// SAFETY: `this` and `descriptors` are written only by the CPU itself, before it is online and before any
+// other CPU looks at it; everything else is atomic or `Once`.
 unsafe impl Sync for PerCpu {}
 // SAFETY: nothing in it belongs to the CPU that made it.
 unsafe impl Send for PerCpu {}
@@ -140,8 +140,8 @@ impl PerCpu {
 #[inline]
 pub(crate) fn this() -> &'static PerCpu {
     let this: *const PerCpu;
-    // SAFETY: GS holds the base of this CPU's data (see the top of the file), and its first field is a pointer
-    // to itself.
+    // SAFETY: GS holds the base of this CPU's data (see the top of the file), and its first field is a
+    // pointer to itself.
     unsafe {
         asm!("mov {}, gs:[0]", out(reg) this, options(nostack, pure, readonly, preserves_flags));
         &*this

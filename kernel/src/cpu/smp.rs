@@ -1,9 +1,10 @@
 //! Starts the other CPUs: INIT, then start-up IPIs (SDM vol. 3, Multiple-Processor Initialization).
 //!
-//! A CPU starts in real mode in a page below 1 MiB, the trampoline. It goes straight to 64-bit mode, in an address space that
-//! has the trampoline where it lies beside everything that the hypervisor has, takes its own stack and arrives in
-//! [`arrive`]. CPUs are started one after the other, so there is one set of parameters. A CPU that does not come up in time
-//! is reported and left out; should it start late, it finds the parameters taken, or not meant for it, and halts.
+//! A CPU starts in real mode in a page below 1 MiB, the trampoline. It goes straight to 64-bit mode, in an
+//! address space that has the trampoline where it lies beside everything that the hypervisor has, takes its
+//! own stack and arrives in [`arrive`]. CPUs are started one after the other, so there is one set of
+//! parameters. A CPU that does not come up in time is reported and left out; should it start late, it finds
+//! the parameters taken, or not meant for it, and halts.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -63,7 +64,8 @@ const PARAMETERS: usize = 128;
 const CODE_64: u64 = 0x00af_9b00_0000_ffff;
 
 global_asm!(
-    // Step 1: real mode, at the start of a page; CS is the page, everything else unknown. Uses and changes all registers.
+    // Step 1: real mode, at the start of a page; CS is the page, everything else unknown. Uses and changes
+    // all registers.
     ".pushsection .rodata",
     ".balign 16",
     ".code16",
@@ -74,8 +76,8 @@ global_asm!(
     "mov ds, ax",
     // The base has 24 bits here, which is enough below 1 MiB.
     "lgdt [{gdt_limit}]",
-    // Step 2: paging structures, PAE, then long mode and NX, then paging and protection at once: 64-bit mode begins with
-    // the far jump.
+    // Step 2: paging structures, PAE, then long mode and NX, then paging and protection at once: 64-bit
+    // mode begins with the far jump.
     "mov eax, {cr4}",
     "mov cr4, eax",
     "mov eax, [{root}]",
@@ -86,14 +88,15 @@ global_asm!(
     "wrmsr",
     "mov eax, {cr0}",
     "mov cr0, eax",
-    // A far jump with its target in the instruction, written by `prepare`: data cannot be relied on between the modes.
+    // A far jump with its target in the instruction, written by `prepare`: data cannot be relied on between
+    // the modes.
     ".byte 0x66, 0xea",
     "trampoline_target: .long 0",
     ".short 8",
     ".code64",
     "trampoline_64:",
-    // Step 3: 64-bit mode. The segment registers still hold real-mode values, which nothing uses; there is no stack.
-    // Whoever takes the stack is the CPU that was called.
+    // Step 3: 64-bit mode. The segment registers still hold real-mode values, which nothing uses; there is
+    // no stack. Whoever takes the stack is the CPU that was called.
     "xor ebx, ebx",
     "xchg rbx, [rip + trampoline_parameters + {stack_top}]",
     "test rbx, rbx",

@@ -7,7 +7,8 @@ use crate::memory::Stack;
 
 /// Bytes of the stack that a CPU usually runs on.
 const MAIN_BYTES: u64 = 64 * 1024;
-/// Bytes of each stack for an exception of its own. The epitaph of a double fault is written on one of them.
+/// Bytes of each stack for an exception of its own. The epitaph of a double fault is written on one of
+/// them.
 const INTERRUPT_BYTES: u64 = 16 * 1024;
 
 /// A CPU's stacks, all above unmapped pages.

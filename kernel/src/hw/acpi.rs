@@ -1,7 +1,8 @@
 //! What the firmware's ACPI tables say about the machine, read once at boot.
 //!
-//! [`Platform::read`] gives CPUs and interrupt controllers (MADT), the PM timer, and how to switch off and to reset (FADT,
-//! and `\_S5` out of the DSDT). The `acpi` crate understands the tables; its interpreter for AML is not used.
+//! [`Platform::read`] gives CPUs and interrupt controllers (MADT), the PM timer, and how to switch off and
+//! to reset (FADT, and `\_S5` out of the DSDT). The `acpi` crate understands the tables; its interpreter
+//! for AML is not used.
 
 use core::ptr::NonNull;
 

@@ -42,7 +42,8 @@ impl BundleMemory {
     /// Finds the bundle and keeps its memory out of the frame allocator.
     ///
     /// # Safety
-    /// `ramdisk` is what the boot loader said about its RAM disk, which lies at `ramdisk_hpa`, and is still mapped.
+    /// `ramdisk` is what the boot loader said about its RAM disk, which lies at `ramdisk_hpa`, and is still
+    /// mapped.
     ///
     /// # Errors
     /// [`NoBundle`], with a message for people.
@@ -52,7 +53,8 @@ impl BundleMemory {
         ramdisk_bytes: u64,
     ) -> Result<Self, NoBundle> {
         let (address, hpa) = ramdisk.ok_or(NoBundle::NoRamdisk)?;
-        // SAFETY: the boot loader has mapped the RAM disk there, as the caller promises, and nobody changes it.
+        // SAFETY: the boot loader has mapped the RAM disk there, as the caller promises, and nobody changes
+        // it.
         let bytes = unsafe {
             core::slice::from_raw_parts(address.as_u64() as *const u8, ramdisk_bytes as usize)
         };

@@ -1,8 +1,8 @@
 //! Time: the time-stamp counter, how fast it runs, and what the date was at boot.
 //!
-//! The frequency is measured, against the PIT right at the start and against the ACPI PM timer once that is known. What
-//! CPUID says about it (leaf 15H) is taken only where it agrees with what was measured: some machines say one thing and
-//! do another, and what the machine really does is what counts.
+//! The frequency is measured, against the PIT right at the start and against the ACPI PM timer once that is
+//! known. What CPUID says about it (leaf 15H) is taken only where it agrees with what was measured: some
+//! machines say one thing and do another, and what the machine really does is what counts.
 
 use core::arch::x86_64::_rdtsc;
 use core::hint;
@@ -111,7 +111,8 @@ pub(crate) fn set_date(seconds_since_1970: u64) {
     BOOT_DATE_NS.store((seconds_since_1970 * NS_PER_S).saturating_sub(now_ns), Ordering::Relaxed);
 }
 
-/// Sets the rate, such that the time of now stays what it is to about a microsecond: nobody may see it jump back.
+/// Sets the rate, such that the time of now stays what it is to about a microsecond: nobody may see it jump
+/// back.
 fn set_frequency(hz: u64) {
     let before = TSC_HZ.swap(hz, Ordering::Relaxed);
     NS_PER_TICK.store(((u128::from(NS_PER_S) << 32) / u128::from(hz)) as u64, Ordering::Relaxed);
@@ -136,8 +137,8 @@ fn measure_by_pit() -> Option<u64> {
     let mut control = Port::<u8>::new(0x61);
     let mut channel = Port::<u8>::new(0x42);
     let mut command = Port::<u8>::new(0x43);
-    // SAFETY: the ports belong to the PIT and its gate (8254 data sheet); the hypervisor uses neither for anything else,
-    // and channel 2 drives no interrupt.
+    // SAFETY: the ports belong to the PIT and its gate (8254 data sheet); the hypervisor uses neither for
+    // anything else, and channel 2 drives no interrupt.
     unsafe {
         let before = control.read();
         // Gate on, speaker off. Mode 0: the output goes high when the count has run out.

@@ -1,14 +1,15 @@
-//! Everything that the hypervisor and its guests say: one stream of whole lines, on the serial port and on the screen.
+//! Everything that the hypervisor and its guests say: one stream of whole lines, on the serial port and on
+//! the screen.
 //!
-//! [`line`] writes a line of the hypervisor's own. A [`GuestConsole`] collects what one guest says and passes it on line
-//! by line, so lines never mix. A line that a guest has not ended yet (a prompt) is shown by [`GuestConsole::flush`]; should
-//! somebody else speak then, it is ended first.
+//! [`line`] writes a line of the hypervisor's own. A [`GuestConsole`] collects what one guest says and
+//! passes it on line by line, so lines never mix. A line that a guest has not ended yet (a prompt) is shown
+//! by [`GuestConsole::flush`]; should somebody else speak then, it is ended first.
 //!
-//! The hypervisor's own lines are sent before the call returns. What guests say waits in the serial port's ring, and so does
-//! nobody.
+//! The hypervisor's own lines are sent before the call returns. What guests say waits in the serial port's
+//! ring, and so does nobody.
 //!
-//! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A panicking CPU
-//! waits a moment for it and then takes it by force ([`seize`]).
+//! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A
+//! panicking CPU waits a moment for it and then takes it by force ([`seize`]).
 
 use core::fmt::{self, Write};
 use core::hint;
@@ -123,8 +124,8 @@ pub(crate) unsafe fn init_serial() {
 /// Starts to show everything on the frame buffer, too.
 ///
 /// # Safety
-/// `frame_buffer` is the address of the frame buffer that `info` describes; it stays mapped for ever, and nobody else
-/// draws on it.
+/// `frame_buffer` is the address of the frame buffer that `info` describes; it stays mapped for ever, and
+/// nobody else draws on it.
 pub(crate) unsafe fn init_screen(frame_buffer: *mut u8, info: &FrameBufferInfo) {
     // SAFETY: the caller's promise is the same.
     CONSOLE.lock().screen = unsafe { Screen::new(frame_buffer, info) };
@@ -136,7 +137,8 @@ pub(crate) fn line(colour: Colour, text: fmt::Arguments<'_>) {
         let mut console = CONSOLE.lock();
         console.take_line(None);
         console.colour(colour);
-        // Writing to the console itself never fails; a `Display` that does is no reason to lose the line's end.
+        // Writing to the console itself never fails; a `Display` that does is no reason to lose the line's
+        // end.
         let _ = console.write_fmt(text);
         console.write(b"\n");
         // The hypervisor's own lines are rare, and may be the last before something goes wrong.
@@ -151,7 +153,8 @@ pub(crate) fn refresh(when: Refresh) {
     without_interrupts(|| CONSOLE.lock().refresh(when));
 }
 
-/// Shows everything and waits until the last byte has left the serial port: to be called before the machine ends.
+/// Shows everything and waits until the last byte has left the serial port: to be called before the machine
+/// ends.
 pub(crate) fn drain() {
     without_interrupts(|| {
         let mut console = CONSOLE.lock();
@@ -204,8 +207,8 @@ impl Write for Seized {
 /// Takes the stream, by force if its owner does not let go.
 ///
 /// # Safety
-/// All other CPUs are stopped or will stop soon, and this one never returns to what it did: an owner may have been
-/// interrupted in the middle of a line.
+/// All other CPUs are stopped or will stop soon, and this one never returns to what it did: an owner may
+/// have been interrupted in the middle of a line.
 pub(crate) unsafe fn seize() -> Seized {
     for _ in 0..SEIZE_POLLS {
         if let Some(console) = CONSOLE.try_lock() {
@@ -213,8 +216,8 @@ pub(crate) unsafe fn seize() -> Seized {
         }
         hint::spin_loop();
     }
-    // SAFETY: the owner is stopped, or is what this CPU was doing before it panicked; neither goes on. The console's
-    // state is valid between any two of its bytes.
+    // SAFETY: the owner is stopped, or is what this CPU was doing before it panicked; neither goes on. The
+    // console's state is valid between any two of its bytes.
     unsafe { CONSOLE.force_unlock() };
     seized(CONSOLE.lock())
 }
@@ -273,7 +276,8 @@ impl GuestConsole {
         self.total_bytes.load(Ordering::Relaxed)
     }
 
-    /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for [`flush`](Self::flush).
+    /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for
+    /// [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.total_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         for &byte in bytes {

@@ -1,4 +1,5 @@
-//! The I/O APICs, which bring devices' interrupts to the CPUs. The hypervisor itself wants only that of its serial port.
+//! The I/O APICs, which bring devices' interrupts to the CPUs. The hypervisor itself wants only that of its
+//! serial port.
 
 use memory::{HostPhys, Range};
 

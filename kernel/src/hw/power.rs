@@ -14,7 +14,8 @@ use crate::cpu;
 use crate::memory::map_device;
 use memory::Range;
 
-/// PM1 control register (ACPI specification, PM1 Control Registers): ACPI mode is on; the sleep type; go to sleep.
+/// PM1 control register (ACPI specification, PM1 Control Registers): ACPI mode is on; the sleep type; go to
+/// sleep.
 const SCI_ENABLED: u16 = 1 << 0;
 const SLEEP_TYPE_SHIFT: u32 = 10;
 const SLEEP_TYPE_MASK: u16 = 7 << SLEEP_TYPE_SHIFT;
@@ -36,8 +37,8 @@ pub(crate) fn init(platform: &Platform) {
     METHODS.call_once(|| Methods { soft_off: platform.soft_off, reset: platform.reset });
 }
 
-/// Ends the machine after something that somebody should read: switched off where an emulator's owner waits for it,
-/// standing still before a screen.
+/// Ends the machine after something that somebody should read: switched off where an emulator's owner waits
+/// for it, standing still before a screen.
 pub(crate) fn stop_and_show() -> ! {
     if cpu::features::is_emulated() {
         power_off()
@@ -87,8 +88,8 @@ fn enter_s5(soft_off: &SoftOff) {
 
 /// Ports of emulators that switch off without any ACPI table.
 fn emulators_power_off() {
-    // SAFETY: this is an emulator, where nothing else is at these ports: the PM1 control registers that Bochs and QEMU have by
-    // default, and Bochs's port that ends a run on a certain word.
+    // SAFETY: this is an emulator, where nothing else is at these ports: the PM1 control registers that
+    // Bochs and QEMU have by default, and Bochs's port that ends a run on a certain word.
     unsafe {
         Port::<u16>::new(0x604).write(SLEEP_ENABLE);
         Port::<u16>::new(0xb004).write(SLEEP_ENABLE);

@@ -27,7 +27,8 @@ pub(crate) fn read_seconds() -> Option<u64> {
 }
 
 fn register(index: u8) -> u8 {
-    // SAFETY: the two ports are the clock's on every PC. The top bit of the index masks the NMI, and stays clear.
+    // SAFETY: the two ports are the clock's on every PC. The top bit of the index masks the NMI, and stays
+    // clear.
     unsafe {
         Port::new(INDEX).write(index);
         Port::new(DATA).read()

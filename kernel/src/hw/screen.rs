@@ -1,8 +1,8 @@
 //! A text console on the boot loader's frame buffer, for machines without a serial port.
 //!
-//! [`Screen::write`] only changes cells in memory. [`Screen::draw`] compares them with what is on the screen and draws the
-//! difference, so that a burst of lines costs one drawing and nothing scrolls pixel by pixel. The frame buffer itself is
-//! never read: that is very slow on real graphics cards.
+//! [`Screen::write`] only changes cells in memory. [`Screen::draw`] compares them with what is on the
+//! screen and draws the difference, so that a burst of lines costs one drawing and nothing scrolls pixel by
+//! pixel. The frame buffer itself is never read: that is very slow on real graphics cards.
 
 use core::mem;
 
@@ -95,8 +95,8 @@ impl Screen {
     /// A blank screen, or `None` where the frame buffer is too small for text or has a format nobody knows.
     ///
     /// # Safety
-    /// `frame_buffer` is the address of the frame buffer that `info` describes; it stays mapped for ever, and nobody
-    /// else draws on it.
+    /// `frame_buffer` is the address of the frame buffer that `info` describes; it stays mapped for ever,
+    /// and nobody else draws on it.
     pub(crate) unsafe fn new(frame_buffer: *mut u8, info: &FrameBufferInfo) -> Option<Self> {
         let shifts = match info.pixel_format {
             PixelFormat::Rgb => [0, 8, 16],
@@ -236,7 +236,8 @@ impl Pixel {
     /// `at` is the address of a pixel in the frame buffer.
     #[inline]
     unsafe fn store(self, at: *mut u8, pixel: u32) {
-        // SAFETY: the pixel's bytes are in the frame buffer, as the caller promises; x86 needs no alignment, but Rust does.
+        // SAFETY: the pixel's bytes are in the frame buffer, as the caller promises; x86 needs no
+        // alignment, but Rust does.
         unsafe {
             if self.bytes == 4 {
                 at.cast::<u32>().write_unaligned(pixel);

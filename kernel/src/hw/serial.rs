@@ -1,8 +1,9 @@
 //! The first serial port, and the emulators' debug port for machines that have none.
 //!
-//! [`Serial`] works from the first moment, polled. Once interrupts are on ([`Serial::enable_interrupts`]), bytes that nobody
-//! has to wait for go into a ring and leave by interrupt ([`Serial::service`]): a UART takes 87 us for each, which is a
-//! long time for a guest to be kept from running. `console.rs` owns the one instance and the lock around it.
+//! [`Serial`] works from the first moment, polled. Once interrupts are on ([`Serial::enable_interrupts`]),
+//! bytes that nobody has to wait for go into a ring and leave by interrupt ([`Serial::service`]): a UART
+//! takes 87 us for each, which is a long time for a guest to be kept from running. `console.rs` owns the
+//! one instance and the lock around it.
 
 use core::hint;
 
@@ -23,8 +24,8 @@ const CONFIG: Config = Config {
     fifo_trigger_level: Some(FifoTriggerLevel::One),
     ..Config::DEFAULT
 };
-/// Polls of the line status before a transmitter that takes nothing counts as broken: about a second on real
-/// hardware, where one poll takes about a microsecond.
+/// Polls of the line status before a transmitter that takes nothing counts as broken: about a second on
+/// real hardware, where one poll takes about a microsecond.
 const TRANSMIT_POLLS: u32 = 1_000_000;
 /// Bytes that may wait to be sent, and to be read.
 const SEND_BYTES: usize = 16 * 1024;
@@ -127,7 +128,8 @@ pub(crate) enum Received {
 }
 
 impl Serial {
-    /// Looks for a UART and sets it up for 115200 baud, 8 data bits, no parity, 1 stop bit, with its FIFO on.
+    /// Looks for a UART and sets it up for 115200 baud, 8 data bits, no parity, 1 stop bit, with its FIFO
+    /// on.
     ///
     /// # Safety
     /// Nobody else uses the serial port.
@@ -201,7 +203,8 @@ impl Serial {
     pub(crate) fn service(&mut self) -> Received {
         let mut any = Received::Nothing;
         let Self::Uart(uart) = self else { return any };
-        // The interrupt comes at an edge: until the UART has nothing more to report, there will be no other.
+        // The interrupt comes at an edge: until the UART has nothing more to report, there will be no
+        // other.
         for _ in 0..SERVICE_ROUNDS {
             // Reading the register also ends the report of an empty transmitter.
             if !uart.device.isr().has_pending_interrupt() {
@@ -215,8 +218,8 @@ impl Serial {
         any
     }
 
-    /// Waits until the last byte has left the machine: what is still in the transmitter when an emulator ends or
-    /// a machine powers off is lost.
+    /// Waits until the last byte has left the machine: what is still in the transmitter when an emulator
+    /// ends or a machine powers off is lost.
     pub(crate) fn drain(&mut self) {
         self.flush();
         if let Self::Uart(uart) = self {

@@ -1,4 +1,5 @@
-//! The physical frames of the machine: one allocator for all CPUs, and owners that give back what they hold.
+//! The physical frames of the machine: one allocator for all CPUs, and owners that give back what they
+//! hold.
 //!
 //! Lock order: heap, address space, frames.
 
@@ -29,8 +30,8 @@ pub(super) unsafe fn add(map: &MemoryMap, kind: Kind) {
             return;
         }
         let metadata = direct_map(free.start).as_u64() as *mut u64;
-        // SAFETY: the pages are in the direct map and nobody else's, as the caller promises, and the allocator, which gets
-        // only what lies behind them, never gives them out.
+        // SAFETY: the pages are in the direct map and nobody else's, as the caller promises, and the
+        // allocator, which gets only what lies behind them, never gives them out.
         let metadata = unsafe { core::slice::from_raw_parts_mut(metadata, words) };
         if let Err(error) = frames.add_region(rest, metadata) {
             log::warn!("memory at {rest} is not used: {error}");
@@ -87,7 +88,8 @@ impl FrameRun {
 
     /// A run whose length, a power of two, is also what its address is a multiple of. Contents unknown.
     pub(super) fn block(bytes: u64) -> Option<Self> {
-        // A run of a power of two is exactly one block of the buddy system, and those are aligned to their size.
+        // A run of a power of two is exactly one block of the buddy system, and those are aligned to their
+        // size.
         Self::uninitialized(bytes, PageSize::Size4K, Placement::Anywhere)
     }
 
@@ -141,7 +143,8 @@ impl FrameRun {
     /// Copies `bytes` to `offset`.
     pub(crate) fn write(&self, offset: usize, bytes: &[u8]) {
         let to = self.at(offset, bytes.len());
-        // SAFETY: inside the run, as just checked; the run is mapped and this value's, so `bytes` lies elsewhere.
+        // SAFETY: inside the run, as just checked; the run is mapped and this value's, so `bytes` lies
+        // elsewhere.
         unsafe { super::copy(bytes.as_ptr(), to, bytes.len()) };
     }
 

@@ -1,7 +1,8 @@
-//! The RAM of a guest: large contiguous pieces of physical memory, and access to them through the direct map.
+//! The RAM of a guest: large contiguous pieces of physical memory, and access to them through the direct
+//! map.
 //!
-//! The guest's CPUs may change this memory at any time. So it is never referenced, only copied, by instructions that the
-//! compiler does not look into.
+//! The guest's CPUs may change this memory at any time. So it is never referenced, only copied, by
+//! instructions that the compiler does not look into.
 
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -20,7 +21,8 @@ const GRANULE: PageSize = PageSize::Size2M;
 /// A granule that does not lie in one piece.
 const NO_PIECE: u16 = u16::MAX;
 
-/// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of two.
+/// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of
+/// two.
 #[derive(Debug)]
 struct Piece {
     start: GuestPhys,
@@ -32,7 +34,8 @@ struct Piece {
 pub(crate) struct GuestRam {
     /// Sorted by address; they do not overlap.
     pieces: Vec<Piece>,
-    /// By granule, the number of the piece that holds it: page walks and instruction fetches ask all the time.
+    /// By granule, the number of the piece that holds it: page walks and instruction fetches ask all the
+    /// time.
     granules: Vec<u16>,
     bytes: u64,
 }
@@ -61,7 +64,8 @@ impl fmt::Display for NotEnoughMemory {
 impl core::error::Error for NotEnoughMemory {}
 
 impl GuestRam {
-    /// Memory of zeroes at these guest-physical addresses, which are sorted, do not overlap, and are made of whole pages.
+    /// Memory of zeroes at these guest-physical addresses, which are sorted, do not overlap, and are made
+    /// of whole pages.
     ///
     /// # Errors
     /// [`NotEnoughMemory`]; nothing stays allocated then.
@@ -78,7 +82,8 @@ impl GuestRam {
             let mut at = range.start.as_u64();
             while at < range.end.as_u64() {
                 let left = range.end.as_u64() - at;
-                // The largest power of two that fits, that the address is a multiple of, and that there was still room for.
+                // The largest power of two that fits, that the address is a multiple of, and that there was
+                // still room for.
                 let aligned = if at == 0 { LARGEST_PIECE } else { 1 << at.trailing_zeros() };
                 let mut bytes = aligned.min(1 << left.ilog2()).min(largest);
                 let frames = loop {
@@ -106,8 +111,8 @@ impl GuestRam {
         self.bytes
     }
 
-    /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are multiples of the
-    /// piece's size, so the largest pages that fit into it can map it.
+    /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are
+    /// multiples of the piece's size, so the largest pages that fit into it can map it.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> {
         self.pieces.iter().map(|piece| {
             let end = piece.start.wrapping_add(piece.frames.bytes());
@@ -146,7 +151,8 @@ impl GuestRam {
         (left >= bytes).then(|| direct_map(hpa).as_u64() as *mut u8)
     }
 
-    /// Calls `each` with a pointer, an offset and a length for each piece of the `bytes` bytes from `gpa` on.
+    /// Calls `each` with a pointer, an offset and a length for each piece of the `bytes` bytes from `gpa`
+    /// on.
     fn for_each_piece(
         &self,
         gpa: GuestPhys,
@@ -187,8 +193,8 @@ fn granules(pieces: &[Piece]) -> Vec<u16> {
 /// `from` points to as many bytes of a guest's RAM as `to` has.
 #[inline]
 unsafe fn load(from: *const u8, to: &mut [u8]) {
-    // SAFETY: the caller vouches for the memory, each arm for the alignment. Guests write to it at any time, and all our
-    // accesses are volatile, atomic or the assembler's.
+    // SAFETY: the caller vouches for the memory, each arm for the alignment. Guests write to it at any
+    // time, and all our accesses are volatile, atomic or the assembler's.
     unsafe {
         match to.len() {
             1 => to[0] = from.read_volatile(),
@@ -267,8 +273,8 @@ impl GuestMemory for GuestRam {
     ) -> Result<u64, Unbacked> {
         let at =
             self.single(gpa, 8).filter(|_| gpa.as_u64().is_multiple_of(8)).ok_or(Unbacked(gpa))?;
-        // SAFETY: eight aligned bytes of this guest's RAM, which are only ever accessed by volatile, atomic or assembler
-        // accesses.
+        // SAFETY: eight aligned bytes of this guest's RAM, which are only ever accessed by volatile, atomic
+        // or assembler accesses.
         let value = unsafe { AtomicU64::from_ptr(at.cast()) };
         let (Ok(old) | Err(old)) =
             value.compare_exchange(current, new, Ordering::SeqCst, Ordering::SeqCst);

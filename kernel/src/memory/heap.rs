@@ -45,7 +45,8 @@ unsafe impl GlobalAlloc for GrowingHeap {
     }
 }
 
-/// Maps enough at the end of the heap for a block of this layout, or returns false where memory has run out.
+/// Maps enough at the end of the heap for a block of this layout, or returns false where memory has run
+/// out.
 #[cold]
 fn grow(heap: &mut Heap, layout: Layout) -> bool {
     // Room for the alignment, and for the list's own bookkeeping.

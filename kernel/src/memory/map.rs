@@ -5,15 +5,16 @@ use bootloader_api::info::MemoryRegionKind;
 use host::{Kind, MemoryMap, Region};
 use memory::{HostPhys, PageSize, Range};
 
-/// Copies the map, since it lies in memory that is given away later. Page 0 is reserved from the start: its address is
-/// too easily one by mistake.
+/// Copies the map, since it lies in memory that is given away later. Page 0 is reserved from the start: its
+/// address is too easily one by mistake.
 pub(crate) fn from_boot_info(boot_info: &BootInfo) -> MemoryMap {
     let mut map = MemoryMap::new();
     for region in boot_info.memory_regions.iter() {
         let kind = match region.kind {
             MemoryRegionKind::Usable => Kind::Usable,
             MemoryRegionKind::Bootloader => Kind::Loader,
-            // UEFI specification, Memory Type Usage: 11 and 12 are memory-mapped I/O, 8 is broken, 0 unknown.
+            // UEFI specification, Memory Type Usage: 11 and 12 are memory-mapped I/O, 8 is broken, 0
+            // unknown.
             MemoryRegionKind::UnknownUefi(kind) if !matches!(kind, 0 | 8 | 11 | 12) => {
                 Kind::Firmware
             }
@@ -36,6 +37,7 @@ pub(crate) fn from_boot_info(boot_info: &BootInfo) -> MemoryMap {
 
 /// Keeps `range` out of the frame allocator.
 pub(crate) fn reserve(map: &mut MemoryMap, range: Range<HostPhys>) {
-    // The image and the bundle are a handful of pieces; to go on without a reservation would be to overwrite something.
+    // The image and the bundle are a handful of pieces; to go on without a reservation would be to
+    // overwrite something.
     assert!(map.reserve(range).is_ok(), "too many separate pieces of memory are in use");
 }

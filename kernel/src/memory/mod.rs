@@ -28,8 +28,8 @@ pub(crate) use space::{
 };
 pub(crate) use stack::Stack;
 
-/// Where the direct map starts. The boot loader has one at the same place, so that addresses stay valid when the
-/// hypervisor's own tables take over.
+/// Where the direct map starts. The boot loader has one at the same place, so that addresses stay valid
+/// when the hypervisor's own tables take over.
 pub(crate) const DIRECT_MAP: u64 = 0xffff_8000_0000_0000;
 /// Where the boot loader may map what it chooses an address for.
 pub(crate) const LOADER_RANGE: u64 = 0xffff_c000_0000_0000;
@@ -48,9 +48,9 @@ pub(crate) const fn direct_map(hpa: HostPhys) -> HostVirt {
 /// Both places are mapped for all `bytes` bytes, do not overlap, and may be read and written.
 #[inline]
 unsafe fn copy(from: *const u8, to: *mut u8, bytes: usize) {
-    // The CPU's own copy is one instruction for each eight bytes, and opaque to the compiler: a guest may change either side
-    // at any time, which a plain copy must not meet.
-    // SAFETY: as the caller promises; the direction flag is clear in Rust code.
+    // The CPU's own copy is one instruction for each eight bytes, and opaque to the compiler: a guest may
+    // change either side at any time, which a plain copy must not meet. SAFETY: as the caller promises; the
+    // direction flag is clear in Rust code.
     unsafe {
         asm!(
             "rep movsq",

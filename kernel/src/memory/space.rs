@@ -1,7 +1,7 @@
 //! The hypervisor's own address space, the same on every CPU.
 //!
-//! [`build`] makes it beside the boot loader's, and [`enter`] switches over. W^X holds for the image, nothing outside it can
-//! be executed, and the lower half of the address space is empty.
+//! [`build`] makes it beside the boot loader's, and [`enter`] switches over. W^X holds for the image,
+//! nothing outside it can be executed, and the lower half of the address space is empty.
 
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -128,7 +128,8 @@ pub(crate) struct FrameBufferMapping {
     pub(crate) bytes: u64,
 }
 
-/// Keeps the frames of the image out of the frame allocator. The boot loader has scattered them over what it used.
+/// Keeps the frames of the image out of the frame allocator. The boot loader has scattered them over what
+/// it used.
 pub(crate) fn reserve_image(map: &mut MemoryMap) {
     let loader = LoaderSpace::current();
     for (range, _) in image() {
@@ -143,11 +144,12 @@ pub(crate) fn reserve_image(map: &mut MemoryMap) {
     }
 }
 
-/// Takes all free memory and builds the hypervisor's address space. It is not used yet, but pages can be mapped in it.
+/// Takes all free memory and builds the hypervisor's address space. It is not used yet, but pages can be
+/// mapped in it.
 ///
 /// # Safety
-/// Called once, by the boot CPU, in the address space that the boot loader has made. `map` reserves everything that is in
-/// use.
+/// Called once, by the boot CPU, in the address space that the boot loader has made. `map` reserves
+/// everything that is in use.
 ///
 /// # Errors
 /// [`TableError::OutOfTables`] where memory is too small.
@@ -188,8 +190,8 @@ pub(crate) unsafe fn build(
         let flags = DATA | WRITE_COMBINING;
         let _ = tables.map(memory, start.as_u64(), frame, bytes, flags, PageSize::Size2M)?;
     }
-    // Every entry of the upper half is there from now on, so that copies of the root stay complete whatever is mapped
-    // later.
+    // Every entry of the upper half is there from now on, so that copies of the root stay complete whatever
+    // is mapped later.
     for index in UPPER_HALF {
         if memory.read_entry(tables.root(), index) == 0 {
             let table = memory.allocate_table().ok_or(TableError::OutOfTables)?;
@@ -217,8 +219,8 @@ fn map_physical(
     };
     let devices = Range { start: HostPhys::new(0), end: HostPhys::new(DEVICES_END) };
     direct(devices, DATA | PageFlags::UNCACHEABLE)?;
-    // The boundaries between RAM and the rest are those of the MTRRs, too, so that no large page has two memory types
-    // (SDM vol. 3, MTRR Considerations in Large Pages).
+    // The boundaries between RAM and the rest are those of the MTRRs, too, so that no large page has two
+    // memory types (SDM vol. 3, MTRR Considerations in Large Pages).
     for region in map.regions().iter().filter(|region| region.kind != Kind::Other) {
         let start = region.range.start.align_down(PageSize::Size4K);
         let end = region.range.end.align_up(PageSize::Size4K).unwrap_or(region.range.end);
@@ -235,11 +237,11 @@ fn pages(range: Range<HostVirt>) -> impl Iterator<Item = HostVirt> {
 /// Leaves the boot loader's address space and stack for the hypervisor's own, and goes on in `next`.
 ///
 /// # Safety
-/// Called once, by the boot CPU, after [`build`]. `stack_top` is the end of a stack in the new space that nobody else
-/// uses. Nothing of the old stack, nor of what the boot loader has mapped, is needed any more.
+/// Called once, by the boot CPU, after [`build`]. `stack_top` is the end of a stack in the new space that
+/// nobody else uses. Nothing of the old stack, nor of what the boot loader has mapped, is needed any more.
 pub(crate) unsafe fn enter(stack_top: HostVirt, next: extern "C" fn() -> !) -> ! {
-    // SAFETY: the tables map the image where it runs, and the new stack; `next` gets no argument and never returns. The old
-    // global translations go with the change of CR4.PGE in `control::init_this_cpu`.
+    // SAFETY: the tables map the image where it runs, and the new stack; `next` gets no argument and never
+    // returns. The old global translations go with the change of CR4.PGE in `control::init_this_cpu`.
     unsafe {
         asm!(
             "mov cr3, {root}",
@@ -337,7 +339,8 @@ pub(crate) unsafe fn enter_space() {
     unsafe { control::write_cr3(root().as_u64()) };
 }
 
-/// An address space for a CPU that starts: the hypervisor's, and one page that is mapped where it lies in physical memory.
+/// An address space for a CPU that starts: the hypervisor's, and one page that is mapped where it lies in
+/// physical memory.
 pub(crate) struct StartSpace(Tables<Paging4>);
 
 impl StartSpace {

@@ -41,8 +41,8 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Seconds since the start of 1970, or `None` where this is no date. The year has two digits; no machine with VT-x is
-    /// older than 2005, so they are those of 2000 to 2099.
+    /// Seconds since the start of 1970, or `None` where this is no date. The year has two digits; no
+    /// machine with VT-x is older than 2005, so they are those of 2000 to 2099.
     pub const fn seconds_since_1970(self, format: RtcFormat) -> Option<u64> {
         let (month, day) = (format.number(self.month), format.number(self.day));
         let (hour, minute) = (format.hour(self.hour), format.number(self.minute));
@@ -53,7 +53,8 @@ impl Reading {
         if hour > 23 || minute > 59 || second > 59 || year > 99 {
             return None;
         }
-        // Years that start in March have their leap day at the end. 1 January 1970 is day 719,468 of that count.
+        // Years that start in March have their leap day at the end. 1 January 1970 is day 719,468 of that
+        // count.
         let year = 2000 + year;
         let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
         let leap_days = year / 4 - year / 100 + year / 400;

@@ -58,8 +58,8 @@ impl fmt::Display for Source {
 }
 
 impl Evidence {
-    /// What the machine really does counts. CPUID is taken where a measurement agrees with it: some machines say one thing
-    /// and do another.
+    /// What the machine really does counts. CPUID is taken where a measurement agrees with it: some
+    /// machines say one thing and do another.
     pub const fn frequency(&self) -> Frequency {
         let (hz, source) = match (self.pit_hz, self.pm_timer_hz) {
             (Some(pit), Some(pm_timer)) if agree(pit, pm_timer) => {

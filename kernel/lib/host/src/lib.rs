@@ -1,6 +1,8 @@
-//! What the hypervisor knows of the machine that it runs on, as data: the algorithms of its bring-up that touch nothing.
+//! What the hypervisor knows of the machine that it runs on, as data: the algorithms of its bring-up that
+//! touch nothing.
 //!
-//! The kernel reads the real thing (boot loader, ACPI tables, real-time clock, console) and decides with what is here.
+//! The kernel reads the real thing (boot loader, ACPI tables, real-time clock, console) and decides with
+//! what is here.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(

@@ -1,8 +1,8 @@
 //! How a machine is switched off, as its AML says it.
 
-/// SLP_TYP for both PM1 control registers out of `Name (\_S5, Package () {a, b, ...})` (ACPI specification, `\_S5` Object
-/// and AML Byte Stream Byte Values), without an interpreter: firmware that computes it is not known. `None` where there is
-/// no such object.
+/// SLP_TYP for both PM1 control registers out of `Name (\_S5, Package () {a, b, ...})` (ACPI specification,
+/// `\_S5` Object and AML Byte Stream Byte Values), without an interpreter: firmware that computes it is not
+/// known. `None` where there is no such object.
 pub fn s5_sleep_types(aml: &[u8]) -> Option<[u8; 2]> {
     let mut rest = aml;
     loop {

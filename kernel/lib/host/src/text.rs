@@ -1,7 +1,7 @@
 //! What of a guest's output is shown among that of others.
 
-/// Lets plain text through and drops control characters and escape sequences, with which a guest could otherwise
-/// rewrite what others have said (ECMA-48, Control Functions for Coded Character Sets).
+/// Lets plain text through and drops control characters and escape sequences, with which a guest could
+/// otherwise rewrite what others have said (ECMA-48, Control Functions for Coded Character Sets).
 #[derive(Clone, Copy, Debug)]
 pub struct EscapeFilter(State);
 
