@@ -58,7 +58,8 @@ fn error(tsc_hz: u64, crystal_hz: u32, (numerator, denominator): (u64, u64)) -> 
     if denominator == 0 {
         return u128::MAX;
     }
-    let computed = (u128::from(crystal_hz) * u128::from(numerator) << 16) / u128::from(denominator);
+    let computed =
+        ((u128::from(crystal_hz) * u128::from(numerator)) << 16) / u128::from(denominator);
     computed.abs_diff(u128::from(tsc_hz) << 16)
 }
 

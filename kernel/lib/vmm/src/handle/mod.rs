@@ -122,7 +122,7 @@ pub fn handle<C: Cpu, M: Machine>(
             let access = MemoryAccess { gpa, gva: None, kind, during_page_walk: false };
             emulate(cpu, vcpu, machine, access)
         }
-        VmExit::DescriptorTable => Ok(Next::Stop(VmError::Unsupported("this exit"))),
+        VmExit::DescriptorTable => Ok(Next::Stop(VmError::Unsupported("an exit by LGDT, SIDT and their like"))),
         VmExit::TprBelowThreshold
         | VmExit::InterruptWindow
         | VmExit::NmiWindow
