@@ -46,6 +46,7 @@ mod field {
 const MAGIC: &[u8] = b"HdrS";
 const BOOT_FLAG: u16 = 0xaa55;
 const SECTOR: u64 = 512;
+const PARAGRAPH: u64 = 16;
 const ZERO_PAGE_BYTES: u64 = 0x1000;
 /// The setup header in the zero page ends here at the latest.
 const HEADER_LIMIT: usize = 0x290;
@@ -129,9 +130,17 @@ impl<'a> Header<'a> {
             0 => 4,
             count => u64::from(count),
         };
-        let code_bytes = u64::from(u32_at(field::SYSSIZE)?) * 16;
+        let code_start = (setup_sectors + 1) * SECTOR;
+        let code_bytes = u64::from(u32_at(field::SYSSIZE)?) * PARAGRAPH;
+        // The size counts paragraphs, and not every linker fills the last one.
+        let left = (file.len() as u64).saturating_sub(code_start);
+        let in_file = if code_bytes.saturating_sub(left) < PARAGRAPH {
+            code_bytes.min(left)
+        } else {
+            code_bytes
+        };
         let code = Fields::new(file, "the Linux kernel behind its setup code")
-            .slice((setup_sectors + 1) * SECTOR, code_bytes)?;
+            .slice(code_start, in_file)?;
         if code.len() as u64 <= ENTRY_64 {
             return Err(LoadError::Malformed(
                 "the Linux kernel behind its setup code is empty",
@@ -498,9 +507,17 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_file_that_is_cut_anywhere_is_refused() {
+    fn a_file_that_ends_within_its_last_paragraph_is_whole() {
         let kernel = bzimage(0x20f);
-        for length in 0x264..kernel.len() {
+        let (request, memory) = with_memory(&kernel[..0x7f1], 32);
+        assert!(load(&request, &memory).is_ok());
+        assert_eq!(memory.bytes(0x100_03f0, 3), [0xf0, 0, 0]);
+    }
+
+    #[test]
+    fn a_file_that_is_cut_anywhere_else_is_refused() {
+        let kernel = bzimage(0x20f);
+        for length in 0x264..kernel.len() - 15 {
             let (request, memory) = with_memory(&kernel[..length], 2);
             assert!(
                 matches!(load(&request, &memory), Err(LoadError::Truncated(_))),
