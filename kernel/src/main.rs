@@ -64,8 +64,8 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     let frame_buffer = boot_info.framebuffer.as_mut().map(|frame_buffer| {
         let info = frame_buffer.info();
         let start = frame_buffer.buffer_mut().as_mut_ptr();
-        // SAFETY: the boot loader has mapped the frame buffer there for us alone, and the hypervisor's own address space
-        // has it at the same place.
+        // SAFETY: the boot loader has mapped the frame buffer there for us alone, and the hypervisor's own
+        // address space has it at the same place.
         unsafe { console::init_screen(start, &info) };
         FrameBufferMapping { start: HostVirt::new(start as u64), bytes: info.byte_len as u64 }
     });
@@ -77,7 +77,8 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
         let address = HostVirt::new(address);
         memory::translate_loader_address(address).map(|hpa| (address, hpa))
     });
-    // SAFETY: the boot loader's information is about the RAM disk that it has mapped, and its address space is in use.
+    // SAFETY: the boot loader's information is about the RAM disk that it has mapped, and its address space
+    // is in use.
     let bundle = unsafe { BundleMemory::find(&mut map, ramdisk, boot_info.ramdisk_len) };
     let rsdp = boot_info.rsdp_addr.into_option().map(HostPhys::new);
     FACTS.call_once(|| BootFacts { tsc: evidence, rsdp, bundle });
@@ -93,8 +94,8 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
 
 /// On the hypervisor's own ground: its address space, its stack; soon with all devices and CPUs.
 extern "C" fn own_ground() -> ! {
-    // SAFETY: called once, by the boot CPU, in the new address space and on the new stack. Nothing of the boot loader's is
-    // needed any more.
+    // SAFETY: called once, by the boot CPU, in the new address space and on the new stack. Nothing of the
+    // boot loader's is needed any more.
     unsafe {
         cpu::settle_boot_cpu();
         memory::reclaim_loader_memory();
@@ -129,6 +130,8 @@ extern "C" fn own_ground() -> ! {
     }
     cpu::smp::init();
     cpu::smp::start_others(&platform.apic_ids);
+    // The first decode builds tables on the heap, for which no exit is to wait.
+    arch::decode::warm_up();
 
     supervisor::run(&facts.bundle)
 }
