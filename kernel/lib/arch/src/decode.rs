@@ -247,7 +247,8 @@ pub enum DecodeError {
     Unsupported,
 }
 
-/// Decodes the instruction in the first `available` bytes, which was fetched from `rip`, for code of this width.
+/// Decodes the instruction in the first `available` bytes, which was fetched from `rip`, for code of this
+/// width.
 ///
 /// # Errors
 /// See [`DecodeError`].

@@ -9,7 +9,8 @@ impl Vector {
     /// The non-maskable interrupt.
     pub const NMI: Self = Self(2);
 
-    /// The interrupt-priority class: the upper four bits (SDM vol. 3, Interrupt, Task, and Processor Priority).
+    /// The interrupt-priority class: the upper four bits (SDM vol. 3, Interrupt, Task, and Processor
+    /// Priority).
     pub const fn priority_class(self) -> u8 {
         self.0 >> 4
     }

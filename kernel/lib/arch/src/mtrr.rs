@@ -1,4 +1,5 @@
-//! Memory types: the PAT and the MTRRs as data (SDM vol. 3, Memory Type Range Registers; Page Attribute Table).
+//! Memory types: the PAT and the MTRRs as data (SDM vol. 3, Memory Type Range Registers; Page Attribute
+//! Table).
 //!
 //! The hypervisor asks [`Mtrrs`] of the host which type a piece of physical memory has when it maps it for a
 //! guest; for the guest's own registers it asks which values are valid.
@@ -34,8 +35,8 @@ impl MemoryType {
         })
     }
 
-    /// The type where two variable ranges overlap (SDM vol. 3, MTRR Precedences). Combinations that the manual
-    /// leaves undefined are uncacheable, which is never wrong.
+    /// The type where two variable ranges overlap (SDM vol. 3, MTRR Precedences). Combinations that the
+    /// manual leaves undefined are uncacheable, which is never wrong.
     const fn with_overlap(self, other: Self) -> Self {
         match (self, other) {
             (Self::WriteBack, Self::WriteBack) => Self::WriteBack,

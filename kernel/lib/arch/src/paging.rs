@@ -23,8 +23,8 @@ bitflags! {
         const PCD = 1 << 4;
         /// The translation survives a move to CR3 (CR4.PGE).
         const GLOBAL = 1 << 8;
-        /// Bit 2 of the index into the PAT. Here it has the place that it has in large pages; 4 KiB pages keep
-        /// it in bit 7.
+        /// Bit 2 of the index into the PAT. Here it has the place that it has in large pages; 4 KiB pages
+        /// keep it in bit 7.
         const PAT = 1 << 12;
         /// Instruction fetches are not allowed (IA32_EFER.NXE).
         const NO_EXECUTE = 1 << 63;
@@ -35,7 +35,8 @@ impl PageFlags {
     /// Uncacheable by the PAT that processors start with, as for device registers.
     pub const UNCACHEABLE: Self = Self::PWT.union(Self::PCD);
 
-    /// The entry of IA32_PAT that gives the page's memory type (SDM vol. 3, Selecting a Memory Type from the PAT).
+    /// The entry of IA32_PAT that gives the page's memory type (SDM vol. 3, Selecting a Memory Type from the
+    /// PAT).
     pub const fn pat_index(self) -> u8 {
         (self.contains(Self::PAT) as u8) << 2
             | (self.contains(Self::PCD) as u8) << 1

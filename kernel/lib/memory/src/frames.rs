@@ -121,8 +121,8 @@ impl<'m> FrameAllocator<'m> {
         if end <= first { 0 } else { Shape::new(first, end).words() }
     }
 
-    /// Takes on the whole frames of `region`, all of them free. The bitmaps go into `metadata`, which must lie
-    /// elsewhere. An empty region is ignored.
+    /// Takes on the whole frames of `region`, all of them free. The bitmaps go into `metadata`, which must
+    /// lie elsewhere. An empty region is ignored.
     ///
     /// # Errors
     /// See [`RegionError`]; nothing has changed then.

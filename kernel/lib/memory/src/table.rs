@@ -69,8 +69,8 @@ pub trait TableMemory {
     /// A table of zeroes, or `None` where there is no more memory.
     fn allocate_table(&mut self) -> Option<HostPhys>;
 
-    /// Takes back a table that no entry refers to any more. CPUs may still have the path to it cached: it must
-    /// not be reused before those that walk these tables have flushed.
+    /// Takes back a table that no entry refers to any more. CPUs may still have the path to it cached: it
+    /// must not be reused before those that walk these tables have flushed.
     fn free_table(&mut self, table: HostPhys);
 }
 

@@ -3,8 +3,8 @@
 //! The hardware says where the access went ([`MemoryAccess`]), but not what the instruction is. [`emulate`]
 //! fetches it through the guest's own tables ([`fetch`]), decodes it ([`arch::decode`]), carries it out
 //! ([`execute`], [`string`]) on RAM and devices ([`space`]), and ends it like every other instruction. An
-//! instruction that is not known here raises #UD in the guest, with a line in the log that shows its bytes. The
-//! common moves take a short cut through all that ([`simple`], [`cache`]).
+//! instruction that is not known here raises #UD in the guest, with a line in the log that shows its bytes.
+//! The common moves take a short cut through all that ([`simple`], [`cache`]).
 
 mod arithmetic;
 mod breakpoint;
@@ -74,8 +74,8 @@ enum Outcome {
 
 /// Emulates the instruction at RIP, which has made this access.
 ///
-/// An access by the delivery of an event is no instruction's: a guest whose stack or descriptor tables lie outside its
-/// RAM cannot take events, and is stopped.
+/// An access by the delivery of an event is no instruction's: a guest whose stack or descriptor tables lie
+/// outside its RAM cannot take events, and is stopped.
 ///
 /// # Errors
 /// The exception that the instruction raises.
@@ -152,7 +152,8 @@ fn emulate_any<C: Cpu, M: Machine>(
     trap(ended, breakpoint::met(cpu, dr7, space.touches()))
 }
 
-/// Elements of a string instruction that may be done at once: each is followed by a trap where there may be one.
+/// Elements of a string instruction that may be done at once: each is followed by a trap where there may be
+/// one.
 const fn limit(dr7: u64, rflags: Rflags) -> u32 {
     if dr7 & breakpoint::DR7_ANY_ENABLED != 0 || rflags.contains(Rflags::TF) {
         1

@@ -1,9 +1,9 @@
 //! Instructions that were decoded before, one cache per vCPU.
 //!
 //! Drivers reach their devices from few places, again and again. An entry remembers everything that led to
-//! its instruction: the registers that decide the walk, each paging-structure entry on the way with its value,
-//! and the bytes. It counts only while all of that reads the same as then, so that nothing has to be told
-//! when the guest changes a mapping, its code or its mode.
+//! its instruction: the registers that decide the walk, each paging-structure entry on the way with its
+//! value, and the bytes. It counts only while all of that reads the same as then, so that nothing has to be
+//! told when the guest changes a mapping, its code or its mode.
 
 use arch::decode::{self, Instruction, InstructionBytes};
 use arch::{AccessKind, AccessRights, Cr4, Efer, SegmentName, Width};
@@ -127,8 +127,8 @@ impl Cache {
     }
 }
 
-/// The instruction at RIP, from the cache or for it. `None` outside 64-bit mode, and where anything has to be decided
-/// that an exact fetch has to decide: a fault, a mark to set, a second page.
+/// The instruction at RIP, from the cache or for it. `None` outside 64-bit mode, and where anything has to be
+/// decided that an exact fetch has to decide: a fault, a mark to set, a second page.
 #[inline]
 pub(super) fn instruction<C: Cpu, G: GuestMemory>(
     cpu: &C,

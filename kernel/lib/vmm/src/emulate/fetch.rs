@@ -76,8 +76,8 @@ pub(super) fn fetch<C: Cpu, M: Machine>(
     }
 }
 
-/// The bytes at `gpa`, where they are RAM, by aligned reads, which are the cheap ones. All of them have to lie in
-/// one page.
+/// The bytes at `gpa`, where they are RAM, by aligned reads, which are the cheap ones. All of them have to
+/// lie in one page.
 #[inline]
 fn sixteen_bytes<G: GuestMemory>(memory: &G, gpa: GuestPhys) -> Option<InstructionBytes> {
     let skipped = (gpa.as_u64() & 7) as u32;

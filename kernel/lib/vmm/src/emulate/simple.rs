@@ -1,9 +1,9 @@
-//! The common case in a straight line: an instruction that the cache knows moves a value between a register, or a constant, and the one
-//! device register that the hardware has reported.
+//! The common case in a straight line: an instruction that the cache knows moves a value between a register,
+//! or a constant, and the one device register that the hardware has reported.
 //!
-//! What is done is what the other files do, without their generality: no operand in two pages, no walk for the
-//! operand (the hardware has done it), no breakpoints. Where anything is not as simple as that, nothing has
-//! been done yet, and [`super::emulate`] takes the long way.
+//! What is done is what the other files do, without their generality: no operand in two pages, no walk for
+//! the operand (the hardware has done it), no breakpoints. Where anything is not as simple as that, nothing
+//! has been done yet, and [`super::emulate`] takes the long way.
 
 use arch::decode::{Extension, Instruction, Operand, Operation, Register};
 use arch::{AccessKind, SegmentName};

@@ -1,7 +1,7 @@
 //! The emulator on a fake CPU and machine: each instruction, each mode, each fault.
 //!
-//! A test runs every instruction twice, once with the linear address that the hardware gives and once without,
-//! and wants the same result.
+//! A test runs every instruction twice, once with the linear address that the hardware gives and once
+//! without, and wants the same result.
 
 use alloc::vec::Vec;
 
