@@ -67,8 +67,12 @@ impl From<LoadError> for LaunchError {
     }
 }
 
-/// The local APIC timer's clock as guests see it: 1 GHz makes its counts nanoseconds.
-const APIC_BUS_HZ: u32 = 1_000_000_000;
+/// The local APIC timer's clock as guests see it: 1 GHz, which makes its counts nanoseconds, unless the processor
+/// itself is slower, as an emulated one is: its timers must not outrun it.
+fn apic_bus_hz() -> u32 {
+    const GHZ: u32 = 1_000_000_000;
+    u32::try_from(clock::tsc_hz()).map_or(GHZ, |tsc_hz| tsc_hz.min(GHZ))
+}
 
 /// The most vCPUs of a VM: xAPIC IDs have 8 bits, and 255 means all.
 const MAX_CPUS: u8 = u8::MAX;
@@ -178,7 +182,7 @@ fn vcpu<B: Backend>(
             vcpus: u32::from(cpus),
             apic_id: u32::from(index),
             tsc_hz: clock::tsc_hz(),
-            crystal_hz: APIC_BUS_HZ,
+            crystal_hz: apic_bus_hz(),
             xcr0: offered.xcr0,
             backing: offered.backing,
         },
@@ -187,7 +191,7 @@ fn vcpu<B: Backend>(
         id: u32::from(index),
         role: if index == 0 { Role::Bootstrap } else { Role::Application },
         features: LapicFeatures::all(),
-        bus_hz: APIC_BUS_HZ,
+        bus_hz: apic_bus_hz(),
         physical_address_bits: cpuid.physical_address_bits(),
     });
     if index == 0 {
