@@ -314,11 +314,12 @@ fn enter_new_task<C: Cpu, M: Machine>(
 
     loader.load_ldt(cpu, Selector(state.ldt))?;
     if !virtual_8086 {
-        loader.load_code(cpu, Selector(state.at(SegmentName::Cs)))?;
+        // The stack first: the exceptions that the others raise are delivered on it.
         loader.load_stack(cpu, Selector(state.at(SegmentName::Ss)), cpl)?;
         for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Fs, SegmentName::Gs] {
             loader.load_data(cpu, name, Selector(state.at(name)), cpl)?;
         }
+        loader.load_code(cpu, Selector(state.at(SegmentName::Cs)))?;
     }
     if let Some(Event::Exception { error_code: Some(code), .. }) = event {
         push(cpu, vcpu, loader, new.format, code)?;

@@ -234,11 +234,10 @@ fn a_wrong_segment_faults_in_the_new_task() {
         result.unwrap_err()
     };
     let invalid = GuestFault::InvalidTss;
-    // CS: null, data, outside the table, and a DPL that is not its RPL.
+    // CS: null, data, outside the table.
     assert_eq!(attempt(0x4c, 0), invalid(0));
     assert_eq!(attempt(0x4c, DATA), invalid(0x10));
     assert_eq!(attempt(0x4c, 0x40), invalid(0x40));
-    assert_eq!(attempt(0x4c, CODE | 3), invalid(8));
     // SS: null, code, another ring.
     assert_eq!(attempt(0x50, 0), invalid(0));
     assert_eq!(attempt(0x50, CODE), invalid(8));
@@ -248,6 +247,26 @@ fn a_wrong_segment_faults_in_the_new_task() {
     // LDT: not an LDT, in the LDT itself.
     assert_eq!(attempt(0x60, DATA), invalid(0x10));
     assert_eq!(attempt(0x60, LDT_SELECTOR | 4), invalid(0x2c));
+}
+
+#[test]
+fn a_wrong_code_segment_leaves_a_stack_to_deliver_the_fault_on() {
+    let mut bench = Bench::new();
+    bench.new_tss(0x4c, DATA.into());
+    assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::InvalidTss(0x10)));
+    let stack = bench.segment(SegmentName::Ss);
+    assert!(stack.is_usable());
+    assert_eq!((stack.selector, stack.limit, bench.cpu.cpl()), (DATA, 0xffff_ffff, 0));
+}
+
+#[test]
+fn a_code_segment_of_another_ring_than_its_selector_is_refused() {
+    let mut bench = Bench::new();
+    for offset in [0x48, 0x50, 0x54, 0x58, 0x5c] {
+        bench.new_tss(offset, USER_DATA.into());
+    }
+    bench.new_tss(0x4c, u32::from(CODE) | 3);
+    assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::InvalidTss(8)));
 }
 
 #[test]
