@@ -9,8 +9,8 @@ use crate::trial;
 
 /// Guests that report cases and then switch themselves off.
 const REPORTING: &[&str] = &[
-    "hello", "hello64", "realmode", "cpuid", "msrs", "portio", "fpu", "timer", "paging", "hypercall",
-    "outside", "exceptions", "debug",
+    "hello", "hello64", "realmode", "cpuid", "msrs", "modes", "portio", "fpu", "timer", "paging",
+    "hypercall", "outside", "exceptions", "debug", "misc", "tasks32",
 ];
 
 pub fn trials() -> Vec<Trial> {
