@@ -133,5 +133,6 @@ extern "C" fn own_ground() -> ! {
     // The first decode builds tables on the heap, for which no exit is to wait.
     arch::decode::warm_up();
 
+    panic::set_last_exits(vcpu::write_last_exits);
     supervisor::run(&facts.bundle)
 }

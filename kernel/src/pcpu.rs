@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 
 use crate::backend::Backend;
 use crate::cpu::{self, apic};
+use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
 use crate::hw::{clock, console};
 use crate::operator::{Operator, Wish};
@@ -143,6 +144,7 @@ impl<B: Backend> Turns<B> {
         for vcpu in &self.asleep {
             vcpu.vm().show_prompt();
         }
+        console::refresh(Refresh::WhenDue);
         let wakes_at = self.asleep.iter().map(|vcpu| vcpu.wakes_at()).min().unwrap_or(u64::MAX);
         if wakes_at != u64::MAX {
             apic::set_timer(wakes_at);

@@ -3,6 +3,8 @@
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
+use core::ptr;
+use core::sync::atomic::{AtomicPtr, Ordering};
 
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::dump::Registers;
@@ -14,7 +16,8 @@ use vmm::trace::Trace;
 use vmm::{Machine, VcpuState, VmError, VmExit};
 
 use crate::backend::{Backend, LoadedVcpu, Windows};
-use crate::cpu::{PcpuId, exceptions, interrupts};
+use crate::cpu::smp::MAX_CPUS;
+use crate::cpu::{self, PcpuId, exceptions, interrupts};
 use crate::hw::clock;
 use crate::vm::{End, Vm, VmPort};
 
@@ -111,7 +114,10 @@ impl<B: Backend> Vcpu<B> {
         let posted = vm.posted(index);
         let mut port = VmPort { vm, vcpu: index };
         let mut cpu = backend.load(vcpu);
+        let _epitaph = LastExits::are_those_of(&raw const inner.trace);
+        // Whether what the vCPU takes next has to be decided anew, and the exit whose cost is being counted.
         let mut unsettled = true;
+        let mut handled: Option<(ExitKind, u64)> = None;
         loop {
             if vm.end().is_some() {
                 return Turn::Ended;
@@ -123,13 +129,18 @@ impl<B: Backend> Vcpu<B> {
                 }
             }
             let deadline = until_tsc.min(inner.timer_tsc).min(vm.board_deadline_tsc(index));
-            let exit = cpu.enter(deadline);
+            let entry_tsc = clock::tsc();
+            if let Some((kind, exit_tsc)) = handled.take() {
+                inner.metrics.count(kind, entry_tsc.wrapping_sub(exit_tsc));
+            }
+            let exit = cpu.enter(entry_tsc, deadline);
+            let exit_tsc = clock::tsc();
             let kind = ExitKind::of(&exit);
-            inner.trace.record(&cpu, &exit, kind, clock::tsc());
-            inner.metrics.count(kind, 0);
+            handled = Some((kind, exit_tsc));
+            inner.trace.record(&cpu, &exit, kind, exit_tsc);
             unsettled = true;
             match exit {
-                VmExit::HostTimer if clock::tsc() >= until_tsc => return Turn::Expired,
+                VmExit::HostTimer if exit_tsc >= until_tsc => return Turn::Expired,
                 VmExit::HostTimer => continue,
                 VmExit::HostInterrupt(vector) => {
                     if let Some(vector) = vector {
@@ -165,6 +176,8 @@ impl<B: Backend> Vcpu<B> {
                 Ok(Next::Yield) => return Turn::Yielded,
                 Ok(Next::Inject(event)) => {
                     unsettled = true;
+                    // The hardware tells INT1 from other #DB, and knows the length of the instruction.
+                    let event = cpu.exiting_event().unwrap_or(event);
                     inner.state.pending.reflect(event, &cpu).err()
                 }
                 Ok(Next::Stop(error)) => Some(error),
@@ -266,4 +279,39 @@ fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, trace: &Trace, error: Vm
         log::error!(target: "vm", "{}: {line}", vm.name());
     }
     vm.finish(End::Crash(error));
+}
+
+/// For each CPU the trace of the vCPU that it runs, for the epitaph. Written and read by the CPU itself only.
+static RUNNING: [AtomicPtr<Trace>; MAX_CPUS] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
+
+/// While it lives, an epitaph of this CPU shows the exits of one vCPU.
+struct LastExits;
+
+impl LastExits {
+    fn are_those_of(trace: *const Trace) -> Self {
+        Self::slot().store(trace.cast_mut(), Ordering::Relaxed);
+        Self
+    }
+
+    fn slot() -> &'static AtomicPtr<Trace> {
+        &RUNNING[cpu::this().id().index()]
+    }
+}
+
+impl Drop for LastExits {
+    fn drop(&mut self) {
+        Self::slot().store(ptr::null_mut(), Ordering::Relaxed);
+    }
+}
+
+/// Writes down the last exits of the vCPU that this CPU runs, if it runs one. For a panic: takes no lock.
+pub(crate) fn write_last_exits(out: &mut dyn Write) -> fmt::Result {
+    let trace = LastExits::slot().load(Ordering::Relaxed);
+    // SAFETY: the trace stands there only while `run` of its vCPU is on this CPU's stack, and this CPU is in the
+    // middle of that; nobody writes to it any more.
+    match unsafe { trace.as_ref() } {
+        Some(trace) => write!(out, "{trace}"),
+        None => writeln!(out, "  no guest was running"),
+    }
 }

@@ -69,8 +69,9 @@ pub(crate) trait LoadedVcpu: Cpu {
     /// The host's TSC when the guest's reads this.
     fn host_tsc_at(&self, guest_tsc: u64) -> u64;
 
-    /// Runs the guest until it exits, at the latest when the host's TSC reaches `deadline_tsc`.
-    fn enter(&mut self, deadline_tsc: u64) -> VmExit;
+    /// Runs the guest until it exits, at the latest when the host's TSC, which is `now_tsc`, reaches
+    /// `deadline_tsc`.
+    fn enter(&mut self, now_tsc: u64, deadline_tsc: u64) -> VmExit;
 
     /// The event whose delivery the last exit interrupted, if it did.
     fn interrupted_event(&self) -> Option<Event>;

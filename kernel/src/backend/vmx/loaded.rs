@@ -9,6 +9,7 @@ use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 use vmm::cpu::{Blocking, Cpu};
 use vmx::controls::EntryControls;
+use vmx::access_rights::{from_vmcs, to_vmcs};
 use vmx::fields::{self, SegmentFields};
 
 use super::VmxVcpu;
@@ -159,7 +160,7 @@ impl Cpu for VmxLoaded<'_> {
             selector: self.vmcs.read(fields.selector),
             base: self.vmcs.read(fields.base),
             limit: self.vmcs.read(fields.limit),
-            access: AccessRights::from_bits_retain(self.vmcs.read(fields.access_rights)),
+            access: from_vmcs(self.vmcs.read(fields.access_rights)),
         }
     }
 
@@ -168,7 +169,7 @@ impl Cpu for VmxLoaded<'_> {
         self.vmcs.write(fields.selector, segment.selector);
         self.vmcs.write(fields.base, segment.base);
         self.vmcs.write(fields.limit, segment.limit);
-        self.vmcs.write(fields.access_rights, segment.access.bits());
+        self.vmcs.write(fields.access_rights, to_vmcs(segment.access));
     }
 
     fn cpl(&self) -> u8 {

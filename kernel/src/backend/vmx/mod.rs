@@ -25,7 +25,7 @@ use alloc::sync::Arc;
 use arch::{Cr4, Xcr0, msr};
 use spin::Mutex;
 use vmm::cpuid::Backing;
-use vmx::capability::{Capabilities, MissingControls, RawCapabilities};
+use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
 use vmx::features::{Feature, Features, MissingFeatures};
 use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator};
@@ -33,7 +33,7 @@ use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator};
 use self::bitmaps::Bitmaps;
 use self::controls::{Controls, FixedBits};
 use self::entry::Frame as EntryFrame;
-use self::instructions::{VmxFailure, vmxon};
+use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
 use self::space::EptSpace;
 use self::switch::{HostExtendedState, SwitchedState};
@@ -71,7 +71,7 @@ pub(crate) enum Unusable {
     /// This CPU's VT-x is not that of the boot CPU.
     Differs,
     /// VMXON failed.
-    Refused(VmxFailure),
+    Refused,
     /// No frame is left for the regions.
     OutOfFrames,
 }
@@ -88,7 +88,7 @@ impl fmt::Display for Unusable {
             Self::Features(error) => error.fmt(f),
             Self::Controls(error) => error.fmt(f),
             Self::Differs => f.write_str("its VT-x capabilities are not those of the boot CPU"),
-            Self::Refused(failure) => write!(f, "VMXON failed ({failure})"),
+            Self::Refused => f.write_str("VMXON failed, although all its conditions are met"),
             Self::OutOfFrames => f.write_str("there is no memory left for its VMX regions"),
         }
     }
@@ -134,16 +134,6 @@ impl Vmx {
         })))
     }
 
-    /// The features that this machine's VT-x has.
-    pub(crate) fn features(&self) -> &Features {
-        &self.features
-    }
-
-    /// The guests' extended state that this machine can switch.
-    pub(crate) fn extended_state(&self) -> &HostExtendedState {
-        &self.extended_state
-    }
-
     /// Puts this CPU into VMX root operation, for good.
     ///
     /// # Errors
@@ -164,7 +154,7 @@ impl Vmx {
         }
         // SAFETY: the control registers and IA32_FEATURE_CONTROL are as VMXON wants them; the region has the
         // revision and is leaked below, as the processor owns it from here on.
-        unsafe { vmxon(region.address()) }.map_err(Unusable::Refused)?;
+        unsafe { vmxon(region.address()) }.map_err(|_| Unusable::Refused)?;
         core::mem::forget(region);
         self.tlb.flush_everything();
         Ok(())
@@ -184,7 +174,12 @@ fn capabilities_here() -> Result<Capabilities, Unusable> {
             unsafe { write_msr(msr::IA32_FEATURE_CONTROL, value) };
         }
     }
-    Ok(Capabilities::new(RawCapabilities::read(|index| try_read_msr(index).unwrap_or(0))))
+    let raw = RawCapabilities::read(|index| try_read_msr(index).unwrap_or(0));
+    let widths = core::arch::x86_64::__cpuid(0x8000_0008).eax;
+    Ok(Capabilities::new(raw).with_address_widths(AddressWidths {
+        physical: widths as u8,
+        linear: (widths >> 8) as u8,
+    }))
 }
 
 /// One vCPU: its VMCS and what the hypervisor keeps beside it.

@@ -3,23 +3,23 @@
 use core::fmt;
 
 use vmm::{Event, VmExit};
-use vmx::event::{EntryEvent};
+use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
-use vmx::{PinControls, PrimaryControls, fields};
+use vmx::instruction_error::InstructionError;
+use vmx::{PinControls, PrimaryControls, entry_checks, fields};
 
 use super::Residence;
 use super::entry::{Entry, Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
 use crate::backend::{LoadedVcpu, Windows};
-use crate::hw::clock;
 
 impl LoadedVcpu for VmxLoaded<'_> {
     #[inline]
-    fn enter(&mut self, deadline_tsc: u64) -> VmExit {
+    fn enter(&mut self, now_tsc: u64, deadline_tsc: u64) -> VmExit {
         let vmx = self.vcpu.vmx;
         if vmx.controls.pin.contains(PinControls::ACTIVATE_PREEMPTION_TIMER) {
-            let value = vmx.preemption_timer.value_until(deadline_tsc, clock::tsc());
+            let value = vmx.preemption_timer.value_until(deadline_tsc, now_tsc);
             self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
         }
         let Residence::Cpu { entry, .. } = &mut self.vcpu.residence else {
@@ -92,6 +92,13 @@ impl LoadedVcpu for VmxLoaded<'_> {
             self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS),
             self.vmcs.read(fields::GUEST_LINEAR_ADDRESS),
         )?;
+        let error = InstructionError(self.vmcs.read(fields::VM_INSTRUCTION_ERROR));
+        if error.meaning().is_some() {
+            writeln!(out, "VM-instruction error: {error}")?;
+        }
+        for violation in entry_checks::check(&self.vmcs, &self.vcpu.vmx.capabilities) {
+            writeln!(out, "entry rule broken: {violation}")?;
+        }
         Ok(())
     }
 }

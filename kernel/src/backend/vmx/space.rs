@@ -74,7 +74,8 @@ impl EptSpace {
 impl Drop for EptSpace {
     fn drop(&mut self) {
         if let Some(tables) = self.tables.take() {
-            tables.destroy(&mut TableFrames::ANYWHERE);
+            let mut memory = TableFrames::ANYWHERE;
+            tables.destroy(&mut memory);
         }
     }
 }

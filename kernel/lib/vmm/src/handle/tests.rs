@@ -233,6 +233,8 @@ fn an_exception_that_exited_goes_back_to_the_guest() {
     assert_eq!(reflect(&mut cpu, Exception::PageFault, Some(6), 0x5000), Err(fault));
     let debug = reflect(&mut cpu, Exception::Debug, None, 0x4001);
     assert_eq!(debug, Err(GuestFault::Debug { dr6: 0x4001 }));
+    let int1 = Event::PrivilegedSoftwareException { length: 1 };
+    assert_eq!(reflect(&mut cpu, Exception::Debug, None, 0), Ok(Next::Inject(int1)));
     let breakpoint = Event::SoftwareException { exception: Exception::Breakpoint, length: 1 };
     assert_eq!(reflect(&mut cpu, Exception::Breakpoint, None, 0), Ok(Next::Inject(breakpoint)));
     let gp = Event::Exception { exception: Exception::GeneralProtection, error_code: Some(8) };
