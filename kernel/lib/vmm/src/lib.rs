@@ -11,6 +11,7 @@
 
 extern crate alloc;
 
+mod breakpoint;
 pub mod cpu;
 pub mod cpuid;
 pub mod device;

@@ -1,10 +1,11 @@
 //! IN, OUT, INS and OUTS. The hardware has checked IOPL and the I/O permission bitmap before it exits.
 
 use arch::walk::AccessKind;
-use arch::{Cr4, Gpr, Rflags, SegmentName, Width};
+use arch::{Gpr, Rflags, SegmentName, Width};
 use memory::{GuestPhys, GuestVirt, PageSize};
 
 use super::{Next, complete, finish};
+use crate::breakpoint::{self, DR7_ANY_ENABLED};
 use crate::cpu::Cpu;
 use crate::exit::{Direction, PortIo, Repeat, StringIo};
 use crate::fault::GuestFault;
@@ -14,9 +15,6 @@ use crate::state::VcpuState;
 
 /// A repeated instruction does at most so many elements before the guest gets a chance to take an interrupt.
 const ELEMENTS_PER_EXIT: u32 = 256;
-
-/// DR7: a breakpoint is enabled.
-const DR7_ANY_ENABLED: u64 = 0xff;
 
 /// Does one port instruction, or a bounded part of a repeated one.
 #[inline]
@@ -40,54 +38,23 @@ pub(super) fn access<C: Cpu, M: Machine>(
         }
     }
     let outcome = complete(cpu, Next::Resume);
-    trap_on_breakpoint(cpu, access, outcome)
-}
-
-/// Adds the I/O breakpoints that the access met to the outcome of its instruction.
-#[inline]
-fn trap_on_breakpoint<C: Cpu>(
-    cpu: &C,
-    access: PortIo,
-    outcome: Result<Next, GuestFault>,
-) -> Result<Next, GuestFault> {
     let dr7 = cpu.debug_register(7);
     if dr7 & DR7_ANY_ENABLED == 0 {
         return outcome;
     }
-    let met = breakpoints_met(cpu, dr7, access);
+    let met = breakpoint::met_by_port(cpu, dr7, access.port, access.width as u64);
+    with_breakpoints(outcome, met)
+}
+
+/// Adds the breakpoints that an instruction has met to its outcome.
+#[cold]
+fn with_breakpoints(outcome: Result<Next, GuestFault>, met: u64) -> Result<Next, GuestFault> {
     match outcome {
         _ if met == 0 => outcome,
         Ok(_) => Err(GuestFault::Debug { dr6: met }),
         Err(GuestFault::Debug { dr6 }) => Err(GuestFault::Debug { dr6: dr6 | met }),
         Err(fault) => Err(fault),
     }
-}
-
-/// The bits of DR6 for I/O breakpoints in the range of ports (SDM vol. 3, Debug Address Registers).
-#[cold]
-fn breakpoints_met<C: Cpu>(cpu: &C, dr7: u64, access: PortIo) -> u64 {
-    const ON_IO: u64 = 0b10;
-    if !cpu.cr4().contains(Cr4::DE) {
-        return 0;
-    }
-    let (first, last) = (u64::from(access.port), u64::from(access.port) + access.width as u64 - 1);
-    let mut met = 0;
-    for number in 0..4u8 {
-        let enabled = dr7 >> (2 * number) & 3 != 0;
-        let condition = dr7 >> (16 + 4 * number) & 3;
-        // 1, 2, 8 and 4 bytes are encoded as 0 to 3.
-        let length = match dr7 >> (18 + 4 * number) & 3 {
-            0 => 1,
-            1 => 2,
-            2 => 8,
-            _ => 4,
-        };
-        let start = cpu.debug_register(number) & !(length - 1);
-        if enabled && condition == ON_IO && start <= last && first < start.saturating_add(length) {
-            met |= 1 << number;
-        }
-    }
-    met
 }
 
 /// INS or OUTS.
@@ -100,8 +67,11 @@ fn string_access<C: Cpu, M: Machine>(
 ) -> Result<Next, GuestFault> {
     let linear = Linear::new(cpu, &vcpu.cpuid);
     let rflags = cpu.rflags();
+    let dr7 = cpu.debug_register(7);
+    let watched = dr7 & DR7_ANY_ENABLED != 0;
     let mut walker = Walker { linear, page: None };
-    let stepping = rflags.contains(Rflags::TF) || cpu.debug_register(7) & DR7_ANY_ENABLED != 0;
+    let mut met = 0;
+    let stepping = rflags.contains(Rflags::TF) || watched;
     let limit = if stepping { 1 } else { ELEMENTS_PER_EXIT };
     let stride = match rflags.contains(Rflags::DF) {
         false => access.width.bytes() as u64,
@@ -121,7 +91,13 @@ fn string_access<C: Cpu, M: Machine>(
     }
     for _ in 0..limit {
         match walker.element(cpu, machine, access, string, index) {
-            Ok(()) => {}
+            Ok((kind, gva)) => {
+                if watched {
+                    let bytes = access.width as u64;
+                    met |= breakpoint::met_by_data(cpu, dr7, kind, gva.as_u64(), bytes)
+                        | breakpoint::met_by_port(cpu, dr7, access.port, bytes);
+                }
+            }
             Err(AccessError::Fault(fault)) => return Err(fault),
             Err(AccessError::Retry) => return Ok(Next::Resume),
         }
@@ -137,7 +113,7 @@ fn string_access<C: Cpu, M: Machine>(
     }
     // Traps come between elements, with RIP still at the instruction while there are more.
     let outcome = if left == 0 { complete(cpu, Next::Resume) } else { finish(cpu, Next::Resume) };
-    trap_on_breakpoint(cpu, access, outcome)
+    if met == 0 { outcome } else { with_breakpoints(outcome, met) }
 }
 
 /// Moves elements, and remembers where the last page was.
@@ -147,7 +123,8 @@ struct Walker {
 }
 
 impl Walker {
-    /// One element. For INS the memory is known to be writable before the port is read.
+    /// One element; returns what was done to memory, and where. For INS the memory is known to be writable before
+    /// the port is read.
     fn element<C: Cpu, M: Machine>(
         &mut self,
         cpu: &C,
@@ -155,7 +132,7 @@ impl Walker {
         access: PortIo,
         string: StringIo,
         index: Gpr,
-    ) -> Result<(), AccessError> {
+    ) -> Result<(AccessKind, GuestVirt), AccessError> {
         let offset = string.address_width.truncate(cpu.gpr(index));
         let width = access.width;
         let (segment, kind) = match access.direction {
@@ -180,7 +157,7 @@ impl Walker {
                 }
             }
         }
-        Ok(())
+        Ok((kind, gva))
     }
 
     fn read<M: Machine>(

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use arch::{AccessRights, Segment};
+use arch::{AccessRights, Cr4, Segment};
 
 use super::*;
 use crate::exit::VmExit;
@@ -200,6 +200,24 @@ fn an_io_breakpoint_traps_behind_the_instruction() {
     cpu.rflags |= Rflags::TF;
     let both = Err(GuestFault::Debug { dr6: 0x4004 });
     assert_eq!(run(&mut cpu, &mut machine, out(0x3f8, Width::Byte)), both);
+}
+
+#[test]
+fn a_data_breakpoint_sees_what_ins_writes() {
+    let mut machine = machine();
+    let mut cpu = FakeCpu::long_mode(ROOT).with(Gpr::Rdi, 0x5000).with(Gpr::Rcx, 4);
+    // DR0: writes to four bytes, the second doubleword of the transfer.
+    cpu.debug_registers[0] = 0x5004;
+    cpu.debug_registers[7] = 0x400 | 1 | 0b1101 << 16;
+    let insw = exit(Direction::In, Width::Word, Repeat::ByCount, Width::Qword);
+    assert_eq!(run(&mut cpu, &mut machine, insw), Ok(Next::Resume));
+    assert_eq!(run(&mut cpu, &mut machine, insw), Ok(Next::Resume));
+    assert_eq!(run(&mut cpu, &mut machine, insw), Err(GuestFault::Debug { dr6: 1 }));
+    assert_eq!((cpu.gprs.get(Gpr::Rdi), cpu.rip), (0x5006, 0x1000));
+    // What OUTS reads is no write.
+    let outsw = exit(Direction::Out, Width::Word, Repeat::Once, Width::Qword);
+    cpu.gprs.set(Gpr::Rsi, 0x5004);
+    assert_eq!(run(&mut cpu, &mut machine, outsw), Ok(Next::Resume));
 }
 
 #[test]
