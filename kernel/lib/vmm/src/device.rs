@@ -46,3 +46,50 @@ pub fn write_device<C: Cpu, M: Machine>(
         None => machine.write_mmio(gpa, width, value),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{FakeCpu, FakeMachine, vcpu};
+
+    const VERSION: u64 = 0xfee0_0030;
+
+    #[test]
+    fn the_page_of_the_local_apic_is_its_registers() {
+        let (mut cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
+        let gpa = GuestPhys::new(VERSION);
+        assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0x0005_0014);
+        // The task priority.
+        let gpa = GuestPhys::new(0xfee0_0080);
+        write_device(&mut cpu, &mut vcpu, &mut machine, gpa, Width::Dword, 0x30);
+        assert_eq!(vcpu.lapic.task_priority(), 0x30);
+        assert!(machine.mmio_reads.is_empty() && machine.mmio_writes.is_empty());
+    }
+
+    #[test]
+    fn all_else_is_the_machines() {
+        let (mut cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
+        for gpa in [0xfedf_ffff, 0xfee0_1000, 0xd000_0000] {
+            let gpa = GuestPhys::new(gpa);
+            assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Byte), 0xff);
+            write_device(&mut cpu, &mut vcpu, &mut machine, gpa, Width::Byte, 1);
+        }
+        assert_eq!((machine.mmio_reads.len(), machine.mmio_writes.len()), (3, 3));
+    }
+
+    #[test]
+    fn in_x2apic_mode_there_is_no_page() {
+        let (cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
+        vcpu.lapic.write_base(0xfee0_0d00).unwrap();
+        let gpa = GuestPhys::new(VERSION);
+        assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0xffff_ffff);
+    }
+
+    #[test]
+    fn the_page_follows_its_base() {
+        let (cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
+        vcpu.lapic.write_base(0xd000_0900).unwrap();
+        let gpa = GuestPhys::new(0xd000_0030);
+        assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0x0005_0014);
+    }
+}
