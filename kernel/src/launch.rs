@@ -17,7 +17,8 @@ use machine::devices::routing::RoutingTable;
 use machine::layout::MachineLayout;
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
-use vmm::{Cpu, Machine, VcpuState};
+use vmm::machine::Machine as _;
+use vmm::{Cpu, VcpuState};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
 use crate::hw::clock;
@@ -77,6 +78,9 @@ fn apic_bus_hz() -> u32 {
 /// The most vCPUs of a VM: xAPIC IDs have 8 bits, and 255 means all.
 const MAX_CPUS: u8 = u8::MAX;
 
+/// A VM and its vCPUs.
+type Machine<B> = (Arc<Vm<B>>, Vec<Box<Vcpu<B>>>);
+
 /// Makes the machine that `config` describes: its memory filled, its vCPUs ready for their first turn.
 ///
 /// # Errors
@@ -86,7 +90,7 @@ pub(crate) fn vm<B: Backend>(
     id: VmId,
     config: &VmConfig,
     bundle: &Bundle<'_>,
-) -> Result<Vec<Box<Vcpu<B>>>, LaunchError> {
+) -> Result<Machine<B>, LaunchError> {
     let file = |index: FileIndex| {
         let file = bundle.file(index).map_err(|error| LaunchError::File(error.to_string()))?;
         file.contents().map_err(|error| LaunchError::File(error.to_string()))
@@ -145,7 +149,10 @@ pub(crate) fn vm<B: Backend>(
         "{}: {} MiB, {:?} kernel of {} KiB",
         config.name, layout.ram_bytes() >> 20, loaded.format, kernel.len().div_ceil(1024),
     );
-    (0..cpus).map(|index| vcpu(backend, &vm, index, cpus, &loaded.state)).collect()
+    let vcpus = (0..cpus)
+        .map(|index| vcpu(backend, &vm, index, cpus, &loaded.state))
+        .collect::<Result<_, _>>()?;
+    Ok((vm, vcpus))
 }
 
 fn too_many_cpus() -> LaunchError {

@@ -19,6 +19,10 @@ pub(crate) enum Wish {
     Dump,
     /// The next guest gets the keys.
     NextGuest,
+    /// The whole machine is to be reset.
+    Reset,
+    /// The whole machine is to be switched off.
+    PowerOff,
 }
 
 /// What has been typed and not yet been taken.
@@ -39,6 +43,8 @@ impl Operator {
                 match byte {
                     b'd' => return Some(Wish::Dump),
                     b'n' => return Some(Wish::NextGuest),
+                    b'r' => return Some(Wish::Reset),
+                    b'q' => return Some(Wish::PowerOff),
                     ESCAPE => self.push(ESCAPE),
                     _ => help(),
                 }
@@ -70,6 +76,8 @@ fn help() {
     for line in [
         "Ctrl-] d   registers, last exits and exit figures of all guests",
         "Ctrl-] n   the next guest gets the keys",
+        "Ctrl-] r   resets the whole machine",
+        "Ctrl-] q   switches the whole machine off",
         "Ctrl-] Ctrl-]   sends Ctrl-] to the guest",
     ] {
         console::line(Colour::Text, format_args!("plinth: {line}"));

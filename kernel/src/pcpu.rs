@@ -1,88 +1,181 @@
-//! One CPU's share of the work: it takes a vCPU from the queue, gives it a turn, and puts it back.
+//! One CPU's share of the work: it takes a vCPU from its queue, gives it a turn, and puts it back.
 //!
-//! A vCPU is owned by whoever holds it, the queue or the CPU that runs it, so it needs no lock. The last vCPU to run
+//! A vCPU is owned by whoever holds it, a queue or the CPU that runs it, so it needs no lock. The last vCPU to run
 //! stays loaded on its CPU until another one is to run there: where there is only one, nothing is ever switched.
+//! New vCPUs come through the CPU's inbox; the only other things that CPUs share here are the list of VMs and the
+//! count of those that have not ended.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use spin::Mutex;
 
 use crate::backend::Backend;
-use crate::cpu::{self, apic};
+use crate::cpu::interrupts::HostVector;
+use crate::cpu::{self, PcpuId, apic};
 use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
-use crate::hw::{clock, console};
+use crate::hw::{clock, console, power};
 use crate::operator::{Operator, Wish};
 use crate::vcpu::{Turn, Vcpu};
-use crate::vm::VmId;
+use crate::vm::{Vm, VmId};
 
 /// How long a vCPU runs before the next one's turn.
 const TURN_NS: u64 = 10_000_000;
 
+/// What all CPUs share.
+pub(crate) struct Crew<B: Backend> {
+    backend: B,
+    seats: Box<[Seat<B>]>,
+    /// All VMs, in the order of their numbers. Only the boot CPU adds to it.
+    vms: Mutex<Vec<Arc<Vm<B>>>>,
+    /// VMs that have not ended.
+    running: AtomicUsize,
+}
+
+/// How other CPUs reach one.
+struct Seat<B: Backend> {
+    cpu: PcpuId,
+    inbox: Mutex<Vec<Box<Vcpu<B>>>>,
+    /// It is to write down what its vCPUs do.
+    dump: AtomicBool,
+}
+
+impl<B: Backend> Crew<B> {
+    /// The crew of these CPUs, all of which can run guests.
+    pub(crate) fn new(backend: B, cpus: impl IntoIterator<Item = PcpuId>) -> Self {
+        let seat = |cpu| Seat { cpu, inbox: Mutex::new(Vec::new()), dump: AtomicBool::new(false) };
+        Self {
+            backend,
+            seats: cpus.into_iter().map(seat).collect(),
+            vms: Mutex::new(Vec::new()),
+            running: AtomicUsize::new(0),
+        }
+    }
+
+    /// Hands out the vCPUs of a new VM, to each CPU in turn.
+    pub(crate) fn add(&self, vm: Arc<Vm<B>>, vcpus: impl IntoIterator<Item = Box<Vcpu<B>>>) {
+        let first = vm.id().0 as usize;
+        self.running.fetch_add(1, Ordering::Relaxed);
+        self.vms.lock().push(vm);
+        for (seat, vcpu) in self.seats.iter().cycle().skip(first % self.seats.len()).zip(vcpus) {
+            vcpu.settle_on(seat.cpu);
+            seat.inbox.lock().push(vcpu);
+            kick(seat.cpu);
+        }
+    }
+
+    /// Gives turns on this CPU. The boot CPU returns once all VMs have ended, the others never.
+    pub(crate) fn work(&self) {
+        let here = cpu::this().id();
+        let Some(seat) = self.seats.iter().find(|seat| seat.cpu == here) else { return };
+        Turns {
+            crew: self,
+            seat,
+            ready: VecDeque::new(),
+            asleep: Vec::new(),
+            turn_ticks: clock::ns_to_ticks(TURN_NS),
+            desk: (here == PcpuId::BOOT).then(Desk::new),
+        }
+        .give();
+    }
+
+    /// The next VM after this one, in a circle, that has not ended.
+    fn next_after(&self, id: Option<VmId>) -> Option<VmId> {
+        let vms = self.vms.lock();
+        let live = || vms.iter().filter(|vm| vm.end().is_none()).map(|vm| vm.id());
+        live().find(|other| Some(*other) > id).or_else(|| live().next())
+    }
+
+    fn vm_ended(&self) {
+        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
+            kick(PcpuId::BOOT);
+        }
+    }
+}
+
+/// Makes another CPU look at what was left for it.
+fn kick(cpu: PcpuId) {
+    if cpu != cpu::this().id()
+        && let Some(target) = cpu::smp::cpu(cpu)
+    {
+        apic::send(target.apic_id(), HostVector::Kick);
+    }
+}
+
 /// The vCPUs that live on this CPU.
-struct Turns<B: Backend> {
+struct Turns<'a, B: Backend> {
+    crew: &'a Crew<B>,
+    seat: &'a Seat<B>,
     ready: VecDeque<Box<Vcpu<B>>>,
     asleep: Vec<Box<Vcpu<B>>>,
     turn_ticks: u64,
+    /// The boot CPU's, which alone listens to the operator.
+    desk: Option<Desk>,
+}
+
+/// The operator's place.
+struct Desk {
     operator: Operator,
     /// The guest that gets the keys.
     focus: Option<VmId>,
 }
 
-/// Gives turns to `vcpus` until all of their VMs have ended.
-pub(crate) fn run<B: Backend>(backend: &B, vcpus: impl IntoIterator<Item = Box<Vcpu<B>>>) {
-    let ready: VecDeque<_> = vcpus.into_iter().collect();
-    for vcpu in &ready {
-        vcpu.settle_on(cpu::this().id());
+impl Desk {
+    const fn new() -> Self {
+        Self { operator: Operator::new(), focus: None }
     }
-    let mut turns =
-        Turns {
-            focus: ready.front().map(|vcpu| vcpu.vm().id()),
-            ready,
-            asleep: Vec::new(),
-            turn_ticks: clock::ns_to_ticks(TURN_NS),
-            operator: Operator::new(),
-        };
-    while turns.next(backend) {}
 }
 
-impl<B: Backend> Turns<B> {
-    /// Gives one turn, or waits; `false` once nobody is left.
-    fn next(&mut self, backend: &B) -> bool {
-        self.hear(backend);
-        self.wake();
-        let Some(mut vcpu) = self.ready.pop_front() else {
-            if self.asleep.is_empty() {
-                return false;
+impl<B: Backend> Turns<'_, B> {
+    fn give(mut self) {
+        loop {
+            self.ready.extend(self.seat.inbox.lock().drain(..));
+            self.hear();
+            if self.seat.dump.swap(false, Ordering::Relaxed) {
+                self.dump();
             }
-            self.wait();
-            return true;
-        };
-        let turn = vcpu.run(backend, clock::tsc().wrapping_add(self.turn_ticks));
-        match turn {
+            self.wake();
+            if let Some(vcpu) = self.ready.pop_front() {
+                self.turn(vcpu);
+            } else if self.desk.is_some() && self.crew.running.load(Ordering::Acquire) == 0 {
+                return;
+            } else {
+                self.wait();
+            }
+        }
+    }
+
+    fn turn(&mut self, mut vcpu: Box<Vcpu<B>>) {
+        let until_tsc = clock::tsc().wrapping_add(self.turn_ticks);
+        match vcpu.run(&self.crew.backend, until_tsc) {
             Turn::Ended => {
                 let vm = Arc::clone(vcpu.vm());
                 drop(vcpu);
-                vm.vcpu_left();
+                if vm.vcpu_left() {
+                    self.crew.vm_ended();
+                }
             }
             Turn::Expired | Turn::Yielded => {
-                self.make_way(backend, &mut vcpu);
+                self.make_way(&mut vcpu);
                 self.ready.push_back(vcpu);
             }
             Turn::Asleep => {
-                self.make_way(backend, &mut vcpu);
+                self.make_way(&mut vcpu);
                 self.asleep.push(vcpu);
             }
         }
-        true
     }
 
     /// Takes a vCPU off the CPU if there is any other that may want it.
-    fn make_way(&self, backend: &B, vcpu: &mut Vcpu<B>) {
-        if !self.ready.is_empty() || !self.asleep.is_empty() {
-            backend.unload(vcpu.backend_mut());
+    fn make_way(&self, vcpu: &mut Vcpu<B>) {
+        let alone = self.ready.is_empty() && self.asleep.is_empty();
+        if !alone || !self.seat.inbox.lock().is_empty() {
+            self.crew.backend.unload(vcpu.backend_mut());
         }
     }
 
@@ -100,46 +193,8 @@ impl<B: Backend> Turns<B> {
         }
     }
 
-    /// Does what the operator wants.
-    fn hear(&mut self, backend: &B) {
-        while let Some(wish) = self.operator.listen() {
-            match wish {
-                Wish::Dump => self.dump(backend),
-                Wish::NextGuest => self.focus_next(),
-            }
-        }
-        let focused = self.all().find(|vcpu| Some(vcpu.vm().id()) == self.focus);
-        if let Some(vm) = focused.map(|vcpu| Arc::clone(vcpu.vm())) {
-            self.operator.offer(|bytes| vm.receive(bytes));
-        } else {
-            self.focus_next();
-        }
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Box<Vcpu<B>>> {
-        self.ready.iter().chain(&self.asleep)
-    }
-
-    fn focus_next(&mut self) {
-        let ids = || self.all().map(|vcpu| vcpu.vm().id());
-        self.focus = ids().filter(|id| Some(*id) > self.focus).min().or_else(|| ids().min());
-    }
-
-    #[cold]
-    fn dump(&mut self, backend: &B) {
-        for vcpu in self.ready.iter_mut().chain(&mut self.asleep) {
-            let mut text = String::new();
-            // Writing to a string fails only where memory has run out, and then what is there must do.
-            let _ = vcpu.describe(backend, &mut text);
-            for line in text.lines() {
-                console::line(Colour::Text, format_args!("plinth: {line}"));
-            }
-            backend.unload(vcpu.backend_mut());
-        }
-    }
-
-    /// Halts the CPU until an interrupt: a timer of a sleeping vCPU, or somebody's kick. A kick that came since
-    /// `wake` looked is not lost: interrupts are off until the processor halts.
+    /// Halts the CPU until an interrupt: a timer of a sleeping vCPU, somebody's kick, a key. One that came since
+    /// the lists were looked at is not lost: interrupts are off until the processor halts.
     fn wait(&self) {
         for vcpu in &self.asleep {
             vcpu.vm().show_prompt();
@@ -151,5 +206,44 @@ impl<B: Backend> Turns<B> {
         }
         x86_64::instructions::interrupts::enable_and_hlt();
         x86_64::instructions::interrupts::disable();
+    }
+
+    /// Does what the operator wants.
+    fn hear(&mut self) {
+        let Some(desk) = &mut self.desk else { return };
+        while let Some(wish) = desk.operator.listen() {
+            match wish {
+                Wish::Dump => {
+                    for seat in &self.crew.seats {
+                        seat.dump.store(true, Ordering::Relaxed);
+                        kick(seat.cpu);
+                    }
+                }
+                Wish::Reset => power::reset(),
+                Wish::PowerOff => power::power_off(),
+                Wish::NextGuest => desk.focus = self.crew.next_after(desk.focus),
+            }
+        }
+        let focused = {
+            let vms = self.crew.vms.lock();
+            vms.iter().find(|vm| Some(vm.id()) == desk.focus && vm.end().is_none()).map(Arc::clone)
+        };
+        match focused {
+            Some(vm) => desk.operator.offer(|bytes| vm.receive(bytes)),
+            None => desk.focus = self.crew.next_after(desk.focus),
+        }
+    }
+
+    #[cold]
+    fn dump(&mut self) {
+        for vcpu in self.ready.iter_mut().chain(&mut self.asleep) {
+            let mut text = String::new();
+            // Writing to a string fails only where memory has run out, and then what is there must do.
+            let _ = vcpu.describe(&self.crew.backend, &mut text);
+            for line in text.lines() {
+                console::line(Colour::Text, format_args!("plinth: {line}"));
+            }
+            self.crew.backend.unload(vcpu.backend_mut());
+        }
     }
 }

@@ -1,21 +1,22 @@
 //! The life of all guests, from the bundle to the end of the last one.
 
-use core::fmt;
-use core::sync::atomic::{AtomicU32, Ordering};
-
-use alloc::boxed::Box;
 use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
 use ::log::LevelFilter;
 use bundle::{Autostart, Bundle, LogLevel, WhenDone};
+use spin::Once;
 
 use crate::backend::Backend;
-use crate::backend::vmx::Vmx;
+use crate::backend::vmx::{Vmx, VmxBackend};
+use crate::cpu::{self, PcpuId, PerCpu};
 use crate::hw::bundle::{BundleMemory, NoBundle};
 use crate::hw::screen::Colour;
-use crate::hw::{console, power};
-use crate::vcpu::Vcpu;
+use crate::hw::{clock, console, power};
+use crate::launch;
+use crate::pcpu::Crew;
 use crate::vm::{End, VmId};
-use crate::{launch, pcpu};
 
 /// What `cargo xtask run` ends with, by the worst end of any guest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -32,6 +33,15 @@ enum Status {
 }
 
 static STATUS: AtomicU32 = AtomicU32::new(Status::Clean as u32);
+
+/// The CPUs at work. Made by the boot CPU once it knows which of them can run guests.
+static CREW: Once<Crew<VmxBackend>> = Once::new();
+/// What the other CPUs enable VT-x with.
+static VMX: Once<VmxBackend> = Once::new();
+/// CPUs that have said whether they can run guests.
+static ANSWERS: AtomicU32 = AtomicU32::new(0);
+/// How long the boot CPU waits for these answers.
+const ANSWER_US: u64 = 1_000_000;
 
 /// Runs the guests of the bundle and switches the machine off, or stays, as the bundle says.
 pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
@@ -52,25 +62,67 @@ pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
     };
     let options = &bundle.config().hypervisor;
     crate::log::set_level(level(options.log_level));
-    pcpu::run(&vmx, start_all(&vmx, &bundle));
+    let crew = CREW.call_once(|| Crew::new(vmx, usable_cpus(vmx)));
+    start_all(crew, vmx, &bundle);
+    crew.work();
     finish(options.when_done)
 }
 
+/// The CPUs that can run guests: this one, and the others as far as they say so in time.
+fn usable_cpus(vmx: VmxBackend) -> Vec<PcpuId> {
+    VMX.call_once(|| vmx);
+    cpu::smp::release(work);
+    let others = cpu::smp::cpus().count() as u32 - 1;
+    let mut waited_us = 0;
+    while ANSWERS.load(Ordering::Acquire) < others && waited_us < ANSWER_US {
+        clock::delay_us(100);
+        waited_us += 100;
+    }
+    cpu::smp::cpus().map(PerCpu::id).filter(|id| *id == PcpuId::BOOT || can_run(*id)).collect()
+}
+
+/// CPUs, one bit each, that have entered VMX root operation.
+static CAN_RUN: [AtomicU64; cpu::smp::MAX_CPUS / 64] =
+    [const { AtomicU64::new(0) }; cpu::smp::MAX_CPUS / 64];
+
+fn can_run(id: PcpuId) -> bool {
+    CAN_RUN[id.index() / 64].load(Ordering::Acquire) & 1 << (id.index() % 64) != 0
+}
+
+/// What every CPU but the first does.
+fn work() -> ! {
+    let id = cpu::this().id();
+    if let Some(vmx) = VMX.get() {
+        match vmx.enable_here() {
+            Ok(()) => {
+                CAN_RUN[id.index() / 64].fetch_or(1 << (id.index() % 64), Ordering::Release);
+            }
+            Err(error) => ::log::error!("CPU {id} is left out: {error}"),
+        }
+    }
+    ANSWERS.fetch_add(1, Ordering::AcqRel);
+    while CREW.get().is_none() && can_run(id) {
+        core::hint::spin_loop();
+    }
+    if let Some(crew) = CREW.get() {
+        crew.work();
+    }
+    cpu::halt_forever()
+}
+
 /// Makes all machines that start with the hypervisor. One that cannot start does not keep the others from it.
-fn start_all<B: Backend>(backend: &B, bundle: &Bundle<'_>) -> Vec<Box<Vcpu<B>>> {
-    let mut vcpus = Vec::new();
+fn start_all<B: Backend>(crew: &Crew<B>, backend: B, bundle: &Bundle<'_>) {
     for (number, config) in (0..).zip(&bundle.config().vms) {
         if config.autostart == Autostart::No {
             continue;
         }
-        match launch::vm(backend, VmId(number), config, bundle) {
-            Ok(started) => vcpus.extend(started),
+        match launch::vm(&backend, VmId(number), config, bundle) {
+            Ok((vm, vcpus)) => crew.add(vm, vcpus),
             Err(error) => {
                 announce_end(&config.name, Status::NotStarted, format_args!("crash: {error}"));
             }
         }
     }
-    vcpus
 }
 
 /// Tells operator and test harness how a VM ended.

@@ -176,14 +176,14 @@ impl<B: Backend> Vm<B> {
         self.end.get().copied()
     }
 
-    /// One of its vCPUs is gone.
-    pub(crate) fn vcpu_left(&self) {
-        if self.vcpus.fetch_sub(1, Ordering::AcqRel) == 1
-            && let Some(end) = self.end()
-        {
+    /// One of its vCPUs is gone. `true` if that was the last, and the VM is at its end.
+    pub(crate) fn vcpu_left(&self) -> bool {
+        let was_last = self.vcpus.fetch_sub(1, Ordering::AcqRel) == 1;
+        if was_last && let Some(end) = self.end() {
             self.devices.lock().console.flush();
             supervisor::vm_ended(&self.name, end);
         }
+        was_last
     }
 
     /// Nanoseconds since its time began.

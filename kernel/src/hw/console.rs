@@ -13,7 +13,7 @@
 
 use core::fmt::{self, Write};
 use core::hint;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use alloc::string::String;
 use arrayvec::ArrayVec;
@@ -24,7 +24,7 @@ use x86_64::instructions::interrupts::without_interrupts;
 
 use crate::hw::clock;
 use crate::hw::screen::{Colour, Screen};
-use crate::hw::serial::{Received, Serial};
+use crate::hw::serial::Serial;
 
 /// The least time between two updates of the screen.
 const SCREEN_INTERVAL_NS: u64 = 100_000_000;
@@ -34,8 +34,6 @@ const SCREEN_SHARE: u64 = 20;
 const SEIZE_POLLS: u32 = 10_000_000;
 
 static CONSOLE: Mutex<Console> = Mutex::new(Console::new());
-/// Set by the serial port's interrupt, cleared by [`take_input_arrived`].
-static INPUT_ARRIVED: AtomicBool = AtomicBool::new(false);
 
 /// Who has begun a line and not ended it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -176,15 +174,7 @@ pub(crate) fn enable_interrupts() {
 
 /// Handles the serial port's interrupt; interrupts are off.
 pub(crate) fn service() {
-    if CONSOLE.lock().serial.service() == Received::Bytes {
-        INPUT_ARRIVED.store(true, Ordering::Release);
-    }
-}
-
-/// Whether bytes may have arrived since the last call.
-pub(crate) fn take_input_arrived() -> bool {
-    // The plain load first: it is the usual answer, and costs no locked instruction.
-    INPUT_ARRIVED.load(Ordering::Relaxed) && INPUT_ARRIVED.swap(false, Ordering::Acquire)
+    CONSOLE.lock().serial.service();
 }
 
 /// The stream in the hands of a panicking CPU.
@@ -244,8 +234,6 @@ pub(crate) struct GuestConsole {
     style: GuestStyle,
     line: ArrayVec<u8, { GuestConsole::LINE_BYTES }>,
     escape: EscapeFilter,
-    /// Bytes passed on so far, for the statistics.
-    total_bytes: AtomicU64,
 }
 
 impl GuestConsole {
@@ -261,25 +249,12 @@ impl GuestConsole {
             style,
             line: ArrayVec::new(),
             escape: EscapeFilter::new(),
-            total_bytes: AtomicU64::new(0),
         }
-    }
-
-    /// Changes how it appears.
-    pub(crate) fn set_style(&mut self, style: GuestStyle) {
-        self.flush();
-        self.style = style;
-    }
-
-    /// Bytes that the guest has said so far.
-    pub(crate) fn total_bytes(&self) -> u64 {
-        self.total_bytes.load(Ordering::Relaxed)
     }
 
     /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for
     /// [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.total_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         for &byte in bytes {
             if self.style == GuestStyle::Named && !self.escape.passes(byte) {
                 continue;

@@ -107,24 +107,12 @@ impl Uart {
         }
     }
 
-    fn receive(&mut self) -> Received {
-        let mut any = Received::Nothing;
+    fn receive(&mut self) {
         while let Ok(byte) = self.device.try_receive_byte() {
             // What nobody reads in time is lost, as in the UART itself.
             let _ = self.received.push(byte);
-            any = Received::Bytes;
         }
-        any
     }
-}
-
-/// Whether bytes have arrived.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Received {
-    /// Some.
-    Bytes,
-    /// None.
-    Nothing,
 }
 
 impl Serial {
@@ -200,9 +188,8 @@ impl Serial {
     }
 
     /// Handles the UART's interrupt.
-    pub(crate) fn service(&mut self) -> Received {
-        let mut any = Received::Nothing;
-        let Self::Uart(uart) = self else { return any };
+    pub(crate) fn service(&mut self) {
+        let Self::Uart(uart) = self else { return };
         // The interrupt comes at an edge: until the UART has nothing more to report, there will be no
         // other.
         for _ in 0..SERVICE_ROUNDS {
@@ -210,12 +197,9 @@ impl Serial {
             if !uart.device.isr().has_pending_interrupt() {
                 break;
             }
-            if uart.receive() == Received::Bytes {
-                any = Received::Bytes;
-            }
+            uart.receive();
             uart.pump();
         }
-        any
     }
 
     /// Waits until the last byte has left the machine: what is still in the transmitter when an emulator

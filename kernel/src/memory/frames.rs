@@ -112,25 +112,11 @@ impl FrameRun {
         (direct_map(self.start).as_u64() as *mut u8).wrapping_add(offset)
     }
 
-    /// The 64-bit value at a multiple of 8. The hardware may change it at any time.
-    pub(crate) fn read_u64(&self, offset: usize) -> u64 {
-        assert!(offset.is_multiple_of(8), "a value that is not aligned");
-        // SAFETY: inside the run and aligned, both just checked; the run is mapped and this value's.
-        unsafe { self.at(offset, 8).cast::<u64>().read_volatile() }
-    }
-
     /// Writes the 64-bit value at a multiple of 8, in one piece.
     pub(crate) fn write_u64(&self, offset: usize, value: u64) {
         assert!(offset.is_multiple_of(8), "a value that is not aligned");
         // SAFETY: as in `read_u64`.
         unsafe { self.at(offset, 8).cast::<u64>().write_volatile(value) };
-    }
-
-    /// The 32-bit value at a multiple of 4.
-    pub(crate) fn read_u32(&self, offset: usize) -> u32 {
-        assert!(offset.is_multiple_of(4), "a value that is not aligned");
-        // SAFETY: as in `read_u64`.
-        unsafe { self.at(offset, 4).cast::<u32>().read_volatile() }
     }
 
     /// Writes the 32-bit value at a multiple of 4, in one piece.
@@ -148,11 +134,6 @@ impl FrameRun {
         unsafe { super::copy(bytes.as_ptr(), to, bytes.len()) };
     }
 
-    /// Fills all of it with one byte.
-    pub(crate) fn fill(&self, byte: u8) {
-        // SAFETY: the run is mapped and this value's.
-        unsafe { self.at(0, self.bytes as usize).write_bytes(byte, self.bytes as usize) };
-    }
 }
 
 impl Drop for FrameRun {

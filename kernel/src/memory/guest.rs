@@ -37,7 +37,6 @@ pub(crate) struct GuestRam {
     /// By granule, the number of the piece that holds it: page walks and instruction fetches ask all the
     /// time.
     granules: Vec<u16>,
-    bytes: u64,
 }
 
 /// The machine has less free memory than a guest wants.
@@ -103,12 +102,7 @@ impl GuestRam {
                 at += bytes;
             }
         }
-        Ok(Self { granules: granules(&pieces), pieces, bytes: wanted_bytes })
-    }
-
-    /// Its size.
-    pub(crate) const fn bytes(&self) -> u64 {
-        self.bytes
+        Ok(Self { granules: granules(&pieces), pieces })
     }
 
     /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are

@@ -57,6 +57,9 @@ pub(crate) struct Vmx {
     vpids: Mutex<VpidAllocator>,
 }
 
+/// The backend as everybody passes it around.
+pub(crate) type VmxBackend = &'static Vmx;
+
 /// Why VT-x cannot be used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unusable {
@@ -208,7 +211,7 @@ enum Residence {
     Cpu { id: PcpuId, entry: entry::Entry },
 }
 
-impl Backend for &'static Vmx {
+impl Backend for VmxBackend {
     type Vcpu = VmxVcpu;
     type AddressSpace = Arc<EptSpace>;
     type Loaded<'a> = VmxLoaded<'a>;
