@@ -223,22 +223,20 @@ impl Session {
         }
     }
 
-    /// Waits until the guest of this name has ended, in this way, and returns the detail.
+    /// Waits until the guest of this name has ended, in this way, and returns the detail. It may have ended
+    /// before.
     pub fn expect_end(&mut self, name: &str, how: End) -> Result<String> {
         let deadline = Instant::now() + PATIENCE;
-        loop {
+        let mut end = self.heard.iter().find_map(|line| end_of(name, line));
+        while end.is_none() {
             let Some(line) = self.next_line(deadline)? else {
                 return Err(self.failure(&format!("guest `{name}` did not end")));
             };
-            if let Some(Announcement::GuestEnded(GuestEnd { name: ended, how: end, detail })) =
-                Announcement::parse(&line)
-                && ended == name
-            {
-                if end == how {
-                    return Ok(detail);
-                }
-                return Err(self.failure(&format!("guest `{name}` ended with {end:?}: {detail}")));
-            }
+            end = end_of(name, &line);
+        }
+        match end {
+            Some(end) if end.how == how => Ok(end.detail),
+            end => Err(self.failure(&format!("guest `{name}` ended otherwise: {end:?}"))),
         }
     }
 
@@ -322,5 +320,13 @@ impl Session {
             self.heard.join("\n"),
             self.running.last_words(),
         )
+    }
+}
+
+/// What a line says about the end of the guest of this name.
+fn end_of(name: &str, line: &str) -> Option<GuestEnd> {
+    match Announcement::parse(line) {
+        Some(Announcement::GuestEnded(end)) if end.name == name => Some(end),
+        _ => None,
     }
 }

@@ -12,6 +12,8 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("the_machine_switches_itself_off_when_all_guests_have_ended", power_off),
         trial("bochs_boots_the_image_that_a_stick_gets", || ram_disk(Engine::Bochs)),
+        trial("guests_run_side_by_side_on_two_cpus", two_cpus),
+        trial("the_operator_can_ask_what_a_guest_is_doing", operator),
         trial("a_guest_runs_on_haswell", || on_model(CpuModel::Haswell)),
         trial("a_guest_runs_on_tigerlake", || on_model(CpuModel::Tigerlake)),
         trial("qemu_with_seabios_says_that_vtx_is_missing", || without_vtx(Firmware::Bios)),
@@ -43,4 +45,23 @@ fn without_vtx(firmware: Firmware) -> Result<()> {
         .start()?;
     machine.expect("VT-x is missing")?;
     machine.expect_power_off()
+}
+
+/// Four guests on two CPUs, one of which never gives its CPU up.
+fn two_cpus() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "portio", "timer", "hello"])?.cpus(2).start()?;
+    for name in ["hello", "portio", "timer"] {
+        machine.expect_all_passed(name)?;
+    }
+    Ok(())
+}
+
+fn operator() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin"])?.start()?;
+    machine.expect("[spin]")?;
+    machine.send(b"\x1dd")?;
+    machine.expect("spin vCPU 0")?;
+    machine.expect("rip ")?;
+    machine.expect("host timer")?;
+    Ok(())
 }
