@@ -49,6 +49,8 @@ pub fn write_device<C: Cpu, M: Machine>(
 
 #[cfg(test)]
 mod tests {
+    use machine::devices::lapic::ApicAction;
+
     use super::*;
     use crate::testing::{FakeCpu, FakeMachine, vcpu};
 
@@ -80,7 +82,8 @@ mod tests {
     #[test]
     fn in_x2apic_mode_there_is_no_page() {
         let (cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
-        vcpu.lapic.write_base(0xfee0_0d00).unwrap();
+        let changed = Ok(ApicAction::ModeChanged);
+        assert_eq!(vcpu.lapic.write_base(0xfee0_0d00), changed);
         let gpa = GuestPhys::new(VERSION);
         assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0xffff_ffff);
     }
@@ -88,7 +91,8 @@ mod tests {
     #[test]
     fn the_page_follows_its_base() {
         let (cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
-        vcpu.lapic.write_base(0xd000_0900).unwrap();
+        let changed = Ok(ApicAction::ModeChanged);
+        assert_eq!(vcpu.lapic.write_base(0xd000_0900), changed);
         let gpa = GuestPhys::new(0xd000_0030);
         assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0x0005_0014);
     }
