@@ -10,7 +10,7 @@ use core::fmt;
 
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName};
-use bundle::{Bundle, FileIndex, KernelFormat, VmConfig};
+use bundle::{Bundle, Console, FileIndex, KernelFormat, VmConfig};
 use machine::{BoardConfig, TestBoard, firmware};
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
@@ -141,7 +141,7 @@ pub(crate) fn vm<B: Backend>(
         space,
         board,
         routing,
-        console: GuestStyle::Named,
+        console: console_style(config.console),
         vcpus: cpus,
     }));
     log::info!(
@@ -157,6 +157,14 @@ pub(crate) fn vm<B: Backend>(
 
 fn too_many_cpus() -> LaunchError {
     LaunchError::Unsupported(format!("a machine has 1 to {MAX_CPUS} CPUs"))
+}
+
+const fn console_style(console: Console) -> GuestStyle {
+    match console {
+        Console::Shared => GuestStyle::Named,
+        Console::Terminal => GuestStyle::Raw,
+        Console::None => GuestStyle::Silent,
+    }
 }
 
 const fn wanted_format(format: KernelFormat) -> Option<Format> {

@@ -225,6 +225,8 @@ pub(crate) enum GuestStyle {
     Named,
     /// Byte for byte: for the one guest that somebody is working with.
     Raw,
+    /// Not at all.
+    Silent,
 }
 
 /// The console of one guest, on its way into the stream. Owned by the VM; needs no lock of its own.
@@ -255,6 +257,9 @@ impl GuestConsole {
     /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for
     /// [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
+        if self.style == GuestStyle::Silent {
+            return;
+        }
         for &byte in bytes {
             if self.style == GuestStyle::Named && !self.escape.passes(byte) {
                 continue;

@@ -173,6 +173,8 @@ pub enum Console {
     /// To the hypervisor's console, each line with the machine's name before it.
     #[default]
     Shared,
+    /// To the hypervisor's console, byte for byte: for the one machine that somebody works with.
+    Terminal,
     /// Nowhere; the machine sees a serial port at which nobody listens.
     None,
 }
