@@ -42,7 +42,7 @@ impl Guest {
         let Some(kernel) = artifacts.guests.get(name) else {
             let known: Vec<_> = artifacts.guests.keys().map(String::as_str).collect();
             bail!(
-                "there is no guest `{name}`. There are: {}. For a kernel of your own: --kernel FILE",
+                "there is no guest `{name}`. There are: linux, {}. For a kernel of your own: --kernel FILE",
                 known.join(", ")
             );
         };

@@ -2,18 +2,21 @@
 //!
 //! `main.rs` only picks the command; each command is a file in [`commands`]. What they share: [`toolchain`] (the
 //! compiler for the bare machine), [`build`] (the hypervisor, the guests, disk images), [`guests`] (the bundle),
-//! [`emulator`] (machines to run them on), [`gdb`] (a debugger for them) and [`system`] (the distribution and its packages). The integration
-//! tests in `tests/` use [`build`], [`guests`] and [`emulator`] as a library.
+//! [`linux`] (the guest that is a whole system, packed with [`cpio`]), [`emulator`] (machines to run them on),
+//! [`gdb`] (a debugger for them) and [`system`] (the distribution and its packages). The integration tests in
+//! `tests/` use [`build`], [`guests`], [`linux`] and [`emulator`] as a library.
 
 #![forbid(unsafe_code)]
 
 pub mod build;
 pub mod check;
 pub mod commands;
+pub mod cpio;
 pub mod emulator;
 pub mod flash;
 pub mod gdb;
 pub mod guests;
+pub mod linux;
 pub mod paths;
 pub mod report;
 pub mod system;

@@ -6,15 +6,38 @@ use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
 use std::io::{IsTerminal, stdin, stdout};
+use std::process::{Command, Stdio};
 
 /// What xtask tells about the keys.
-pub const HELP: &str = "Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this; \
-                        all other keys, Ctrl-C too, go to the guest";
+pub const HELP: &str = "Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this; all other keys, \
+                        Ctrl-C too, go to the guest, but for those after Ctrl-], which are Plinth's own \
+                        (Ctrl-] ? lists them)";
 
 /// Whether somebody sits before this program.
 #[must_use]
 pub fn is_interactive() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
+}
+
+/// The terminal's size in rows and columns.
+#[must_use]
+pub fn size() -> Option<(u16, u16)> {
+    if !is_interactive() {
+        return None;
+    }
+    let output = Command::new("stty")
+        .arg("size")
+        .stdin(Stdio::inherit())
+        .output()
+        .ok()?;
+    parse_size(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What `stty size` prints; a terminal that does not know says zero.
+fn parse_size(text: &str) -> Option<(u16, u16)> {
+    let (rows, columns) = text.trim().split_once(' ')?;
+    let (rows, columns) = (rows.parse().ok()?, columns.parse().ok()?);
+    (rows > 0 && columns > 0).then_some((rows, columns))
 }
 
 /// The terminal passes every key on as it is pressed, until this is dropped.
@@ -108,6 +131,13 @@ mod tests {
     #[test]
     fn ctrl_a_twice_sends_one() {
         assert_eq!(keys(b"\x01\x01x"), [Key::Send(1), Key::Send(b'x')]);
+    }
+
+    #[test]
+    fn the_size_is_read_where_the_terminal_knows_it() {
+        assert_eq!(parse_size("50 132\n"), Some((50, 132)));
+        assert_eq!(parse_size("0 0\n"), None);
+        assert_eq!(parse_size(""), None);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub struct DebugOptions {
 /// Starts the machine and gdb, and stays until gdb leaves.
 pub fn debug(paths: &Paths, options: &DebugOptions) -> Result<()> {
     let artifacts = Artifacts::build(paths)?;
-    let guests = [options.guest.guest(&artifacts)?];
+    let guests = [options.guest.guest(paths, &artifacts)?];
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port.unwrap_or(0)))
         .context("the port for gdb is in use")?;
     let port = listener.local_addr()?.port();

@@ -76,7 +76,7 @@ pub(super) fn make(paths: &Paths, options: &ContentOptions, out: &Path) -> Resul
         },
         ..options.guest.hypervisor()
     };
-    let guests = [options.guest.guest(&artifacts)?];
+    let guests = [options.guest.guest(paths, &artifacts)?];
     let bundle = pack(&guests, hypervisor, Compression::WhereItPays)?;
     let kernel_bytes = fs::metadata(&artifacts.kernel)?.len();
     if let Some(message) = too_large_for_bios(kernel_bytes.saturating_add(bundle.len() as u64)) {

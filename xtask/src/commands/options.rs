@@ -3,9 +3,10 @@
 use crate::build::{Artifacts, ImageMaker, lock};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Pace};
 use crate::guests::{Guest, host_memory_mib, pack, parse_size};
+use crate::linux::{self, Linux, Task};
 use crate::paths::Paths;
 use crate::system::host::Virtualisation;
-use crate::terminal::is_interactive;
+use crate::terminal::{is_interactive, size};
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
 use bundle::{Compression, HypervisorOptions, LogLevel};
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 /// Which guest.
 #[derive(Args, Clone, Debug)]
 pub struct GuestOptions {
-    /// One of our own tiny guests [default: hello]; with --kernel, what to call yours
+    /// linux, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
     name: Option<String>,
     /// Run this kernel instead
     #[arg(long, value_name = "FILE")]
@@ -30,7 +31,7 @@ pub struct GuestOptions {
     /// Give it this many virtual CPUs
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     cpus: u32,
-    /// Give it this much memory: 64M, 1G ... [default: 32M for ours, 512M for yours]
+    /// Give it this much memory: 64M, 1G ... [default: 32M for the tiny ones, 256M for linux, 512M for yours]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
     /// How much the hypervisor logs: error, warn, info, debug, trace
@@ -51,19 +52,25 @@ fn parse_level(text: &str) -> Result<LogLevel> {
 
 impl GuestOptions {
     /// The guest that the options describe.
-    pub(super) fn guest(&self, artifacts: &Artifacts) -> Result<Guest> {
-        let mut guest = match &self.kernel {
-            Some(kernel) => {
+    pub(super) fn guest(&self, paths: &Paths, artifacts: &Artifacts) -> Result<Guest> {
+        let mut guest = match (&self.kernel, self.name.as_deref()) {
+            (Some(kernel), name) => {
                 let stem = kernel
                     .file_stem()
                     .unwrap_or(kernel.as_os_str())
                     .to_string_lossy();
-                let name = self.name.clone().unwrap_or_else(|| stem.into_owned());
+                let name = name.map_or_else(|| stem.into_owned(), str::to_owned);
                 Guest::new(name, kernel, Guest::USUAL_BYTES)
             }
-            None => Guest::tiny(artifacts, self.name.as_deref().unwrap_or("hello"))?,
+            (None, None | Some(linux::NAME)) => {
+                let initrd = paths.artifacts().join("linux.initrd");
+                Linux::provide(paths)?.guest(Task::Shell(size()), &initrd)?
+            }
+            (None, Some(name)) => Guest::tiny(artifacts, name)?,
         };
-        guest.initrd.clone_from(&self.initrd);
+        if self.initrd.is_some() {
+            guest.initrd.clone_from(&self.initrd);
+        }
         guest.config.cpus = self.cpus;
         if let Some(cmdline) = &self.cmdline {
             guest.config.cmdline.clone_from(cmdline);
@@ -235,10 +242,11 @@ mod tests {
             image: PathBuf::new(),
             guests: [("hello".to_owned(), PathBuf::from("/g/hello"))].into(),
         };
-        let guest = |arguments: &[&str]| parse(arguments).unwrap().guest.guest(&artifacts);
+        let paths = Paths::of_checkout();
+        let guest = |arguments: &[&str]| parse(arguments).unwrap().guest.guest(&paths, &artifacts);
         assert_eq!(guest(&["--kernel", "/b/my.elf"]).unwrap().config.name, "my");
-        assert_eq!(guest(&[]).unwrap().kernel, PathBuf::from("/g/hello"));
+        assert_eq!(guest(&["hello"]).unwrap().kernel, PathBuf::from("/g/hello"));
         let error = guest(&["nobody"]).unwrap_err().to_string();
-        assert!(error.contains("There are: hello"), "{error}");
+        assert!(error.contains("There are: linux, hello"), "{error}");
     }
 }

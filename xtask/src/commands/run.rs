@@ -8,6 +8,7 @@ use crate::paths::Paths;
 use crate::report::say;
 use crate::terminal::{Escapes, HELP, Key, RawInput, is_interactive};
 use anyhow::Result;
+use bundle::Console;
 use clap::Args;
 use std::io::{Read, Write, stdin, stdout};
 use std::net::TcpStream;
@@ -69,7 +70,13 @@ impl Outcome {
 /// Builds what is needed, boots it, and stays until the guests have ended.
 pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
     let artifacts = Artifacts::build(paths)?;
-    let guests = [options.guest.guest(&artifacts)?];
+    let mut guest = options.guest.guest(paths, &artifacts)?;
+    // A tiny guest only reports; anything else is a system to work with.
+    if !artifacts.guests.contains_key(&guest.config.name) {
+        guest.config.console = Console::Terminal;
+    }
+    let trust = Trust::of(guest.config.console);
+    let guests = [guest];
     let machine = options.machine.machine(
         paths,
         &artifacts,
@@ -78,8 +85,26 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
         Debugger::None,
     )?;
     let running = machine.spawn(paths)?;
-    let outcome = converse(running, options.timeout)?;
+    let outcome = converse(running, options.timeout, trust)?;
     Ok(ExitCode::from(outcome.exit_status()))
+}
+
+/// Whether the hypervisor's lines can be told from the guest's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trust {
+    /// Each line of a guest has its name before it: what looks like the hypervisor's is the hypervisor's.
+    Lines,
+    /// The guest says what it likes: that all guests have ended is believed once the machine has ended, too.
+    End,
+}
+
+impl Trust {
+    fn of(console: Console) -> Self {
+        match console {
+            Console::Shared | Console::None => Self::Lines,
+            Console::Terminal => Self::End,
+        }
+    }
 }
 
 enum Event {
@@ -89,7 +114,11 @@ enum Event {
 }
 
 /// Connects the terminal with the machine until one of the two has enough.
-pub(crate) fn converse(mut running: Running, timeout: Option<Duration>) -> Result<Outcome> {
+pub(crate) fn converse(
+    mut running: Running,
+    timeout: Option<Duration>,
+    trust: Trust,
+) -> Result<Outcome> {
     let (sender, events) = channel();
     pump_serial(running.serial()?, sender.clone())?;
     pump_keys(sender)?;
@@ -118,12 +147,12 @@ pub(crate) fn converse(mut running: Running, timeout: Option<Duration>) -> Resul
                         ended = Some(status);
                     }
                 }
-                if let Some(status) = ended {
+                if let (Some(status), Trust::Lines) = (ended, trust) {
                     break Outcome::Ended(status);
                 }
             }
             Ok(Event::SerialClosed) | Err(RecvTimeoutError::Disconnected) => {
-                break Outcome::MachineEnded;
+                break ended.map_or(Outcome::MachineEnded, Outcome::Ended);
             }
             Ok(Event::Key(Key::Send(key))) => {
                 // A machine that has just ended is noticed by its closed port.
