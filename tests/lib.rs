@@ -36,7 +36,9 @@ const TELL: &[u8] = b"\x1dd";
 pub fn artifacts() -> Result<&'static Artifacts> {
     static ARTIFACTS: OnceLock<Result<Artifacts, String>> = OnceLock::new();
     ARTIFACTS
-        .get_or_init(|| Artifacts::built(&Paths::of_checkout()).map_err(|error| format!("{error:#}")))
+        .get_or_init(|| {
+            Artifacts::built(&Paths::of_checkout()).map_err(|error| format!("{error:#}"))
+        })
         .as_ref()
         .map_err(|error| anyhow!("{error}"))
 }
@@ -74,8 +76,10 @@ enum Delivery {
 impl Boot {
     /// A machine for the tests' usual engine with these tiny guests on it.
     pub fn tiny(names: &[&str]) -> Result<Self> {
-        let guests =
-            names.iter().map(|name| Guest::tiny(artifacts()?, name)).collect::<Result<_>>()?;
+        let guests = names
+            .iter()
+            .map(|name| Guest::tiny(artifacts()?, name))
+            .collect::<Result<_>>()?;
         Ok(Self::of(guests))
     }
 
@@ -152,7 +156,10 @@ impl Boot {
 
     /// The bundle of the guests, for tests that damage it.
     pub fn pack(&self) -> Result<Vec<u8>> {
-        let options = HypervisorOptions { log_level: self.log_level, ..Default::default() };
+        let options = HypervisorOptions {
+            log_level: self.log_level,
+            ..Default::default()
+        };
         pack(&self.guests, options, Compression::Off)
     }
 
@@ -170,7 +177,10 @@ impl Boot {
         let disk = if self.delivery == Delivery::RamDisk || self.firmware == Firmware::Uefi {
             complete_image(&paths, artifacts, &bundle)?
         } else {
-            Disk::WithPointer { image: artifacts.image.clone(), bundle }
+            Disk::WithPointer {
+                image: artifacts.image.clone(),
+                bundle,
+            }
         };
         let machine = Machine {
             engine: self.engine,
@@ -185,7 +195,12 @@ impl Boot {
         let running = machine.spawn(&paths)?;
         let serial = running.serial()?;
         let lines = LineReader::start(serial.try_clone()?)?;
-        Ok(Session { running, serial, lines, heard: Vec::new() })
+        Ok(Session {
+            running,
+            serial,
+            lines,
+            heard: Vec::new(),
+        })
     }
 }
 
@@ -197,7 +212,11 @@ fn complete_image(paths: &Paths, artifacts: &Artifacts, bundle: &[u8]) -> Result
     let (file, image) = (at("bundle"), at("img"));
     let _lock = lock(paths)?;
     std::fs::write(&file, bundle).context("cannot write the bundle")?;
-    ImageMaker::build(paths, &Toolchain::provide(paths)?)?.make(&artifacts.kernel, &file, &image)?;
+    ImageMaker::build(paths, &Toolchain::provide(paths)?)?.make(
+        &artifacts.kernel,
+        &file,
+        &image,
+    )?;
     Ok(Disk::Complete { image })
 }
 
@@ -257,15 +276,23 @@ impl Session {
     pub fn expect_all_passed(&mut self, name: &str) -> Result<()> {
         self.expect_end(name, End::PowerOff)?;
         let prefix = format!("[{name}] ");
-        let said: Vec<_> =
-            self.heard.iter().filter_map(|line| line.strip_prefix(prefix.as_str())).collect();
-        let failed: Vec<_> = said.iter().filter(|line| line.starts_with("FAIL ")).collect();
+        let said: Vec<_> = self
+            .heard
+            .iter()
+            .filter_map(|line| line.strip_prefix(prefix.as_str()))
+            .collect();
+        let failed: Vec<_> = said
+            .iter()
+            .filter(|line| line.starts_with("FAIL "))
+            .collect();
         if !failed.is_empty() {
             let failed: Vec<_> = failed.into_iter().map(ToString::to_string).collect();
             return Err(self.failure(&format!("cases failed:\n  {}", failed.join("\n  "))));
         }
         let passed = said.iter().filter(|line| line.starts_with("PASS ")).count();
-        let summed_up = said.iter().any(|line| **line == format!("DONE {passed} passed, 0 failed"));
+        let summed_up = said
+            .iter()
+            .any(|line| **line == format!("DONE {passed} passed, 0 failed"));
         if passed == 0 || !summed_up {
             return Err(self.failure("the guest has not reported all of its cases"));
         }
@@ -274,7 +301,9 @@ impl Session {
 
     /// Types at the serial port.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
-        self.serial.write_all(bytes).context("the serial port is closed")
+        self.serial
+            .write_all(bytes)
+            .context("the serial port is closed")
     }
 
     /// All lines so far.

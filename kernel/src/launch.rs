@@ -11,11 +11,11 @@ use core::fmt;
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName};
 use bundle::{Bundle, Console, FileIndex, KernelFormat, VmConfig};
-use machine::{BoardConfig, TestBoard, firmware};
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
 use machine::layout::MachineLayout;
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
+use machine::{BoardConfig, TestBoard, firmware};
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::machine::Machine as _;
 use vmm::{Cpu, VcpuState};
@@ -92,8 +92,11 @@ pub(crate) fn vm<B: Backend>(
     bundle: &Bundle<'_>,
 ) -> Result<Machine<B>, LaunchError> {
     let file = |index: FileIndex| {
-        let file = bundle.file(index).map_err(|error| LaunchError::File(error.to_string()))?;
-        file.contents().map_err(|error| LaunchError::File(error.to_string()))
+        let file = bundle
+            .file(index)
+            .map_err(|error| LaunchError::File(error.to_string()))?;
+        file.contents()
+            .map_err(|error| LaunchError::File(error.to_string()))
     };
     let kernel = file(config.kernel)?;
     let initrd = config.initrd.map(file).transpose()?;
@@ -102,8 +105,10 @@ pub(crate) fn vm<B: Backend>(
         .iter()
         .map(|module| Ok((file(module.file)?, module.cmdline.as_str())))
         .collect::<Result<_, LaunchError>>()?;
-    let modules: Vec<_> =
-        modules.iter().map(|(bytes, cmdline)| Module { bytes, cmdline }).collect();
+    let modules: Vec<_> = modules
+        .iter()
+        .map(|(bytes, cmdline)| Module { bytes, cmdline })
+        .collect();
     let format = wanted_format(config.kernel_format);
 
     let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
@@ -191,7 +196,12 @@ fn vcpu<B: Backend>(
     let cpuid = CpuidTable::build(
         &|leaf, subleaf| {
             let result = __cpuid_count(leaf, subleaf);
-            CpuidResult { eax: result.eax, ebx: result.ebx, ecx: result.ecx, edx: result.edx }
+            CpuidResult {
+                eax: result.eax,
+                ebx: result.ebx,
+                ecx: result.ecx,
+                edx: result.edx,
+            }
         },
         &GuestCpuConfig {
             vcpus: u32::from(cpus),
@@ -204,7 +214,11 @@ fn vcpu<B: Backend>(
     );
     let mut lapic = Lapic::new(LapicConfig {
         id: u32::from(index),
-        role: if index == 0 { Role::Bootstrap } else { Role::Application },
+        role: if index == 0 {
+            Role::Bootstrap
+        } else {
+            Role::Application
+        },
         features: LapicFeatures::all(),
         bus_hz: apic_bus_hz(),
         physical_address_bits: cpuid.physical_address_bits(),

@@ -17,10 +17,10 @@ mod supervisor;
 mod vcpu;
 mod vm;
 
-use host::frequency::Evidence;
 use ::memory::{HostPhys, HostVirt};
 use bootloader_api::config::{BootloaderConfig, Mapping};
 use bootloader_api::{BootInfo, entry_point};
+use host::frequency::Evidence;
 use spin::Once;
 
 use crate::cpu::interrupts::HostVector;
@@ -67,7 +67,10 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
         // SAFETY: the boot loader has mapped the frame buffer there for us alone, and the hypervisor's own
         // address space has it at the same place.
         unsafe { console::init_screen(start, &info) };
-        FrameBufferMapping { start: HostVirt::new(start as u64), bytes: info.byte_len as u64 }
+        FrameBufferMapping {
+            start: HostVirt::new(start as u64),
+            bytes: info.byte_len as u64,
+        }
     });
     ::log::info!("Plinth {}", env!("CARGO_PKG_VERSION"));
 
@@ -81,13 +84,19 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
     // is in use.
     let bundle = unsafe { BundleMemory::find(&mut map, ramdisk, boot_info.ramdisk_len) };
     let rsdp = boot_info.rsdp_addr.into_option().map(HostPhys::new);
-    FACTS.call_once(|| BootFacts { tsc: evidence, rsdp, bundle });
+    FACTS.call_once(|| BootFacts {
+        tsc: evidence,
+        rsdp,
+        bundle,
+    });
 
     // SAFETY: the map reserves the image and the bundle, and the boot loader's address space is in use.
     if let Err(error) = unsafe { memory::build(map, frame_buffer) } {
         panic!("this machine has too little memory: {error}");
     }
-    let Some(stack) = cpu::prepare_boot_stacks() else { panic!("this machine has too little memory for stacks") };
+    let Some(stack) = cpu::prepare_boot_stacks() else {
+        panic!("this machine has too little memory for stacks")
+    };
     // SAFETY: the stack is new, and everything of the boot loader's that is needed is in `FACTS`.
     unsafe { memory::enter(stack, own_ground) }
 }
@@ -100,7 +109,9 @@ extern "C" fn own_ground() -> ! {
         cpu::settle_boot_cpu();
         memory::reclaim_loader_memory();
     }
-    let Some(facts) = FACTS.get() else { unreachable!("`main` comes first") };
+    let Some(facts) = FACTS.get() else {
+        unreachable!("`main` comes first")
+    };
     cpu::features::report();
     memory::report();
 
@@ -125,7 +136,12 @@ extern "C" fn own_ground() -> ! {
         cpu::apic::init_this_cpu();
     }
     io_apic::mask_all(&platform);
-    if io_apic::route_isa(&platform, SERIAL_IRQ, HostVector::Serial, cpu::this().apic_id()) {
+    if io_apic::route_isa(
+        &platform,
+        SERIAL_IRQ,
+        HostVector::Serial,
+        cpu::this().apic_id(),
+    ) {
         console::enable_interrupts();
     }
     cpu::smp::init();

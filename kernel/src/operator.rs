@@ -33,7 +33,10 @@ pub(crate) struct Operator {
 
 impl Operator {
     pub(crate) const fn new() -> Self {
-        Self { escaped: false, typed: VecDeque::new() }
+        Self {
+            escaped: false,
+            typed: VecDeque::new(),
+        }
     }
 
     /// Takes what has arrived at the serial port, as far as the next wish.

@@ -53,7 +53,13 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     unsafe { asm!("mov {}, rsp", out(reg) stack, options(nostack, nomem, preserves_flags)) };
     epitaph(stack, |out| {
         if let Some(location) = info.location() {
-            writeln!(out, "{} at {}:{}", info.message(), location.file(), location.line())
+            writeln!(
+                out,
+                "{} at {}:{}",
+                info.message(),
+                location.file(),
+                location.line()
+            )
         } else {
             writeln!(out, "{}", info.message())
         }
@@ -64,9 +70,16 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 #[cold]
 pub(crate) fn by_exception(name: &str, error_code: u64, frame: &TrapFrame) -> ! {
     epitaph(frame.rsp, |out| {
-        writeln!(out, "exception {name}, error code {error_code:#x}, at {:#x}", frame.rip)?;
+        writeln!(
+            out,
+            "exception {name}, error code {error_code:#x}, at {:#x}",
+            frame.rip
+        )?;
         let address = HostVirt::new(Cr2::read_raw());
-        if this().stacks().is_some_and(|stacks| stacks.overflowed_to(address)) {
+        if this()
+            .stacks()
+            .is_some_and(|stacks| stacks.overflowed_to(address))
+        {
             writeln!(out, "  a stack of this CPU has overflowed")?;
         }
         writeln!(out, "{frame}")
@@ -132,7 +145,10 @@ fn write_backtrace(out: &mut Seized, from: u64) -> fmt::Result {
         out,
         "code addresses on the stack, innermost first (addr2line -f -i -e plinth-kernel):"
     )?;
-    let (from, end) = (from.as_u64(), end.as_u64().min(from.as_u64() + BACKTRACE_WORDS * 8));
+    let (from, end) = (
+        from.as_u64(),
+        end.as_u64().min(from.as_u64() + BACKTRACE_WORDS * 8),
+    );
     let mut lines = 0;
     for at in (from..end).step_by(8) {
         // SAFETY: the address is a multiple of 8 on a mapped stack.

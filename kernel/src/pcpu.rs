@@ -48,7 +48,11 @@ struct Seat<B: Backend> {
 impl<B: Backend> Crew<B> {
     /// The crew of these CPUs, all of which can run guests.
     pub(crate) fn new(backend: B, cpus: impl IntoIterator<Item = PcpuId>) -> Self {
-        let seat = |cpu| Seat { cpu, inbox: Mutex::new(Vec::new()), dump: AtomicBool::new(false) };
+        let seat = |cpu| Seat {
+            cpu,
+            inbox: Mutex::new(Vec::new()),
+            dump: AtomicBool::new(false),
+        };
         Self {
             backend,
             seats: cpus.into_iter().map(seat).collect(),
@@ -62,7 +66,13 @@ impl<B: Backend> Crew<B> {
         let first = vm.id().0 as usize;
         self.running.fetch_add(1, Ordering::Relaxed);
         self.vms.lock().push(vm);
-        for (seat, vcpu) in self.seats.iter().cycle().skip(first % self.seats.len()).zip(vcpus) {
+        for (seat, vcpu) in self
+            .seats
+            .iter()
+            .cycle()
+            .skip(first % self.seats.len())
+            .zip(vcpus)
+        {
             vcpu.settle_on(seat.cpu);
             seat.inbox.lock().push(vcpu);
             kick(seat.cpu);
@@ -72,7 +82,9 @@ impl<B: Backend> Crew<B> {
     /// Gives turns on this CPU. The boot CPU returns once all VMs have ended, the others never.
     pub(crate) fn work(&self) {
         let here = cpu::this().id();
-        let Some(seat) = self.seats.iter().find(|seat| seat.cpu == here) else { return };
+        let Some(seat) = self.seats.iter().find(|seat| seat.cpu == here) else {
+            return;
+        };
         Turns {
             crew: self,
             seat,
@@ -88,7 +100,9 @@ impl<B: Backend> Crew<B> {
     fn next_after(&self, id: Option<VmId>) -> Option<VmId> {
         let vms = self.vms.lock();
         let live = || vms.iter().filter(|vm| vm.end().is_none()).map(|vm| vm.id());
-        live().find(|other| Some(*other) > id).or_else(|| live().next())
+        live()
+            .find(|other| Some(*other) > id)
+            .or_else(|| live().next())
     }
 
     fn vm_ended(&self) {
@@ -127,7 +141,10 @@ struct Desk {
 
 impl Desk {
     const fn new() -> Self {
-        Self { operator: Operator::new(), focus: None }
+        Self {
+            operator: Operator::new(),
+            focus: None,
+        }
     }
 }
 
@@ -200,7 +217,12 @@ impl<B: Backend> Turns<'_, B> {
             vcpu.vm().show_prompt();
         }
         console::refresh(Refresh::WhenDue);
-        let wakes_at = self.asleep.iter().map(|vcpu| vcpu.wakes_at()).min().unwrap_or(u64::MAX);
+        let wakes_at = self
+            .asleep
+            .iter()
+            .map(|vcpu| vcpu.wakes_at())
+            .min()
+            .unwrap_or(u64::MAX);
         if wakes_at != u64::MAX {
             apic::set_timer(wakes_at);
         }
@@ -226,7 +248,9 @@ impl<B: Backend> Turns<'_, B> {
         }
         let focused = {
             let vms = self.crew.vms.lock();
-            vms.iter().find(|vm| Some(vm.id()) == desk.focus && vm.end().is_none()).map(Arc::clone)
+            vms.iter()
+                .find(|vm| Some(vm.id()) == desk.focus && vm.end().is_none())
+                .map(Arc::clone)
         };
         match focused {
             Some(vm) => desk.operator.offer(|bytes| vm.receive(bytes)),

@@ -78,7 +78,10 @@ fn usable_cpus(vmx: VmxBackend) -> Vec<PcpuId> {
         clock::delay_us(100);
         waited_us += 100;
     }
-    cpu::smp::cpus().map(PerCpu::id).filter(|id| *id == PcpuId::BOOT || can_run(*id)).collect()
+    cpu::smp::cpus()
+        .map(PerCpu::id)
+        .filter(|id| *id == PcpuId::BOOT || can_run(*id))
+        .collect()
 }
 
 /// CPUs, one bit each, that have entered VMX root operation.
@@ -119,7 +122,11 @@ fn start_all<B: Backend>(crew: &Crew<B>, backend: B, bundle: &Bundle<'_>) {
         match launch::vm(&backend, VmId(number), config, bundle) {
             Ok((vm, vcpus)) => crew.add(vm, vcpus),
             Err(error) => {
-                announce_end(&config.name, Status::NotStarted, format_args!("crash: {error}"));
+                announce_end(
+                    &config.name,
+                    Status::NotStarted,
+                    format_args!("crash: {error}"),
+                );
             }
         }
     }

@@ -94,13 +94,25 @@ impl<B: Backend> Vcpu<B> {
 
     /// The host's TSC when it wakes up by a timer; `u64::MAX` for never.
     pub(crate) fn wakes_at(&self) -> u64 {
-        self.inner.timer_tsc.min(self.vm.board_deadline_tsc(self.inner.index))
+        self.inner
+            .timer_tsc
+            .min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
     /// Writes down its registers, its last exits and what its exits cost.
     pub(crate) fn describe(&mut self, backend: &B, out: &mut dyn fmt::Write) -> fmt::Result {
-        let Self { vm, backend: vcpu, inner } = self;
-        writeln!(out, "{} vCPU {}: {:?}", vm.name(), inner.index, inner.activity)?;
+        let Self {
+            vm,
+            backend: vcpu,
+            inner,
+        } = self;
+        writeln!(
+            out,
+            "{} vCPU {}: {:?}",
+            vm.name(),
+            inner.index,
+            inner.activity
+        )?;
         let cpu = backend.load(vcpu);
         write!(out, "{}{}{}", Registers(&cpu), inner.trace, inner.metrics)
     }
@@ -108,7 +120,11 @@ impl<B: Backend> Vcpu<B> {
     /// Runs it on this CPU until its turn ends, at the latest when the host's TSC reaches `until_tsc`.
     /// Interrupts are off all the while.
     pub(crate) fn run(&mut self, backend: &B, until_tsc: u64) -> Turn {
-        let Self { vm, backend: vcpu, inner } = self;
+        let Self {
+            vm,
+            backend: vcpu,
+            inner,
+        } = self;
         let vm: &Vm<B> = vm;
         let index = inner.index;
         let posted = vm.posted(index);
@@ -128,7 +144,9 @@ impl<B: Backend> Vcpu<B> {
                     return Turn::Asleep;
                 }
             }
-            let deadline = until_tsc.min(inner.timer_tsc).min(vm.board_deadline_tsc(index));
+            let deadline = until_tsc
+                .min(inner.timer_tsc)
+                .min(vm.board_deadline_tsc(index));
             let entry_tsc = clock::tsc();
             if let Some((kind, exit_tsc)) = handled.take() {
                 inner.metrics.count(kind, entry_tsc.wrapping_sub(exit_tsc));
@@ -202,12 +220,17 @@ impl Inner {
             vm.expire_board();
         }
         if self.timer_tsc <= now_tsc {
-            let now = Now { guest_tsc: cpu.guest_tsc(), ns: vm.now_ns() };
+            let now = Now {
+                guest_tsc: cpu.guest_tsc(),
+                ns: vm.now_ns(),
+            };
             self.state.lapic.expire(&now);
         }
         let signals = vm.posted(self.index).drain(&mut self.state.lapic);
         if let Some(restart) =
-            self.state.pending.note(signals, self.activity, self.state.lapic.role())
+            self.state
+                .pending
+                .note(signals, self.activity, self.state.lapic.role())
         {
             self.restart(restart, vm, cpu);
         }
@@ -258,7 +281,11 @@ impl Inner {
 
     fn init<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
         vmm::reset::init(cpu, &mut self.state);
-        VmPort { vm, vcpu: self.index }.reroute(self.state.lapic.route());
+        VmPort {
+            vm,
+            vcpu: self.index,
+        }
+        .reroute(self.state.lapic.route());
         self.activity = match self.state.lapic.role() {
             Role::Bootstrap => Activity::Active,
             Role::Application => Activity::WaitingForStartUp,

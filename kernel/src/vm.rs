@@ -52,7 +52,9 @@ impl fmt::Display for End {
         match self {
             Self::PowerOff => f.write_str("poweroff: the guest switched itself off"),
             Self::Reset => f.write_str("reset: the guest asked for a reset"),
-            Self::Exit(status) => write!(f, "poweroff: the guest ended itself with status {status}"),
+            Self::Exit(status) => {
+                write!(f, "poweroff: the guest ended itself with status {status}")
+            }
             Self::Crash(error) => write!(f, "crash: {error}"),
         }
     }
@@ -108,8 +110,10 @@ impl<B: Backend> Vm<B> {
     /// A VM whose time begins now.
     pub(crate) fn new(parts: VmParts<B>) -> Self {
         let console = GuestConsole::new(parts.name.clone(), parts.console);
-        let mailbox =
-            |_| Mailbox { posted: PostedInterrupts::new(), home: AtomicU32::new(PcpuId::BOOT.0) };
+        let mailbox = |_| Mailbox {
+            posted: PostedInterrupts::new(),
+            home: AtomicU32::new(PcpuId::BOOT.0),
+        };
         Self {
             id: parts.id,
             name: parts.name,
@@ -158,7 +162,9 @@ impl<B: Backend> Vm<B> {
 
     /// A vCPU's turn-giver is this CPU from now on.
     pub(crate) fn set_home(&self, vcpu: u8, cpu: PcpuId) {
-        self.mailboxes[usize::from(vcpu)].home.store(cpu.0, Ordering::Release);
+        self.mailboxes[usize::from(vcpu)]
+            .home
+            .store(cpu.0, Ordering::Release);
     }
 
     /// Ends it, unless something has ended it already. Its vCPUs see that before they next enter the guest.
@@ -201,7 +207,11 @@ impl<B: Backend> Vm<B> {
     /// The host's TSC when this vCPU has to look after the board's timers; `u64::MAX` for never.
     #[inline]
     pub(crate) fn board_deadline_tsc(&self, vcpu: u8) -> u64 {
-        if vcpu == BOOT_VCPU { self.board_deadline_tsc.load(Ordering::Relaxed) } else { u64::MAX }
+        if vcpu == BOOT_VCPU {
+            self.board_deadline_tsc.load(Ordering::Relaxed)
+        } else {
+            u64::MAX
+        }
     }
 
     /// Does what is due on the board.
@@ -229,7 +239,10 @@ impl<B: Backend> Vm<B> {
         devices.pic_asserted = devices.board.pic_asserted();
         // Or the mailbox would say for ever that the wire is asserted, and its next rise would be no news.
         let _: Kick = self.posted(BOOT_VCPU).set_intr(level(devices.pic_asserted));
-        PicAnswer { vector, intr: level(devices.pic_asserted) }
+        PicAnswer {
+            vector,
+            intr: level(devices.pic_asserted),
+        }
     }
 
     /// Calls a device, and does what it wants done.
@@ -292,7 +305,9 @@ impl<B: Backend> Vm<B> {
 
     /// Makes the CPU that has this vCPU look at its mailbox.
     fn kick(&self, vcpu: u8) {
-        let home = self.mailboxes[usize::from(vcpu)].home.load(Ordering::Acquire);
+        let home = self.mailboxes[usize::from(vcpu)]
+            .home
+            .load(Ordering::Acquire);
         if home != cpu::this().id().0
             && let Some(target) = cpu::smp::cpu(PcpuId(home))
         {
@@ -302,7 +317,11 @@ impl<B: Backend> Vm<B> {
 }
 
 const fn level(asserted: bool) -> Level {
-    if asserted { Level::Asserted } else { Level::Deasserted }
+    if asserted {
+        Level::Asserted
+    } else {
+        Level::Deasserted
+    }
 }
 
 /// The VM as one of its vCPUs reaches it.
@@ -321,7 +340,8 @@ impl<B: Backend> Machine for VmPort<'_, B> {
 
     #[inline]
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
-        self.vm.with_board(|board, now_ns, effects| board.read_port(port, width, now_ns, effects))
+        self.vm
+            .with_board(|board, now_ns, effects| board.read_port(port, width, now_ns, effects))
     }
 
     #[inline]
@@ -332,11 +352,13 @@ impl<B: Backend> Machine for VmPort<'_, B> {
     }
 
     fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64 {
-        self.vm.with_board(|board, _, _| board.read_mmio(gpa, width))
+        self.vm
+            .with_board(|board, _, _| board.read_mmio(gpa, width))
     }
 
     fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64) {
-        self.vm.with_board(|board, _, effects| board.write_mmio(gpa, width, value, effects));
+        self.vm
+            .with_board(|board, _, effects| board.write_mmio(gpa, width, value, effects));
     }
 
     #[inline]
@@ -350,7 +372,8 @@ impl<B: Backend> Machine for VmPort<'_, B> {
     }
 
     fn end_of_interrupt(&mut self, vector: Vector) {
-        self.vm.with_board(|board, _, effects| board.end_of_interrupt(vector, effects));
+        self.vm
+            .with_board(|board, _, effects| board.end_of_interrupt(vector, effects));
     }
 
     #[inline]

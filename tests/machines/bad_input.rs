@@ -12,8 +12,14 @@ pub fn trials() -> Vec<Trial> {
     vec![
         trial("a_damaged_bundle_is_refused_with_a_reason", damaged_bundle),
         trial("a_damaged_kernel_stops_its_vm_only", damaged_kernel),
-        trial("a_kernel_of_unknown_format_stops_its_vm_only", unknown_format),
-        trial("a_guest_that_wants_too_much_memory_stops_alone", too_much_memory),
+        trial(
+            "a_kernel_of_unknown_format_stops_its_vm_only",
+            unknown_format,
+        ),
+        trial(
+            "a_guest_that_wants_too_much_memory_stops_alone",
+            too_much_memory,
+        ),
     ]
 }
 
@@ -25,7 +31,10 @@ fn damaged_bundle() -> Result<()> {
     *byte ^= 0x40;
     let mut machine = boot.bundle(bytes).start()?;
     machine.expect("bundle")?;
-    ensure!(machine.expect_all_ended()? != 0, "a damaged bundle ended with status 0");
+    ensure!(
+        machine.expect_all_ended()? != 0,
+        "a damaged bundle ended with status 0"
+    );
     machine.expect_power_off()
 }
 
@@ -52,9 +61,11 @@ fn unknown_format() -> Result<()> {
 }
 
 fn too_much_memory() -> Result<()> {
-    let boot = Boot::tiny(&["outside", "hello"])?.memory_mib(256).with_guests(|guests| {
-        guests[0].config.memory_bytes = 64 << 30;
-    });
+    let boot = Boot::tiny(&["outside", "hello"])?
+        .memory_mib(256)
+        .with_guests(|guests| {
+            guests[0].config.memory_bytes = 64 << 30;
+        });
     let mut machine = boot.start()?;
     let detail = machine.expect_end("outside", End::Crash)?;
     ensure!(detail.contains("memory"), "it was refused with `{detail}`");

@@ -10,14 +10,25 @@ use crate::trial;
 
 pub fn trials() -> Vec<Trial> {
     vec![
-        trial("the_machine_switches_itself_off_when_all_guests_have_ended", power_off),
-        trial("bochs_boots_the_image_that_a_stick_gets", || ram_disk(Engine::Bochs)),
+        trial(
+            "the_machine_switches_itself_off_when_all_guests_have_ended",
+            power_off,
+        ),
+        trial("bochs_boots_the_image_that_a_stick_gets", || {
+            ram_disk(Engine::Bochs)
+        }),
         trial("guests_run_side_by_side_on_two_cpus", two_cpus),
         trial("the_operator_can_ask_what_a_guest_is_doing", operator),
         trial("a_guest_runs_on_haswell", || on_model(CpuModel::Haswell)),
-        trial("a_guest_runs_on_tigerlake", || on_model(CpuModel::Tigerlake)),
-        trial("qemu_with_seabios_says_that_vtx_is_missing", || without_vtx(Firmware::Bios)),
-        trial("qemu_with_ovmf_says_that_vtx_is_missing", || without_vtx(Firmware::Uefi)),
+        trial("a_guest_runs_on_tigerlake", || {
+            on_model(CpuModel::Tigerlake)
+        }),
+        trial("qemu_with_seabios_says_that_vtx_is_missing", || {
+            without_vtx(Firmware::Bios)
+        }),
+        trial("qemu_with_ovmf_says_that_vtx_is_missing", || {
+            without_vtx(Firmware::Uefi)
+        }),
     ]
 }
 
@@ -29,12 +40,18 @@ fn power_off() -> Result<()> {
 }
 
 fn ram_disk(engine: Engine) -> Result<()> {
-    let mut machine = Boot::tiny(&["hello"])?.engine(engine).as_ram_disk().start()?;
+    let mut machine = Boot::tiny(&["hello"])?
+        .engine(engine)
+        .as_ram_disk()
+        .start()?;
     machine.expect_all_passed("hello")
 }
 
 fn on_model(model: CpuModel) -> Result<()> {
-    Boot::tiny(&["hello"])?.cpu_model(model).start()?.expect_all_passed("hello")
+    Boot::tiny(&["hello"])?
+        .cpu_model(model)
+        .start()?
+        .expect_all_passed("hello")
 }
 
 fn without_vtx(firmware: Firmware) -> Result<()> {
@@ -49,7 +66,9 @@ fn without_vtx(firmware: Firmware) -> Result<()> {
 
 /// Four guests on two CPUs, one of which never gives its CPU up.
 fn two_cpus() -> Result<()> {
-    let mut machine = Boot::tiny(&["spin", "portio", "timer", "hello"])?.cpus(2).start()?;
+    let mut machine = Boot::tiny(&["spin", "portio", "timer", "hello"])?
+        .cpus(2)
+        .start()?;
     for name in ["hello", "portio", "timer"] {
         machine.expect_all_passed(name)?;
     }

@@ -9,8 +9,22 @@ use crate::trial;
 
 /// Guests that report cases and then switch themselves off.
 const REPORTING: &[&str] = &[
-    "hello", "hello64", "realmode", "cpuid", "msrs", "modes", "portio", "fpu", "timer", "paging",
-    "hypercall", "outside", "exceptions", "debug", "misc", "tasks32",
+    "hello",
+    "hello64",
+    "realmode",
+    "cpuid",
+    "msrs",
+    "modes",
+    "portio",
+    "fpu",
+    "timer",
+    "paging",
+    "hypercall",
+    "outside",
+    "exceptions",
+    "debug",
+    "misc",
+    "tasks32",
 ];
 
 pub fn trials() -> Vec<Trial> {
@@ -30,7 +44,10 @@ pub fn trials() -> Vec<Trial> {
 fn triple_fault() -> Result<()> {
     let mut machine = Boot::tiny(&["triple", "hello"])?.start()?;
     let detail = machine.expect_end("triple", End::Crash)?;
-    anyhow::ensure!(detail.contains("triple fault"), "the end was told as `{detail}`");
+    anyhow::ensure!(
+        detail.contains("triple fault"),
+        "the end was told as `{detail}`"
+    );
     machine.expect_all_passed("hello")
 }
 

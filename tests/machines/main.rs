@@ -16,5 +16,7 @@ fn main() {
 
 /// A test of this name.
 fn trial(name: &str, body: impl FnOnce() -> Result<()> + Send + 'static) -> Trial {
-    Trial::test(name, move || body().map_err(|error| format!("{error:#}").into()))
+    Trial::test(name, move || {
+        body().map_err(|error| format!("{error:#}").into())
+    })
 }

@@ -35,7 +35,11 @@ pub(crate) trait Backend: Sized + 'static {
     ///
     /// # Errors
     /// [`OutOfFrames`] where no frame is left for what the hardware wants to own.
-    fn vcpu(&self, space: &Self::AddressSpace, start: &VcpuSetup) -> Result<Self::Vcpu, OutOfFrames>;
+    fn vcpu(
+        &self,
+        space: &Self::AddressSpace,
+        start: &VcpuSetup,
+    ) -> Result<Self::Vcpu, OutOfFrames>;
 
     /// Brings a vCPU onto this CPU; cheap where it was the last one here.
     fn load<'a>(&self, vcpu: &'a mut Self::Vcpu) -> Self::Loaded<'a>;

@@ -79,8 +79,12 @@ impl Abilities {
     fn detect() -> Self {
         let features = CpuId::with_cpuid_reader(CpuIdReaderNative).get_feature_info();
         Self {
-            x2apic: features.as_ref().is_some_and(|features| features.has_x2apic()),
-            tsc_deadline: features.as_ref().is_some_and(|features| features.has_tsc_deadline()),
+            x2apic: features
+                .as_ref()
+                .is_some_and(|features| features.has_x2apic()),
+            tsc_deadline: features
+                .as_ref()
+                .is_some_and(|features| features.has_tsc_deadline()),
         }
     }
 }
@@ -139,16 +143,26 @@ pub(crate) unsafe fn init_this_cpu() {
         }
     }
     let id = read(Register::Id);
-    this().set_apic_id(if base & BASE_X2APIC != 0 { id } else { id >> 24 });
+    this().set_apic_id(if base & BASE_X2APIC != 0 {
+        id
+    } else {
+        id >> 24
+    });
 
     write(Register::TaskPriority, 0);
     // The 8259s' output hangs here on the boot CPU. LINT1, the NMI, stays as the firmware has set it.
     write(Register::LvtLint0, LVT_MASKED);
     write(Register::LvtError, HostVector::ApicError as u32);
-    write(Register::SpuriousVector, SOFTWARE_ENABLE | HostVector::Spurious as u32);
+    write(
+        Register::SpuriousVector,
+        SOFTWARE_ENABLE | HostVector::Spurious as u32,
+    );
     write(Register::ErrorStatus, 0);
     if abilities.tsc_deadline {
-        write(Register::LvtTimer, LVT_TSC_DEADLINE | HostVector::Timer as u32);
+        write(
+            Register::LvtTimer,
+            LVT_TSC_DEADLINE | HostVector::Timer as u32,
+        );
         // In xAPIC mode the write above is to memory and must be done before the first deadline is set (SDM
         // vol. 3, TSC-Deadline Mode).
         core::sync::atomic::fence(Ordering::SeqCst);
@@ -189,7 +203,10 @@ pub(crate) fn set_timer(deadline: u64) {
     } else {
         let left_ns = clock::ticks_to_ns(deadline.saturating_sub(clock::tsc()));
         let ticks = u128::from(left_ns) * u128::from(per_ms) / 1_000_000 + 1;
-        write(Register::TimerInitial, u32::try_from(ticks).unwrap_or(u32::MAX));
+        write(
+            Register::TimerInitial,
+            u32::try_from(ticks).unwrap_or(u32::MAX),
+        );
     }
 }
 
@@ -219,7 +236,10 @@ pub(crate) fn is_in_service(vector: Vector) -> bool {
 pub(crate) fn report_error() {
     // A write makes the latest errors readable (SDM vol. 3, Error Handling).
     write(Register::ErrorStatus, 0);
-    log::warn!("the local APIC reports error {:#x}", read(Register::ErrorStatus));
+    log::warn!(
+        "the local APIC reports error {:#x}",
+        read(Register::ErrorStatus)
+    );
 }
 
 /// Interrupts the CPU with this APIC ID.

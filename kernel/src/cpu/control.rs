@@ -94,12 +94,31 @@ pub(crate) unsafe fn init_this_cpu() {
     let mut cr4 = read_cr4() | Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
     // Nothing of user mode is ever mapped, but a stray jump or pointer below must not go unnoticed if it
     // once is.
-    cr4.set(Cr4::SMEP, extended.as_ref().is_some_and(|features| features.has_smep()));
-    cr4.set(Cr4::SMAP, extended.as_ref().is_some_and(|features| features.has_smap()));
-    cr4.set(Cr4::PGE, basic.as_ref().is_some_and(|features| features.has_pge()));
+    cr4.set(
+        Cr4::SMEP,
+        extended
+            .as_ref()
+            .is_some_and(|features| features.has_smep()),
+    );
+    cr4.set(
+        Cr4::SMAP,
+        extended
+            .as_ref()
+            .is_some_and(|features| features.has_smap()),
+    );
+    cr4.set(
+        Cr4::PGE,
+        basic.as_ref().is_some_and(|features| features.has_pge()),
+    );
     // For XSETBV and XSAVE of guests' registers.
-    cr4.set(Cr4::OSXSAVE, basic.as_ref().is_some_and(|features| features.has_xsave()));
-    cr4.set(Cr4::MCE, basic.as_ref().is_some_and(|features| features.has_mce()));
+    cr4.set(
+        Cr4::OSXSAVE,
+        basic.as_ref().is_some_and(|features| features.has_xsave()),
+    );
+    cr4.set(
+        Cr4::MCE,
+        basic.as_ref().is_some_and(|features| features.has_mce()),
+    );
     cr4.remove(Cr4::PCIDE | Cr4::TSD | Cr4::FSGSBASE);
 
     let mut cr0 = read_cr0() | Cr0::PE | Cr0::PG | Cr0::WP | Cr0::NE | Cr0::MP | Cr0::ET;

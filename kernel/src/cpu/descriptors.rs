@@ -57,7 +57,10 @@ pub(super) struct Descriptors {
 
 impl Descriptors {
     pub(super) const fn new() -> Self {
-        Self { gdt: GlobalDescriptorTable::new(), tss: TaskStateSegment::new() }
+        Self {
+            gdt: GlobalDescriptorTable::new(),
+            tss: TaskStateSegment::new(),
+        }
     }
 
     /// Fills the tables and loads them into this CPU.
@@ -69,9 +72,13 @@ impl Descriptors {
         let code = self.gdt.append(Descriptor::kernel_code_segment());
         let data = self.gdt.append(Descriptor::kernel_data_segment());
         // SAFETY: the TSS stays where it is, as the caller promises.
-        let tss =
-            self.gdt.append(unsafe { Descriptor::tss_segment_unchecked(&raw const self.tss) });
-        debug_assert_eq!((code.0, data.0, tss.0), (CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR));
+        let tss = self
+            .gdt
+            .append(unsafe { Descriptor::tss_segment_unchecked(&raw const self.tss) });
+        debug_assert_eq!(
+            (code.0, data.0, tss.0),
+            (CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR)
+        );
         // SAFETY: the table lives for ever; the selectors are the ones just made, and code and data
         // segments are flat, so what runs now goes on running. The IDT leads to handlers that never end.
         unsafe {

@@ -183,5 +183,8 @@ fn fixup(rip: u64) -> Option<u64> {
     // SAFETY: the linker script sets the two symbols around the table, whose entries are pairs of
     // addresses.
     let table = unsafe { core::slice::from_raw_parts(start, count) };
-    table.iter().find(|entry| entry.instruction == rip).map(|entry| entry.target)
+    table
+        .iter()
+        .find(|entry| entry.instruction == rip)
+        .map(|entry| entry.target)
 }

@@ -62,8 +62,9 @@ pub(crate) fn report() {
     if let Some(brand) = cpuid.get_processor_brand_string() {
         log::info!(target: "cpu", "{}", brand.as_str().trim());
     }
-    let invariant =
-        cpuid.get_advanced_power_mgmt_info().is_some_and(|features| features.has_invariant_tsc());
+    let invariant = cpuid
+        .get_advanced_power_mgmt_info()
+        .is_some_and(|features| features.has_invariant_tsc());
     if !invariant {
         log::debug!(target: "cpu", "the TSC is not said to be invariant: time may drift with the processor's power states");
     }

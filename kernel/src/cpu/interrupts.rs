@@ -64,7 +64,10 @@ pub(crate) fn acknowledged(vector: Vector) {
 #[cold]
 fn unexpected(vector: Vector) {
     if apic::is_in_service(vector) {
-        log::warn!("interrupt with vector {:#x}, which nobody expects", vector.0);
+        log::warn!(
+            "interrupt with vector {:#x}, which nobody expects",
+            vector.0
+        );
         apic::end_of_interrupt();
     }
 }

@@ -170,12 +170,16 @@ impl Trampoline {
         };
         self.page.write(PARAMETERS, bytes);
         let target = page + (&raw const trampoline_64 as usize - start) as u32;
-        self.page.write(&raw const trampoline_target as usize - start, &target.to_le_bytes());
+        self.page.write(
+            &raw const trampoline_target as usize - start,
+            &target.to_le_bytes(),
+        );
     }
 
     /// Takes the stack back; false where a CPU has it already.
     fn withdraw(&self) {
-        self.page.write_u64(PARAMETERS + offset_of!(Parameters, stack_top), 0);
+        self.page
+            .write_u64(PARAMETERS + offset_of!(Parameters, stack_top), 0);
     }
 }
 
@@ -188,7 +192,9 @@ pub(crate) fn init() {
 
 /// The CPUs that are up, in the order of their numbers.
 pub(crate) fn cpus() -> impl Iterator<Item = &'static PerCpu> {
-    CPUS.iter().take(COUNT.load(Ordering::Acquire)).filter_map(|cpu| cpu.get().copied())
+    CPUS.iter()
+        .take(COUNT.load(Ordering::Acquire))
+        .filter_map(|cpu| cpu.get().copied())
 }
 
 /// The CPU with this number.
@@ -198,7 +204,10 @@ pub(crate) fn cpu(id: PcpuId) -> Option<&'static PerCpu> {
 
 /// Starts all CPUs that the firmware lists, and reports those that do not come up.
 pub(crate) fn start_others(apic_ids: &[u32]) {
-    let others = apic_ids.iter().copied().filter(|&apic_id| apic_id != this().apic_id());
+    let others = apic_ids
+        .iter()
+        .copied()
+        .filter(|&apic_id| apic_id != this().apic_id());
     if others.clone().next().is_none() {
         return;
     }
@@ -225,7 +234,14 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
             break;
         };
         let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(PcpuId(count as u32))));
-        if start(&trampoline, Arrival { cpu, apic_id, stacks }) {
+        if start(
+            &trampoline,
+            Arrival {
+                cpu,
+                apic_id,
+                stacks,
+            },
+        ) {
             let behind = TSC_CHECK.take();
             if behind > 0 {
                 log::warn!(
@@ -240,7 +256,11 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
             log::warn!("the CPU with APIC ID {apic_id} does not come up and is left out");
         }
     }
-    log::info!("{} of {} CPUs are up", COUNT.load(Ordering::Relaxed), apic_ids.len());
+    log::info!(
+        "{} of {} CPUs are up",
+        COUNT.load(Ordering::Relaxed),
+        apic_ids.len()
+    );
 }
 
 /// Starts one CPU and waits for it.
@@ -282,7 +302,9 @@ struct TscCheck {
     last: Mutex<(u64, u64)>,
 }
 
-static TSC_CHECK: TscCheck = TscCheck { last: Mutex::new((0, 0)) };
+static TSC_CHECK: TscCheck = TscCheck {
+    last: Mutex::new((0, 0)),
+};
 /// Readings of the CPU that starts.
 const TSC_READINGS: u32 = 300;
 
@@ -302,7 +324,14 @@ impl TscCheck {
 
 /// Where a CPU arrives, in 64-bit mode, on its stack, with nothing else set up.
 extern "C" fn arrive() -> ! {
-    let Some(Arrival { cpu, apic_id, stacks }) = EXPECTED.lock().take() else { halt_forever() };
+    let Some(Arrival {
+        cpu,
+        apic_id,
+        stacks,
+    }) = EXPECTED.lock().take()
+    else {
+        halt_forever()
+    };
     // The initial APIC ID has eight bits; the rest of x2APIC's are in leaf 0BH.
     let own_id = raw_cpuid::CpuId::with_cpuid_reader(raw_cpuid::CpuIdReaderNative)
         .get_extended_topology_info()

@@ -182,12 +182,18 @@ impl Platform {
             return;
         };
         let flags = fadt.flags;
-        self.pm_timer =
-            fadt.pm_timer_block().ok().flatten().and_then(|block| io_port(&block)).map(|port| {
-                PmTimer {
-                    port,
-                    mask: if flags.pm_timer_is_32_bit() { u32::MAX } else { 0x00ff_ffff },
-                }
+        self.pm_timer = fadt
+            .pm_timer_block()
+            .ok()
+            .flatten()
+            .and_then(|block| io_port(&block))
+            .map(|port| PmTimer {
+                port,
+                mask: if flags.pm_timer_is_32_bit() {
+                    u32::MAX
+                } else {
+                    0x00ff_ffff
+                },
             });
         if flags.supports_system_reset_via_fadt()
             && let Ok(register) = fadt.reset_register()
@@ -199,15 +205,21 @@ impl Platform {
                 }
                 _ => None,
             };
-            self.reset = at.map(|at| ResetRegister { at, value: fadt.reset_value });
+            self.reset = at.map(|at| ResetRegister {
+                at,
+                value: fadt.reset_value,
+            });
         }
         // Most firmware has it in the DSDT, some in an SSDT.
         let ssdts = tables
             .table_headers()
             .filter(|(_, header)| header.signature == Signature::SSDT)
             .map(|(address, _)| address);
-        let sleep_types =
-            fadt.dsdt_address().into_iter().chain(ssdts).find_map(|at| s5_sleep_types(aml(at)));
+        let sleep_types = fadt
+            .dsdt_address()
+            .into_iter()
+            .chain(ssdts)
+            .find_map(|at| s5_sleep_types(aml(at)));
         let Some(sleep_types) = sleep_types else {
             log::warn!("no _S5 object can be found or understood: no power-off");
             return;
@@ -221,8 +233,10 @@ impl Platform {
         let enable = u16::try_from(fadt.smi_cmd_port)
             .ok()
             .filter(|&port| port != 0 && fadt.acpi_enable != 0);
-        self.soft_off =
-            Some(SoftOff { pm1_control, enable: enable.map(|port| (port, fadt.acpi_enable)) });
+        self.soft_off = Some(SoftOff {
+            pm1_control,
+            enable: enable.map(|port| (port, fadt.acpi_enable)),
+        });
     }
 }
 
@@ -234,10 +248,14 @@ fn io_port(address: &GenericAddress) -> Option<u16> {
 /// The AML of the table at a physical address.
 fn aml(table: usize) -> &'static [u8] {
     let start = HostPhys::new(table as u64);
-    let Some(header) = reachable(start, HEADER_BYTES) else { return &[] };
+    let Some(header) = reachable(start, HEADER_BYTES) else {
+        return &[];
+    };
     // SAFETY: a table starts with its signature and, at offset 4, its length; unaligned, as tables may be.
     let bytes = unsafe { header.add(4).cast::<u32>().read_unaligned() };
-    let Some(table) = reachable(start, bytes.into()) else { return &[] };
+    let Some(table) = reachable(start, bytes.into()) else {
+        return &[];
+    };
     // SAFETY: the firmware's tables are mapped, and nobody changes them any more.
     let table = unsafe { core::slice::from_raw_parts(table, bytes as usize) };
     table.get(HEADER_BYTES as usize..).unwrap_or_default()
@@ -247,7 +265,11 @@ fn aml(table: usize) -> &'static [u8] {
 fn reachable(start: HostPhys, bytes: u64) -> Option<*mut u8> {
     let range = Range::<HostPhys>::from_len(start, bytes)?;
     // Memory is mapped already, and as memory.
-    let address = if is_memory(range) { direct_map(start) } else { map_device(range).ok()? };
+    let address = if is_memory(range) {
+        direct_map(start)
+    } else {
+        map_device(range).ok()?
+    };
     Some(address.as_u64() as *mut u8)
 }
 
@@ -332,7 +354,9 @@ impl Handler for Access {
     ) -> RawPhysicalMapping<T> {
         let at =
             reachable(HostPhys::new(physical_address as u64), size as u64).and_then(NonNull::new);
-        let Some(at) = at else { panic!("no memory to map the firmware's tables") };
+        let Some(at) = at else {
+            panic!("no memory to map the firmware's tables")
+        };
         // SAFETY: the direct map is never unmapped, and tables are only read.
         unsafe { RawPhysicalMapping::new(physical_address, at.cast(), size, size) }
     }

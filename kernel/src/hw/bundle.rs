@@ -62,8 +62,11 @@ impl BundleMemory {
             Ramdisk::Bundle => (hpa, ramdisk_bytes),
             Ramdisk::Pointer(pointer) => (HostPhys::new(pointer.address), pointer.bytes),
         };
-        let range = Range::<HostPhys>::from_len(place.0, place.1)
-            .ok_or(NoBundle::OutsideRam(Range { start: place.0, end: place.0 }))?;
+        let range =
+            Range::<HostPhys>::from_len(place.0, place.1).ok_or(NoBundle::OutsideRam(Range {
+                start: place.0,
+                end: place.0,
+            }))?;
         if !map.is_all(&[Kind::Usable, Kind::Loader], range) {
             return Err(NoBundle::OutsideRam(range));
         }

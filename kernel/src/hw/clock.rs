@@ -66,7 +66,9 @@ pub(crate) fn ns_to_ticks(ns: u64) -> u64 {
 
 /// The date and time of day in UTC, in nanoseconds since the start of 1970.
 pub(crate) fn date_ns() -> u64 {
-    BOOT_DATE_NS.load(Ordering::Relaxed).saturating_add(now_ns())
+    BOOT_DATE_NS
+        .load(Ordering::Relaxed)
+        .saturating_add(now_ns())
 }
 
 /// Spends `us` microseconds doing nothing.
@@ -86,31 +88,51 @@ fn scale(value: u64, factor: u64) -> u64 {
 /// Starts the clock: time 0 is now. Returns what was measured, for [`refine`].
 pub(crate) fn init() -> Evidence {
     BOOT_TSC.store(tsc(), Ordering::Relaxed);
-    let evidence = Evidence { pit_hz: measure_by_pit(), pm_timer_hz: None, cpuid_hz: cpuid_hz() };
+    let evidence = Evidence {
+        pit_hz: measure_by_pit(),
+        pm_timer_hz: None,
+        cpuid_hz: cpuid_hz(),
+    };
     set_frequency(evidence.frequency().hz);
     evidence
 }
 
 /// Improves on [`init`] once the ACPI tables are known, and says what came of it.
 pub(crate) fn refine(evidence: Evidence, pm_timer: Option<PmTimer>) {
-    let evidence = Evidence { pm_timer_hz: pm_timer.and_then(measure_by_pm_timer), ..evidence };
+    let evidence = Evidence {
+        pm_timer_hz: pm_timer.and_then(measure_by_pm_timer),
+        ..evidence
+    };
     let Frequency { hz, source } = evidence.frequency();
     set_frequency(hz);
-    log::info!("TSC at {}.{:03} MHz, {source}", hz / 1_000_000, hz / 1000 % 1000);
+    log::info!(
+        "TSC at {}.{:03} MHz, {source}",
+        hz / 1_000_000,
+        hz / 1000 % 1000
+    );
 }
 
 /// Notes what the date is now.
 pub(crate) fn set_date(seconds_since_1970: u64) {
     let now_ns = now_ns();
-    BOOT_DATE_NS.store((seconds_since_1970 * NS_PER_S).saturating_sub(now_ns), Ordering::Relaxed);
+    BOOT_DATE_NS.store(
+        (seconds_since_1970 * NS_PER_S).saturating_sub(now_ns),
+        Ordering::Relaxed,
+    );
 }
 
 /// Sets the rate, such that the time of now stays what it is to about a microsecond: nobody may see it jump
 /// back.
 fn set_frequency(hz: u64) {
     let before = TSC_HZ.swap(hz, Ordering::Relaxed);
-    NS_PER_TICK.store(((u128::from(NS_PER_S) << 32) / u128::from(hz)) as u64, Ordering::Relaxed);
-    TICKS_PER_NS.store(((u128::from(hz) << 32) / u128::from(NS_PER_S)) as u64, Ordering::Relaxed);
+    NS_PER_TICK.store(
+        ((u128::from(NS_PER_S) << 32) / u128::from(hz)) as u64,
+        Ordering::Relaxed,
+    );
+    TICKS_PER_NS.store(
+        ((u128::from(hz) << 32) / u128::from(NS_PER_S)) as u64,
+        Ordering::Relaxed,
+    );
     if before != 0 {
         let now = tsc();
         let elapsed = now.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed));
@@ -121,7 +143,9 @@ fn set_frequency(hz: u64) {
 
 /// What CPUID says (leaf 15H), where it says it completely.
 fn cpuid_hz() -> Option<u64> {
-    CpuId::with_cpuid_reader(CpuIdReaderNative).get_tsc_info()?.tsc_frequency()
+    CpuId::with_cpuid_reader(CpuIdReaderNative)
+        .get_tsc_info()?
+        .tsc_frequency()
 }
 
 /// Counts the TSC while channel 2 of the PIT, the one that no interrupt hangs on, counts down once.
@@ -150,7 +174,9 @@ fn measure_by_pit() -> Option<u64> {
         }
         control.write(before);
         // A PIT that ends at once is none.
-        measured.map(|ticks| ticks * PIT_HZ / COUNT).filter(|&hz| hz > 1_000_000)
+        measured
+            .map(|ticks| ticks * PIT_HZ / COUNT)
+            .filter(|&hz| hz > 1_000_000)
     }
 }
 

@@ -48,7 +48,12 @@ struct Console {
 
 impl Console {
     const fn new() -> Self {
-        Self { serial: Serial::Absent, screen: None, open_line: None, screen_due_ns: 0 }
+        Self {
+            serial: Serial::Absent,
+            screen: None,
+            open_line: None,
+            screen_due_ns: 0,
+        }
     }
 
     /// Writes text as it is, except that the serial line gets a carriage return before each line feed.

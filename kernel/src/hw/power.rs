@@ -34,7 +34,10 @@ static METHODS: Once<Methods> = Once::new();
 
 /// Remembers what the ACPI tables say.
 pub(crate) fn init(platform: &Platform) {
-    METHODS.call_once(|| Methods { soft_off: platform.soft_off, reset: platform.reset });
+    METHODS.call_once(|| Methods {
+        soft_off: platform.soft_off,
+        reset: platform.reset,
+    });
 }
 
 /// Ends the machine after something that somebody should read: switched off where an emulator's owner waits
@@ -64,7 +67,9 @@ pub(crate) fn power_off() -> ! {
 
 fn enter_s5(soft_off: &SoftOff) {
     let control = |port: u16| Port::<u16>::new(port);
-    let Some((port, _)) = soft_off.pm1_control[0] else { return };
+    let Some((port, _)) = soft_off.pm1_control[0] else {
+        return;
+    };
     if let Some((command, value)) = soft_off.enable {
         // SAFETY: the FADT names these registers; in this order they are handed over and used.
         unsafe {
@@ -130,7 +135,10 @@ pub(crate) fn reset() -> ! {
         clock::delay_us(EFFECT_US);
     }
     // The last resort: an exception that no handler can be found for.
-    let nothing = DescriptorTablePointer { limit: 0, base: VirtAddr::zero() };
+    let nothing = DescriptorTablePointer {
+        limit: 0,
+        base: VirtAddr::zero(),
+    };
     // SAFETY: this is meant to end everything.
     unsafe {
         lidt(&nothing);

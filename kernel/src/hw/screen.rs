@@ -56,7 +56,10 @@ struct Cell {
 }
 
 impl Cell {
-    const BLANK: Self = Self { byte: b' ', colour: Colour::Text };
+    const BLANK: Self = Self {
+        byte: b' ',
+        colour: Colour::Text,
+    };
 }
 
 /// How a pixel is stored.
@@ -102,15 +105,25 @@ impl Screen {
             PixelFormat::Rgb => [0, 8, 16],
             PixelFormat::Bgr => [16, 8, 0],
             PixelFormat::U8 => [0; 3],
-            PixelFormat::Unknown { red_position, green_position, blue_position } => {
-                [red_position.into(), green_position.into(), blue_position.into()]
-            }
+            PixelFormat::Unknown {
+                red_position,
+                green_position,
+                blue_position,
+            } => [
+                red_position.into(),
+                green_position.into(),
+                blue_position.into(),
+            ],
             _ => return None,
         };
         if !(1..=4).contains(&info.bytes_per_pixel) || shifts.iter().any(|&shift| shift > 24) {
             return None;
         }
-        let scale = if info.height >= LARGE_SCREEN_HEIGHT { 2 } else { 1 };
+        let scale = if info.height >= LARGE_SCREEN_HEIGHT {
+            2
+        } else {
+            1
+        };
         let bytes_per_line = info.stride * info.bytes_per_pixel;
         let lines = info.height.min(info.byte_len.checked_div(bytes_per_line)?);
         let columns = (info.width / (CELL_WIDTH * scale)).min(COLUMNS);
@@ -124,7 +137,10 @@ impl Screen {
             frame_buffer,
             bytes_per_line,
             scale,
-            pixel: Pixel { bytes: info.bytes_per_pixel, shifts },
+            pixel: Pixel {
+                bytes: info.bytes_per_pixel,
+                shifts,
+            },
             columns,
             rows,
             column: 0,
@@ -163,7 +179,10 @@ impl Screen {
         if self.column >= self.columns {
             self.new_line();
         }
-        let cell = Cell { byte, colour: self.colour };
+        let cell = Cell {
+            byte,
+            colour: self.colour,
+        };
         self.cells[(self.top + self.row) % self.rows][self.column] = cell;
         self.column += 1;
         self.stale[self.row] = true;
@@ -208,14 +227,17 @@ impl Screen {
     fn draw_cell(&self, row: usize, column: usize, byte: u8, pixels: &[u32; 256]) {
         // What the font does not have is shown as a question mark.
         let glyph = |byte: u8| get_raster(byte.into(), FontWeight::Regular, RasterHeight::Size16);
-        let Some(glyph) = glyph(byte).or_else(|| glyph(b'?')) else { return };
+        let Some(glyph) = glyph(byte).or_else(|| glyph(b'?')) else {
+            return;
+        };
         let x = column * CELL_WIDTH * self.scale;
         let mut y = row * CELL_HEIGHT * self.scale;
         for line in glyph.rows() {
             for _ in 0..self.scale {
                 // The whole grid lies in the frame buffer: that is how `new` chooses rows and columns.
-                let mut at =
-                    self.frame_buffer.wrapping_add(y * self.bytes_per_line + x * self.pixel.bytes);
+                let mut at = self
+                    .frame_buffer
+                    .wrapping_add(y * self.bytes_per_line + x * self.pixel.bytes);
                 for &level in line {
                     for _ in 0..self.scale {
                         // SAFETY: inside the frame buffer, as just said.

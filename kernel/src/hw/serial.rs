@@ -34,7 +34,10 @@ const RECEIVE_BYTES: usize = 256;
 const SERVICE_ROUNDS: u32 = 64;
 
 /// Where text goes that must get out of the machine.
-#[expect(clippy::large_enum_variant, reason = "there is one instance, in a static")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one instance, in a static"
+)]
 pub(crate) enum Serial {
     /// A UART at COM1.
     Uart(Uart),
@@ -127,7 +130,12 @@ impl Serial {
             && device.init(CONFIG).is_ok()
         {
             let (sending, received) = (Ring::new(), Ring::new());
-            return Self::Uart(Uart { device, sending, received, mode: Mode::Polled });
+            return Self::Uart(Uart {
+                device,
+                sending,
+                received,
+                mode: Mode::Polled,
+            });
         }
         let mut debug_port = Port::new(DEBUG_PORT);
         // SAFETY: a read of this port has no effect on any PC.
@@ -183,7 +191,8 @@ impl Serial {
             && uart.mode == Mode::Polled
         {
             uart.mode = Mode::Interrupts;
-            uart.device.enable_interrupts(IER::DATA_READY | IER::THR_EMPTY);
+            uart.device
+                .enable_interrupts(IER::DATA_READY | IER::THR_EMPTY);
         }
     }
 

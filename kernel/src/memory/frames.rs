@@ -24,8 +24,13 @@ pub(super) unsafe fn add(map: &MemoryMap, kind: Kind) {
         let words = FrameAllocator::metadata_words(free);
         let bytes = (words * size_of::<u64>()) as u64;
         // The bitmaps take the first pages of the region that they describe.
-        let Some(start) = free.start.wrapping_add(bytes).align_up(PageSize::Size4K) else { return };
-        let rest = Range { start, end: free.end };
+        let Some(start) = free.start.wrapping_add(bytes).align_up(PageSize::Size4K) else {
+            return;
+        };
+        let rest = Range {
+            start,
+            end: free.end,
+        };
         if rest.is_empty() {
             return;
         }
@@ -83,7 +88,10 @@ impl FrameRun {
         placement: Placement,
     ) -> Option<Self> {
         let bytes = bytes.checked_next_multiple_of(PageSize::Size4K.bytes())?;
-        Some(Self { start: allocate_run(bytes, alignment, placement)?, bytes })
+        Some(Self {
+            start: allocate_run(bytes, alignment, placement)?,
+            bytes,
+        })
     }
 
     /// A run whose length, a power of two, is also what its address is a multiple of. Contents unknown.
@@ -106,7 +114,9 @@ impl FrameRun {
     /// A pointer to `size` bytes at `offset`.
     fn at(&self, offset: usize, size: usize) -> *mut u8 {
         assert!(
-            offset.checked_add(size).is_some_and(|end| end as u64 <= self.bytes),
+            offset
+                .checked_add(size)
+                .is_some_and(|end| end as u64 <= self.bytes),
             "an offset outside the frames"
         );
         (direct_map(self.start).as_u64() as *mut u8).wrapping_add(offset)
@@ -133,7 +143,6 @@ impl FrameRun {
         // elsewhere.
         unsafe { super::copy(bytes.as_ptr(), to, bytes.len()) };
     }
-
 }
 
 impl Drop for FrameRun {

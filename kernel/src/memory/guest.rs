@@ -71,7 +71,10 @@ impl GuestRam {
     pub(crate) fn new(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
         let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
         let free_bytes = statistics().free << PageSize::Size4K.shift();
-        let not_enough = NotEnoughMemory { wanted_bytes, free_bytes };
+        let not_enough = NotEnoughMemory {
+            wanted_bytes,
+            free_bytes,
+        };
         if wanted_bytes > free_bytes {
             return Err(not_enough);
         }
@@ -83,7 +86,11 @@ impl GuestRam {
                 let left = range.end.as_u64() - at;
                 // The largest power of two that fits, that the address is a multiple of, and that there was
                 // still room for.
-                let aligned = if at == 0 { LARGEST_PIECE } else { 1 << at.trailing_zeros() };
+                let aligned = if at == 0 {
+                    LARGEST_PIECE
+                } else {
+                    1 << at.trailing_zeros()
+                };
                 let mut bytes = aligned.min(1 << left.ilog2()).min(largest);
                 let frames = loop {
                     if bytes < PageSize::Size4K.bytes() {
@@ -98,11 +105,17 @@ impl GuestRam {
                 };
                 // SAFETY: the frames were just allocated.
                 unsafe { zero(frames.address(), frames.bytes()) };
-                pieces.push(Piece { start: GuestPhys::new(at), frames });
+                pieces.push(Piece {
+                    start: GuestPhys::new(at),
+                    frames,
+                });
                 at += bytes;
             }
         }
-        Ok(Self { granules: granules(&pieces), pieces })
+        Ok(Self {
+            granules: granules(&pieces),
+            pieces,
+        })
     }
 
     /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are
@@ -110,7 +123,13 @@ impl GuestRam {
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> {
         self.pieces.iter().map(|piece| {
             let end = piece.start.wrapping_add(piece.frames.bytes());
-            (Range { start: piece.start, end }, piece.frames.address())
+            (
+                Range {
+                    start: piece.start,
+                    end,
+                },
+                piece.frames.address(),
+            )
         })
     }
 
@@ -131,10 +150,17 @@ impl GuestRam {
     /// [`locate`](Self::locate) for what is in no granule: the small pieces, and what is no RAM.
     #[inline(never)]
     fn search(&self, gpa: GuestPhys) -> Option<(HostPhys, u64)> {
-        let at = self.pieces.partition_point(|piece| piece.start <= gpa).checked_sub(1)?;
+        let at = self
+            .pieces
+            .partition_point(|piece| piece.start <= gpa)
+            .checked_sub(1)?;
         let piece = self.pieces.get(at)?;
         let offset = gpa.as_u64() - piece.start.as_u64();
-        let left = piece.frames.bytes().checked_sub(offset).filter(|&left| left > 0)?;
+        let left = piece
+            .frames
+            .bytes()
+            .checked_sub(offset)
+            .filter(|&left| left > 0)?;
         Some((piece.frames.address().wrapping_add(offset), left))
     }
 
@@ -170,7 +196,9 @@ fn granules(pieces: &[Piece]) -> Vec<u16> {
     let mut granules = Vec::new();
     for (number, piece) in pieces.iter().enumerate() {
         // Pieces are aligned to their size, so a granule lies in one altogether or not at all.
-        let Ok(number) = u16::try_from(number) else { break };
+        let Ok(number) = u16::try_from(number) else {
+            break;
+        };
         let first = (piece.start.as_u64() >> GRANULE.shift()) as usize;
         let count = (piece.frames.bytes() >> GRANULE.shift()) as usize;
         if number != NO_PIECE && count != 0 {
@@ -219,11 +247,12 @@ unsafe fn store(to: *mut u8, from: &[u8]) {
             [a, b] if to.addr().is_multiple_of(2) => {
                 to.cast::<u16>().write_volatile(u16::from_le_bytes([a, b]))
             }
-            [a, b, c, d] if to.addr().is_multiple_of(4) => {
-                to.cast::<u32>().write_volatile(u32::from_le_bytes([a, b, c, d]))
-            }
+            [a, b, c, d] if to.addr().is_multiple_of(4) => to
+                .cast::<u32>()
+                .write_volatile(u32::from_le_bytes([a, b, c, d])),
             [a, b, c, d, e, f, g, h] if to.addr().is_multiple_of(8) => {
-                to.cast::<u64>().write_volatile(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
+                to.cast::<u64>()
+                    .write_volatile(u64::from_le_bytes([a, b, c, d, e, f, g, h]));
             }
             _ => copy(from.as_ptr(), to, from.len()),
         }
@@ -265,8 +294,10 @@ impl GuestMemory for GuestRam {
         current: u64,
         new: u64,
     ) -> Result<u64, Unbacked> {
-        let at =
-            self.single(gpa, 8).filter(|_| gpa.as_u64().is_multiple_of(8)).ok_or(Unbacked(gpa))?;
+        let at = self
+            .single(gpa, 8)
+            .filter(|_| gpa.as_u64().is_multiple_of(8))
+            .ok_or(Unbacked(gpa))?;
         // SAFETY: eight aligned bytes of this guest's RAM, which are only ever accessed by volatile, atomic
         // or assembler accesses.
         let value = unsafe { AtomicU64::from_ptr(at.cast()) };
@@ -281,8 +312,10 @@ impl GuestMemory for GuestRam {
         current: u32,
         new: u32,
     ) -> Result<u32, Unbacked> {
-        let at =
-            self.single(gpa, 4).filter(|_| gpa.as_u64().is_multiple_of(4)).ok_or(Unbacked(gpa))?;
+        let at = self
+            .single(gpa, 4)
+            .filter(|_| gpa.as_u64().is_multiple_of(4))
+            .ok_or(Unbacked(gpa))?;
         // SAFETY: as for eight bytes.
         let value = unsafe { AtomicU32::from_ptr(at.cast()) };
         let (Ok(old) | Err(old)) =

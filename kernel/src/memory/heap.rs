@@ -33,7 +33,8 @@ unsafe impl GlobalAlloc for GrowingHeap {
             if !grow(&mut heap, layout) {
                 return ptr::null_mut();
             }
-            heap.allocate_first_fit(layout).map_or(ptr::null_mut(), |block| block.as_ptr())
+            heap.allocate_first_fit(layout)
+                .map_or(ptr::null_mut(), |block| block.as_ptr())
         })
     }
 
@@ -50,7 +51,10 @@ unsafe impl GlobalAlloc for GrowingHeap {
 #[cold]
 fn grow(heap: &mut Heap, layout: Layout) -> bool {
     // Room for the alignment, and for the list's own bookkeeping.
-    let wanted = layout.size().saturating_add(layout.align()).saturating_add(64);
+    let wanted = layout
+        .size()
+        .saturating_add(layout.align())
+        .saturating_add(64);
     let bytes = wanted.next_multiple_of(STEP_BYTES);
     let size = heap.size();
     if bytes > MAX_BYTES - size {

@@ -22,7 +22,10 @@ pub(crate) fn from_boot_info(boot_info: &BootInfo) -> MemoryMap {
             MemoryRegionKind::UnknownBios(3 | 4) => Kind::Firmware,
             _ => Kind::Other,
         };
-        let range = Range { start: HostPhys::new(region.start), end: HostPhys::new(region.end) };
+        let range = Range {
+            start: HostPhys::new(region.start),
+            end: HostPhys::new(region.end),
+        };
         if map.add(Region { range, kind }).is_err() {
             log::warn!(target: "memory", "the memory map is too long; {range} and what follows is not used");
             break;
@@ -30,7 +33,10 @@ pub(crate) fn from_boot_info(boot_info: &BootInfo) -> MemoryMap {
     }
     reserve(
         &mut map,
-        Range { start: HostPhys::new(0), end: HostPhys::new(PageSize::Size4K.bytes()) },
+        Range {
+            start: HostPhys::new(0),
+            end: HostPhys::new(PageSize::Size4K.bytes()),
+        },
     );
     map
 }
@@ -39,5 +45,8 @@ pub(crate) fn from_boot_info(boot_info: &BootInfo) -> MemoryMap {
 pub(crate) fn reserve(map: &mut MemoryMap, range: Range<HostPhys>) {
     // The image and the bundle are a handful of pieces; to go on without a reservation would be to
     // overwrite something.
-    assert!(map.reserve(range).is_ok(), "too many separate pieces of memory are in use");
+    assert!(
+        map.reserve(range).is_ok(),
+        "too many separate pieces of memory are in use"
+    );
 }

@@ -17,7 +17,9 @@ use super::{direct_map, frames, reserve, zero};
 use crate::cpu::control;
 
 /// Data: never executable, the same in all address spaces.
-const DATA: PageFlags = PageFlags::WRITABLE.union(PageFlags::NO_EXECUTE).union(PageFlags::GLOBAL);
+const DATA: PageFlags = PageFlags::WRITABLE
+    .union(PageFlags::NO_EXECUTE)
+    .union(PageFlags::GLOBAL);
 const CONSTANTS: PageFlags = PageFlags::NO_EXECUTE.union(PageFlags::GLOBAL);
 const TEXT: PageFlags = PageFlags::GLOBAL;
 /// The PAT entry that `cpu/control.rs` makes write-combining.
@@ -39,7 +41,9 @@ pub(crate) struct TableFrames {
 }
 
 impl TableFrames {
-    pub(crate) const ANYWHERE: Self = Self { placement: Placement::Anywhere };
+    pub(crate) const ANYWHERE: Self = Self {
+        placement: Placement::Anywhere,
+    };
 
     fn entry(table: HostPhys, index: usize) -> *mut u64 {
         (direct_map(table).as_u64() as *mut u64).wrapping_add(index & 511)
@@ -86,9 +90,18 @@ fn image() -> [(Range<HostVirt>, PageFlags); 3] {
         end: HostVirt::new(end as u64),
     };
     [
-        (range(&raw const image_text_start, &raw const image_text_end), TEXT),
-        (range(&raw const image_rodata_start, &raw const image_rodata_end), CONSTANTS),
-        (range(&raw const image_data_start, &raw const image_data_end), DATA),
+        (
+            range(&raw const image_text_start, &raw const image_text_end),
+            TEXT,
+        ),
+        (
+            range(&raw const image_rodata_start, &raw const image_rodata_end),
+            CONSTANTS,
+        ),
+        (
+            range(&raw const image_data_start, &raw const image_data_end),
+            DATA,
+        ),
     ]
 }
 
@@ -103,7 +116,9 @@ struct LoaderSpace(Tables<Paging4>);
 impl LoaderSpace {
     /// The tables that are in use now.
     fn current() -> Self {
-        Self(Tables::from_root(HostPhys::new(control::read_cr3() & !0xfff)))
+        Self(Tables::from_root(HostPhys::new(
+            control::read_cr3() & !0xfff,
+        )))
     }
 
     /// Where an address leads.
@@ -134,7 +149,9 @@ pub(crate) fn reserve_image(map: &mut MemoryMap) {
     let loader = LoaderSpace::current();
     for (range, _) in image() {
         for page in pages(range) {
-            let frame = loader.translate(page).map(|hpa| hpa.align_down(PageSize::Size4K));
+            let frame = loader
+                .translate(page)
+                .map(|hpa| hpa.align_down(PageSize::Size4K));
             if let Some(range) =
                 frame.and_then(|frame| Range::<HostPhys>::from_len(frame, PageSize::Size4K.bytes()))
             {
@@ -164,7 +181,10 @@ pub(crate) unsafe fn build(
     let mut memory = TableFrames::ANYWHERE;
     let memory = &mut memory;
     // The root is loaded by CPUs in 32-bit mode when they start.
-    let root = TableFrames { placement: Placement::Below(HostPhys::new(1 << 32)) }.allocate_table();
+    let root = TableFrames {
+        placement: Placement::Below(HostPhys::new(1 << 32)),
+    }
+    .allocate_table();
     let mut tables = Tables::<Paging4>::from_root(root.ok_or(TableError::OutOfTables)?);
     // Nobody uses these tables yet, so nothing can be stale: the effects of `map` do not matter.
     for (range, flags) in image() {
@@ -188,7 +208,14 @@ pub(crate) unsafe fn build(
     {
         let bytes = bytes.next_multiple_of(PageSize::Size4K.bytes());
         let flags = DATA | WRITE_COMBINING;
-        let _ = tables.map(memory, start.as_u64(), frame, bytes, flags, PageSize::Size2M)?;
+        let _ = tables.map(
+            memory,
+            start.as_u64(),
+            frame,
+            bytes,
+            flags,
+            PageSize::Size2M,
+        )?;
     }
     // Every entry of the upper half is there from now on, so that copies of the root stay complete whatever
     // is mapped later.
@@ -212,18 +239,35 @@ fn map_physical(
     let gigabyte_pages = CpuId::with_cpuid_reader(CpuIdReaderNative)
         .get_extended_processor_and_feature_identifiers()
         .is_some_and(|features| features.has_1gib_pages());
-    let largest = if gigabyte_pages { PageSize::Size1G } else { PageSize::Size2M };
+    let largest = if gigabyte_pages {
+        PageSize::Size1G
+    } else {
+        PageSize::Size2M
+    };
     let mut direct = |range: Range<HostPhys>, flags: PageFlags| {
         let address = direct_map(range.start).as_u64();
-        tables.map(memory, address, range.start, range.len(), flags, largest).map(|_| ())
+        tables
+            .map(memory, address, range.start, range.len(), flags, largest)
+            .map(|_| ())
     };
-    let devices = Range { start: HostPhys::new(0), end: HostPhys::new(DEVICES_END) };
+    let devices = Range {
+        start: HostPhys::new(0),
+        end: HostPhys::new(DEVICES_END),
+    };
     direct(devices, DATA | PageFlags::UNCACHEABLE)?;
     // The boundaries between RAM and the rest are those of the MTRRs, too, so that no large page has two
     // memory types (SDM vol. 3, MTRR Considerations in Large Pages).
-    for region in map.regions().iter().filter(|region| region.kind != Kind::Other) {
+    for region in map
+        .regions()
+        .iter()
+        .filter(|region| region.kind != Kind::Other)
+    {
         let start = region.range.start.align_down(PageSize::Size4K);
-        let end = region.range.end.align_up(PageSize::Size4K).unwrap_or(region.range.end);
+        let end = region
+            .range
+            .end
+            .align_up(PageSize::Size4K)
+            .unwrap_or(region.range.end);
         direct(Range { start, end }, DATA)?;
     }
     Ok(())
@@ -231,7 +275,9 @@ fn map_physical(
 
 fn pages(range: Range<HostVirt>) -> impl Iterator<Item = HostVirt> {
     let step = PageSize::Size4K.bytes() as usize;
-    (range.start.as_u64()..range.end.as_u64()).step_by(step).map(HostVirt::new)
+    (range.start.as_u64()..range.end.as_u64())
+        .step_by(step)
+        .map(HostVirt::new)
 }
 
 /// Leaves the boot loader's address space and stack for the hypervisor's own, and goes on in `next`.
@@ -270,7 +316,8 @@ pub(crate) unsafe fn reclaim_loader_memory() {
 
 /// Whether the direct map has all of this as memory, and not as device registers.
 pub(crate) fn is_memory(range: Range<HostPhys>) -> bool {
-    MAP.get().is_some_and(|map| map.is_all(&[Kind::Usable, Kind::Loader, Kind::Firmware], range))
+    MAP.get()
+        .is_some_and(|map| map.is_all(&[Kind::Usable, Kind::Loader, Kind::Firmware], range))
 }
 
 /// Says how much memory there is, and where.
@@ -310,7 +357,10 @@ pub(crate) fn map_device(registers: Range<HostPhys>) -> Result<HostVirt, TableEr
     let address = direct_map(registers.start);
     if registers.end.as_u64() > DEVICES_END {
         let start = registers.start.align_down(PageSize::Size4K);
-        let end = registers.end.align_up(PageSize::Size4K).ok_or(TableError::OutOfRange)?;
+        let end = registers
+            .end
+            .align_up(PageSize::Size4K)
+            .ok_or(TableError::OutOfRange)?;
         let flags = DATA | PageFlags::UNCACHEABLE;
         let mut space = SPACE.lock();
         let Some(tables) = space.as_mut() else {
@@ -346,10 +396,21 @@ pub(crate) struct StartSpace(Tables<Paging4>);
 impl StartSpace {
     /// Builds it around the page at `page`; `None` where memory below 4 GiB has run out.
     pub(crate) fn new(page: HostPhys) -> Option<Self> {
-        let memory = &mut TableFrames { placement: Placement::Below(HostPhys::new(1 << 32)) };
+        let memory = &mut TableFrames {
+            placement: Placement::Below(HostPhys::new(1 << 32)),
+        };
         let mut tables = Tables::<Paging4>::new(memory)?;
         let size = PageSize::Size4K;
-        if tables.map(memory, page.as_u64(), page, size.bytes(), PageFlags::WRITABLE, size).is_err()
+        if tables
+            .map(
+                memory,
+                page.as_u64(),
+                page,
+                size.bytes(),
+                PageFlags::WRITABLE,
+                size,
+            )
+            .is_err()
         {
             tables.destroy(memory);
             return None;

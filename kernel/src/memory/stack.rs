@@ -26,7 +26,9 @@ impl Stack {
             space::map_new_page(address).ok()?;
         }
         let (start, end) = (HostVirt::new(start), HostVirt::new(start + bytes));
-        Some(Self { range: Range { start, end } })
+        Some(Self {
+            range: Range { start, end },
+        })
     }
 
     /// The address that the stack pointer starts with.

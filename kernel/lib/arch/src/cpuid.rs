@@ -2,7 +2,10 @@
 //!
 //! The layout is that of the SDM, vol. 2, CPUID; a bit has the name that it has there.
 
-#![allow(missing_docs, reason = "feature bits and registers have the manual's names")]
+#![allow(
+    missing_docs,
+    reason = "feature bits and registers have the manual's names"
+)]
 
 use bitflags::bitflags;
 
@@ -77,7 +80,12 @@ pub struct CpuidResult {
 
 impl CpuidResult {
     /// A leaf that has nothing to say.
-    pub const ZERO: Self = Self { eax: 0, ebx: 0, ecx: 0, edx: 0 };
+    pub const ZERO: Self = Self {
+        eax: 0,
+        ebx: 0,
+        ecx: 0,
+        edx: 0,
+    };
 }
 
 bitflags! {
@@ -331,7 +339,10 @@ pub struct AddressSizes {
 impl AddressSizes {
     /// As EAX says it.
     pub const fn from_eax(eax: u32) -> Self {
-        Self { physical_bits: eax as u8, linear_bits: (eax >> 8) as u8 }
+        Self {
+            physical_bits: eax as u8,
+            linear_bits: (eax >> 8) as u8,
+        }
     }
 
     /// As EAX says it.
@@ -364,8 +375,18 @@ mod tests {
 
     #[test]
     fn address_sizes_survive_a_round_trip() {
-        let sizes = AddressSizes { physical_bits: 39, linear_bits: 48 };
+        let sizes = AddressSizes {
+            physical_bits: 39,
+            linear_bits: 48,
+        };
         assert_eq!(AddressSizes::from_eax(0x3027), sizes);
-        assert_eq!(AddressSizes { physical_bits: 52, linear_bits: 57 }.to_eax(), 0x3934);
+        assert_eq!(
+            AddressSizes {
+                physical_bits: 52,
+                linear_bits: 57
+            }
+            .to_eax(),
+            0x3934
+        );
     }
 }

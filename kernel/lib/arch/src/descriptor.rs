@@ -42,7 +42,11 @@ impl Selector {
 
     /// The table.
     pub const fn table(self) -> TableIndicator {
-        if self.0 & 4 == 0 { TableIndicator::Gdt } else { TableIndicator::Ldt }
+        if self.0 & 4 == 0 {
+            TableIndicator::Gdt
+        } else {
+            TableIndicator::Ldt
+        }
     }
 
     /// The requested privilege level.
@@ -124,8 +128,11 @@ impl Descriptor {
     /// Puts a descriptor together. The limit is in bytes; where `access` has the granularity flag, its lower
     /// twelve bits are lost. Of the base 32 bits are kept; [`upper_half`](Self::upper_half) has the rest.
     pub const fn new(base: u64, limit: u32, access: AccessRights) -> Self {
-        let scaled =
-            if access.contains(AccessRights::GRANULARITY) { limit >> 12 } else { limit & 0xf_ffff };
+        let scaled = if access.contains(AccessRights::GRANULARITY) {
+            limit >> 12
+        } else {
+            limit & 0xf_ffff
+        };
         let scaled = scaled as u64;
         Self(
             scaled & 0xffff
@@ -154,7 +161,11 @@ impl Descriptor {
     /// The limit in bytes.
     pub const fn limit(self) -> u32 {
         let limit = (self.0 & 0xffff | self.0 >> 32 & 0xf_0000) as u32;
-        if self.access().contains(AccessRights::GRANULARITY) { limit << 12 | 0xfff } else { limit }
+        if self.access().contains(AccessRights::GRANULARITY) {
+            limit << 12 | 0xfff
+        } else {
+            limit
+        }
     }
 
     /// Type and attributes.
@@ -231,19 +242,30 @@ mod tests {
         assert_eq!(code.base(), 0);
         assert_eq!(code.limit(), 0xffff_ffff);
         assert_eq!(code.access().bits(), 0xc09b);
-        assert!(Descriptor(0x00af_9b00_0000_ffff).access().contains(AccessRights::LONG));
+        assert!(
+            Descriptor(0x00af_9b00_0000_ffff)
+                .access()
+                .contains(AccessRights::LONG)
+        );
         // A TSS of 0x68 bytes at 0x12345678, busy.
         let tss = Descriptor(0x1200_8b34_5678_0067);
         assert_eq!(tss.base(), 0x1234_5678);
         assert_eq!(tss.limit(), 0x67);
         assert_eq!(tss.system_type(), Some(SystemType::TssBusy));
         assert_eq!(tss.wide_base(0xffff_8000), 0xffff_8000_1234_5678);
-        assert_eq!(tss.with_type(SystemType::TssAvailable).0, 0x1200_8934_5678_0067);
+        assert_eq!(
+            tss.with_type(SystemType::TssAvailable).0,
+            0x1200_8934_5678_0067
+        );
     }
 
     #[test]
     fn a_descriptor_survives_a_round_trip() {
-        for raw in [0x00cf_9b00_0000_ffff, 0x1200_8b34_5678_0067, 0xab40_f2cd_ef12_3456] {
+        for raw in [
+            0x00cf_9b00_0000_ffff,
+            0x1200_8b34_5678_0067,
+            0xab40_f2cd_ef12_3456,
+        ] {
             let descriptor = Descriptor(raw);
             let again = Descriptor::new(descriptor.base(), descriptor.limit(), descriptor.access());
             assert_eq!(again, descriptor);
@@ -273,6 +295,9 @@ mod tests {
     #[test]
     fn a_real_mode_segment_is_64_kib_at_16_times_its_selector() {
         let segment = Segment::real_mode(0xf000);
-        assert_eq!((segment.base, segment.limit, segment.access.bits()), (0xf0000, 0xffff, 0x93));
+        assert_eq!(
+            (segment.base, segment.limit, segment.access.bits()),
+            (0xf0000, 0xffff, 0x93)
+        );
     }
 }

@@ -158,7 +158,10 @@ mod tests {
             }
         }
         assert_eq!(Exception::from_vector(Vector::NMI), None);
-        assert_eq!(Exception::from_vector(Vector(13)), Some(Exception::GeneralProtection));
+        assert_eq!(
+            Exception::from_vector(Vector(13)),
+            Some(Exception::GeneralProtection)
+        );
         assert_eq!(Exception::from_vector(Vector(32)), None);
     }
 }

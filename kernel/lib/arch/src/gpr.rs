@@ -76,7 +76,10 @@ impl Gpr {
 #[repr(C)]
 pub struct Gprs([u64; 16]);
 
-#[allow(clippy::indexing_slicing, reason = "`slot` masks the number to the length")]
+#[allow(
+    clippy::indexing_slicing,
+    reason = "`slot` masks the number to the length"
+)]
 impl Gprs {
     /// All registers zero.
     pub const fn new() -> Self {

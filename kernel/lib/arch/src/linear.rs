@@ -26,7 +26,11 @@ impl CpuMode {
     #[inline]
     pub const fn new(cr0: Cr0, efer: Efer, rflags: Rflags, cs: AccessRights) -> Self {
         if efer.contains(Efer::LMA) {
-            if cs.contains(AccessRights::LONG) { Self::Long } else { Self::Compatibility }
+            if cs.contains(AccessRights::LONG) {
+                Self::Long
+            } else {
+                Self::Compatibility
+            }
         } else if !cr0.contains(Cr0::PE) {
             Self::Real
         } else if rflags.contains(Rflags::VM) {
@@ -42,7 +46,11 @@ impl CpuMode {
             Self::Long => Width::Qword,
             Self::Virtual8086 => Width::Word,
             Self::Real | Self::Protected | Self::Compatibility => {
-                if cs.contains(AccessRights::DEFAULT_BIG) { Width::Dword } else { Width::Word }
+                if cs.contains(AccessRights::DEFAULT_BIG) {
+                    Width::Dword
+                } else {
+                    Width::Word
+                }
             }
         }
     }
@@ -61,7 +69,11 @@ impl LinearWidth {
     /// The width that CR4.LA57 selects.
     #[inline]
     pub const fn new(cr4: Cr4) -> Self {
-        if cr4.contains(Cr4::LA57) { Self::Bits57 } else { Self::Bits48 }
+        if cr4.contains(Cr4::LA57) {
+            Self::Bits57
+        } else {
+            Self::Bits48
+        }
     }
 
     /// Whether the bits above are copies of the highest bit that counts.
@@ -125,7 +137,9 @@ impl Segmentation {
         if typed && !allows(segment, kind) || !within_limit(segment, offset, bytes) {
             return Err(fault(name));
         }
-        Ok(GuestVirt::new(segment.base.wrapping_add(offset) & 0xffff_ffff))
+        Ok(GuestVirt::new(
+            segment.base.wrapping_add(offset) & 0xffff_ffff,
+        ))
     }
 }
 
@@ -151,14 +165,21 @@ const fn allows(segment: &Segment, kind: AccessKind) -> bool {
 }
 
 const fn within_limit(segment: &Segment, offset: u64, bytes: u64) -> bool {
-    let Some(last) = offset.checked_add(bytes.saturating_sub(1)) else { return false };
+    let Some(last) = offset.checked_add(bytes.saturating_sub(1)) else {
+        return false;
+    };
     let limit = segment.limit as u64;
-    let data = AccessRights::CODE_OR_DATA.union(AccessRights::CONFORMING).bits();
+    let data = AccessRights::CODE_OR_DATA
+        .union(AccessRights::CONFORMING)
+        .bits();
     let mask = data | AccessRights::CODE.bits();
     if segment.access.bits() & mask == data {
         // Expand-down data: the valid offsets are those above the limit.
-        let top =
-            if segment.access.contains(AccessRights::DEFAULT_BIG) { 0xffff_ffff } else { 0xffff };
+        let top = if segment.access.contains(AccessRights::DEFAULT_BIG) {
+            0xffff_ffff
+        } else {
+            0xffff
+        };
         offset > limit && last <= top
     } else {
         last <= limit
@@ -177,7 +198,10 @@ mod tests {
     };
 
     fn rules(mode: CpuMode) -> Segmentation {
-        Segmentation { mode, width: LinearWidth::Bits48 }
+        Segmentation {
+            mode,
+            width: LinearWidth::Bits48,
+        }
     }
 
     fn linear(
@@ -188,7 +212,9 @@ mod tests {
         bytes: u64,
         kind: AccessKind,
     ) -> Result<u64, SegmentFault> {
-        rules(mode).linear(name, &segment, offset, bytes, kind).map(GuestVirt::as_u64)
+        rules(mode)
+            .linear(name, &segment, offset, bytes, kind)
+            .map(GuestVirt::as_u64)
     }
 
     #[test]
@@ -209,13 +235,22 @@ mod tests {
             CpuMode::new(protected, Efer::LME, Rflags::empty(), long_code),
             CpuMode::Protected
         );
-        assert_eq!(CpuMode::new(protected, long, Rflags::empty(), long_code), CpuMode::Long);
+        assert_eq!(
+            CpuMode::new(protected, long, Rflags::empty(), long_code),
+            CpuMode::Long
+        );
         assert_eq!(
             CpuMode::new(protected, long, Rflags::empty(), AccessRights::empty()),
             CpuMode::Compatibility
         );
-        assert_eq!(CpuMode::Protected.code_width(AccessRights::DEFAULT_BIG), Width::Dword);
-        assert_eq!(CpuMode::Virtual8086.code_width(AccessRights::DEFAULT_BIG), Width::Word);
+        assert_eq!(
+            CpuMode::Protected.code_width(AccessRights::DEFAULT_BIG),
+            Width::Dword
+        );
+        assert_eq!(
+            CpuMode::Virtual8086.code_width(AccessRights::DEFAULT_BIG),
+            Width::Word
+        );
         assert_eq!(CpuMode::Long.code_width(long_code), Width::Qword);
     }
 
@@ -233,21 +268,36 @@ mod tests {
             (0xffff_8000_0000_0000, true, true),
             (u64::MAX, true, true),
         ] {
-            assert_eq!(LinearWidth::Bits48.is_canonical(address), canonical48, "{address:#x}");
-            assert_eq!(LinearWidth::Bits57.is_canonical(address), canonical57, "{address:#x}");
+            assert_eq!(
+                LinearWidth::Bits48.is_canonical(address),
+                canonical48,
+                "{address:#x}"
+            );
+            assert_eq!(
+                LinearWidth::Bits57.is_canonical(address),
+                canonical57,
+                "{address:#x}"
+            );
         }
     }
 
     #[test]
     fn only_fs_and_gs_have_a_base_in_64_bit_mode() {
         use SegmentName::{Ds, Gs, Ss};
-        let based = Segment { base: 0xffff_8880_0000_0000, limit: 0, ..FLAT };
+        let based = Segment {
+            base: 0xffff_8880_0000_0000,
+            limit: 0,
+            ..FLAT
+        };
         let long = |name, offset, bytes| {
             linear(CpuMode::Long, name, based, offset, bytes, AccessKind::Read)
         };
         assert_eq!(long(Ds, 0x10, 8), Ok(0x10));
         assert_eq!(long(Gs, 0x10, 8), Ok(0xffff_8880_0000_0010));
-        assert_eq!(long(Ds, 0x7fff_ffff_fff9, 8), Err(SegmentFault::GeneralProtection));
+        assert_eq!(
+            long(Ds, 0x7fff_ffff_fff9, 8),
+            Err(SegmentFault::GeneralProtection)
+        );
         assert_eq!(long(Ds, 0x7fff_ffff_fff8, 8), Ok(0x7fff_ffff_fff8));
         assert_eq!(long(Ss, 1 << 47, 1), Err(SegmentFault::Stack));
     }
@@ -261,12 +311,25 @@ mod tests {
             ..FLAT
         };
         let at = |name, offset, bytes| {
-            linear(CpuMode::Protected, name, small, offset, bytes, AccessKind::Write)
+            linear(
+                CpuMode::Protected,
+                name,
+                small,
+                offset,
+                bytes,
+                AccessKind::Write,
+            )
         };
         assert_eq!(at(SegmentName::Ds, 0xffc, 4), Ok(0x1ffc));
-        assert_eq!(at(SegmentName::Ds, 0xffd, 4), Err(SegmentFault::GeneralProtection));
+        assert_eq!(
+            at(SegmentName::Ds, 0xffd, 4),
+            Err(SegmentFault::GeneralProtection)
+        );
         assert_eq!(at(SegmentName::Ss, 0xffd, 4), Err(SegmentFault::Stack));
-        assert_eq!(at(SegmentName::Ds, 0xffff_ffff, 4), Err(SegmentFault::GeneralProtection));
+        assert_eq!(
+            at(SegmentName::Ds, 0xffff_ffff, 4),
+            Err(SegmentFault::GeneralProtection)
+        );
     }
 
     #[test]
@@ -277,7 +340,14 @@ mod tests {
             ..FLAT
         };
         let at = |segment, offset, bytes| {
-            linear(CpuMode::Protected, SegmentName::Ss, segment, offset, bytes, AccessKind::Write)
+            linear(
+                CpuMode::Protected,
+                SegmentName::Ss,
+                segment,
+                offset,
+                bytes,
+                AccessKind::Write,
+            )
         };
         assert_eq!(at(down(0), 0xfff, 1), Err(SegmentFault::Stack));
         assert_eq!(at(down(0), 0x1000, 4), Ok(0x1000));
@@ -288,9 +358,21 @@ mod tests {
 
     #[test]
     fn conforming_code_is_no_expand_down_segment() {
-        let code = Segment { limit: 0xfff, access: AccessRights::from_bits_retain(0x409f), ..FLAT };
-        let at =
-            |offset| linear(CpuMode::Protected, SegmentName::Cs, code, offset, 1, AccessKind::Read);
+        let code = Segment {
+            limit: 0xfff,
+            access: AccessRights::from_bits_retain(0x409f),
+            ..FLAT
+        };
+        let at = |offset| {
+            linear(
+                CpuMode::Protected,
+                SegmentName::Cs,
+                code,
+                offset,
+                1,
+                AccessKind::Read,
+            )
+        };
         assert_eq!(at(0xfff), Ok(0xfff));
         assert_eq!(at(0x1000), Err(SegmentFault::GeneralProtection));
     }
@@ -298,7 +380,10 @@ mod tests {
     #[test]
     fn types_count_in_protected_mode_only() {
         use AccessKind::{Execute, Read, Write};
-        let with = |access| Segment { access: AccessRights::from_bits_retain(access), ..FLAT };
+        let with = |access| Segment {
+            access: AccessRights::from_bits_retain(access),
+            ..FLAT
+        };
         let refused = Err(SegmentFault::GeneralProtection);
         let at = |mode, segment, kind| linear(mode, SegmentName::Ds, segment, 4, 1, kind);
         let (read_only, execute_only, code) = (with(0xc091), with(0xc099), with(0xc09b));
@@ -321,19 +406,43 @@ mod tests {
 
     #[test]
     fn linear_addresses_wrap_at_4_gib_outside_64_bit_mode() {
-        let high = Segment { base: 0xffff_fff0, ..FLAT };
+        let high = Segment {
+            base: 0xffff_fff0,
+            ..FLAT
+        };
         assert_eq!(
-            linear(CpuMode::Protected, SegmentName::Ds, high, 0x20, 4, AccessKind::Read),
+            linear(
+                CpuMode::Protected,
+                SegmentName::Ds,
+                high,
+                0x20,
+                4,
+                AccessKind::Read
+            ),
             Ok(0x10)
         );
         // Real mode: FFFF:0010 is the first byte above 1 MiB.
         let top = Segment::real_mode(0xffff);
         assert_eq!(
-            linear(CpuMode::Real, SegmentName::Ds, top, 0x10, 1, AccessKind::Read),
+            linear(
+                CpuMode::Real,
+                SegmentName::Ds,
+                top,
+                0x10,
+                1,
+                AccessKind::Read
+            ),
             Ok(0x10_0000)
         );
         assert_eq!(
-            linear(CpuMode::Real, SegmentName::Ds, top, 0xffff, 2, AccessKind::Read),
+            linear(
+                CpuMode::Real,
+                SegmentName::Ds,
+                top,
+                0xffff,
+                2,
+                AccessKind::Read
+            ),
             Err(SegmentFault::GeneralProtection)
         );
     }

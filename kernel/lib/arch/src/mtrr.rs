@@ -75,8 +75,9 @@ pub const MAX_VARIABLE: usize = 16;
 pub const FIXED: usize = 11;
 
 /// The fixed-range registers in the order of the addresses that they cover.
-pub const FIXED_MSRS: [u32; FIXED] =
-    [0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f];
+pub const FIXED_MSRS: [u32; FIXED] = [
+    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
+];
 
 /// End of what the fixed-range registers cover.
 const FIXED_END: u64 = 1 << 20;
@@ -124,7 +125,11 @@ impl Mtrrs {
     /// Number of variable ranges by the capability register.
     pub const fn variable_count(&self) -> usize {
         let count = self.capability as usize & 0xff;
-        if count < MAX_VARIABLE { count } else { MAX_VARIABLE }
+        if count < MAX_VARIABLE {
+            count
+        } else {
+            MAX_VARIABLE
+        }
     }
 
     /// The memory type of one address.
@@ -156,19 +161,25 @@ impl Mtrrs {
         // The type can only change where some range starts or ends.
         let uniform =
             |at: u64| at <= start || at >= end || self.memory_type(HostPhys::new(at)) == found;
-        let variable = self.variable.iter().take(self.variable_count()).all(|range| {
-            let mask = range.mask & VariableRange::ADDRESS;
-            let base = range.base & mask;
-            // The lowest bit of the mask is the size of the range, and of its pieces if the mask has gaps.
-            match mask & mask.wrapping_neg() {
-                0 => true,
-                piece if range.mask & VariableRange::VALID == 0 || piece >= size.bytes() => true,
-                piece if is_contiguous(mask) => {
-                    uniform(base) && uniform(base.saturating_add(piece))
+        let variable = self
+            .variable
+            .iter()
+            .take(self.variable_count())
+            .all(|range| {
+                let mask = range.mask & VariableRange::ADDRESS;
+                let base = range.base & mask;
+                // The lowest bit of the mask is the size of the range, and of its pieces if the mask has gaps.
+                match mask & mask.wrapping_neg() {
+                    0 => true,
+                    piece if range.mask & VariableRange::VALID == 0 || piece >= size.bytes() => {
+                        true
+                    }
+                    piece if is_contiguous(mask) => {
+                        uniform(base) && uniform(base.saturating_add(piece))
+                    }
+                    _ => false,
                 }
-                _ => false,
-            }
-        });
+            });
         let fixed = start >= FIXED_END
             || (start..end.min(FIXED_END))
                 .step_by(PageSize::Size4K.bytes() as usize)
@@ -251,8 +262,14 @@ mod tests {
             variable: [VariableRange::default(); MAX_VARIABLE],
         };
         mtrrs.fixed[2] = 0;
-        mtrrs.variable[0] = VariableRange { base: 0xc000_0000, mask: 0x7f_c000_0800 };
-        mtrrs.variable[1] = VariableRange { base: 0x2_0000_0001, mask: 0x7f_f000_0800 };
+        mtrrs.variable[0] = VariableRange {
+            base: 0xc000_0000,
+            mask: 0x7f_c000_0800,
+        };
+        mtrrs.variable[1] = VariableRange {
+            base: 0x2_0000_0001,
+            mask: 0x7f_f000_0800,
+        };
         mtrrs
     }
 
@@ -271,19 +288,35 @@ mod tests {
             (4 * GIB, MemoryType::WriteBack),
             (8 * GIB, MemoryType::WriteCombining),
         ] {
-            assert_eq!(mtrrs.memory_type(HostPhys::new(address)), expected, "{address:#x}");
+            assert_eq!(
+                mtrrs.memory_type(HostPhys::new(address)),
+                expected,
+                "{address:#x}"
+            );
         }
     }
 
     #[test]
     fn overlaps_follow_the_manuals_precedence() {
         let mut mtrrs = pc();
-        mtrrs.variable[2] = VariableRange { base: 0xc000_0006, mask: 0x7f_c000_0800 };
-        assert_eq!(mtrrs.memory_type(HostPhys::new(0xc000_0000)), MemoryType::Uncacheable);
+        mtrrs.variable[2] = VariableRange {
+            base: 0xc000_0006,
+            mask: 0x7f_c000_0800,
+        };
+        assert_eq!(
+            mtrrs.memory_type(HostPhys::new(0xc000_0000)),
+            MemoryType::Uncacheable
+        );
         mtrrs.variable[0].base = 0xc000_0004;
-        assert_eq!(mtrrs.memory_type(HostPhys::new(0xc000_0000)), MemoryType::WriteThrough);
+        assert_eq!(
+            mtrrs.memory_type(HostPhys::new(0xc000_0000)),
+            MemoryType::WriteThrough
+        );
         mtrrs.variable[0].base = 0xc000_0001;
-        assert_eq!(mtrrs.memory_type(HostPhys::new(0xc000_0000)), MemoryType::Uncacheable);
+        assert_eq!(
+            mtrrs.memory_type(HostPhys::new(0xc000_0000)),
+            MemoryType::Uncacheable
+        );
     }
 
     #[test]
@@ -292,20 +325,42 @@ mod tests {
         let page = |address, size| mtrrs.page_type(HostPhys::new(address), size);
         assert_eq!(page(0, PageSize::Size2M), None);
         assert_eq!(page(0, PageSize::Size1G), None);
-        assert_eq!(page(0xa_0000, PageSize::Size4K), Some(MemoryType::Uncacheable));
+        assert_eq!(
+            page(0xa_0000, PageSize::Size4K),
+            Some(MemoryType::Uncacheable)
+        );
         assert_eq!(page(2 << 20, PageSize::Size2M), Some(MemoryType::WriteBack));
         assert_eq!(page(2 * GIB, PageSize::Size1G), Some(MemoryType::WriteBack));
-        assert_eq!(page(3 * GIB, PageSize::Size1G), Some(MemoryType::Uncacheable));
-        assert_eq!(page(8 * GIB, PageSize::Size1G), None, "the frame buffer has 256 MiB");
-        assert_eq!(page(8 * GIB, PageSize::Size2M), Some(MemoryType::WriteCombining));
+        assert_eq!(
+            page(3 * GIB, PageSize::Size1G),
+            Some(MemoryType::Uncacheable)
+        );
+        assert_eq!(
+            page(8 * GIB, PageSize::Size1G),
+            None,
+            "the frame buffer has 256 MiB"
+        );
+        assert_eq!(
+            page(8 * GIB, PageSize::Size2M),
+            Some(MemoryType::WriteCombining)
+        );
     }
 
     #[test]
     fn disabled_mtrrs_make_all_memory_uncacheable() {
-        let mtrrs = Mtrrs { default_type: 6, ..pc() };
+        let mtrrs = Mtrrs {
+            default_type: 6,
+            ..pc()
+        };
         assert_eq!(mtrrs.memory_type(HostPhys::new(0)), MemoryType::Uncacheable);
-        let no_fixed = Mtrrs { default_type: 0x806, ..pc() };
-        assert_eq!(no_fixed.memory_type(HostPhys::new(0xa_0000)), MemoryType::WriteBack);
+        let no_fixed = Mtrrs {
+            default_type: 0x806,
+            ..pc()
+        };
+        assert_eq!(
+            no_fixed.memory_type(HostPhys::new(0xa_0000)),
+            MemoryType::WriteBack
+        );
     }
 
     #[test]

@@ -45,9 +45,21 @@ impl PageFlags {
 
     /// The three flags that select this entry of IA32_PAT, 0 to 7.
     pub const fn with_pat_index(index: u8) -> Self {
-        let pat = if index & 4 != 0 { Self::PAT } else { Self::empty() };
-        let pcd = if index & 2 != 0 { Self::PCD } else { Self::empty() };
-        let pwt = if index & 1 != 0 { Self::PWT } else { Self::empty() };
+        let pat = if index & 4 != 0 {
+            Self::PAT
+        } else {
+            Self::empty()
+        };
+        let pcd = if index & 2 != 0 {
+            Self::PCD
+        } else {
+            Self::empty()
+        };
+        let pwt = if index & 1 != 0 {
+            Self::PWT
+        } else {
+            Self::empty()
+        };
         pat.union(pcd).union(pwt)
     }
 }
@@ -102,7 +114,10 @@ impl<const LEVELS: u8> Format for Paging<LEVELS> {
             // Bit 12 belongs to the frame here.
             flags.set(PageFlags::PAT, entry & SMALL_PAT != 0);
         }
-        Entry::Leaf { frame: HostPhys::new(entry & ADDRESS).align_down(size), flags }
+        Entry::Leaf {
+            frame: HostPhys::new(entry & ADDRESS).align_down(size),
+            flags,
+        }
     }
 }
 
@@ -115,22 +130,38 @@ mod tests {
     #[test]
     fn entries_have_the_bits_of_the_manual() {
         let frame = HostPhys::new(0x1234_4000_0000);
-        assert_eq!(Paging4::leaf_entry(frame, PageSize::Size4K, DATA), 0x8000_1234_4000_0003);
-        assert_eq!(Paging4::leaf_entry(frame, PageSize::Size2M, DATA), 0x8000_1234_4000_0083);
+        assert_eq!(
+            Paging4::leaf_entry(frame, PageSize::Size4K, DATA),
+            0x8000_1234_4000_0003
+        );
+        assert_eq!(
+            Paging4::leaf_entry(frame, PageSize::Size2M, DATA),
+            0x8000_1234_4000_0083
+        );
         assert_eq!(
             Paging4::leaf_entry(frame, PageSize::Size1G, PageFlags::GLOBAL),
             0x1234_4000_0181
         );
         assert_eq!(Paging4::table_entry(frame), 0x1234_4000_0007);
         let write_combining = PageFlags::with_pat_index(5);
-        assert_eq!(Paging4::leaf_entry(frame, PageSize::Size4K, write_combining), 0x1234_4000_0089);
-        assert_eq!(Paging4::leaf_entry(frame, PageSize::Size2M, write_combining), 0x1234_4000_1089);
+        assert_eq!(
+            Paging4::leaf_entry(frame, PageSize::Size4K, write_combining),
+            0x1234_4000_0089
+        );
+        assert_eq!(
+            Paging4::leaf_entry(frame, PageSize::Size2M, write_combining),
+            0x1234_4000_1089
+        );
     }
 
     #[test]
     fn a_decoded_entry_is_what_was_encoded_whatever_the_processor_has_marked() {
         let accessed_and_dirty = 0x60;
-        for (size, level) in [(PageSize::Size4K, 1), (PageSize::Size2M, 2), (PageSize::Size1G, 3)] {
+        for (size, level) in [
+            (PageSize::Size4K, 1),
+            (PageSize::Size2M, 2),
+            (PageSize::Size1G, 3),
+        ] {
             for index in 0..8 {
                 let flags = DATA | PageFlags::with_pat_index(index);
                 let frame = HostPhys::new(0x7_c000_0000);
@@ -151,6 +182,12 @@ mod tests {
     fn a_small_page_at_an_odd_frame_has_no_pat_bit() {
         let frame = HostPhys::new(0x1000);
         let entry = Paging5::leaf_entry(frame, PageSize::Size4K, PageFlags::WRITABLE);
-        assert_eq!(Paging5::decode(entry, 1), Entry::Leaf { frame, flags: PageFlags::WRITABLE });
+        assert_eq!(
+            Paging5::decode(entry, 1),
+            Entry::Leaf {
+                frame,
+                flags: PageFlags::WRITABLE
+            }
+        );
     }
 }

@@ -19,8 +19,16 @@ pub enum SegmentName {
 
 impl SegmentName {
     /// All eight, in the order of their numbers.
-    pub const ALL: [Self; 8] =
-        [Self::Es, Self::Cs, Self::Ss, Self::Ds, Self::Fs, Self::Gs, Self::Ldtr, Self::Tr];
+    pub const ALL: [Self; 8] = [
+        Self::Es,
+        Self::Cs,
+        Self::Ss,
+        Self::Ds,
+        Self::Fs,
+        Self::Gs,
+        Self::Ldtr,
+        Self::Tr,
+    ];
 
     /// The register with this number, or `None` past TR.
     pub const fn from_number(number: u8) -> Option<Self> {
@@ -100,8 +108,12 @@ pub struct Segment {
 
 impl Segment {
     /// A register that holds no segment.
-    pub const UNUSABLE: Self =
-        Self { selector: 0, base: 0, limit: 0, access: AccessRights::UNUSABLE };
+    pub const UNUSABLE: Self = Self {
+        selector: 0,
+        base: 0,
+        limit: 0,
+        access: AccessRights::UNUSABLE,
+    };
 
     /// Whether memory can be reached through it outside 64-bit mode.
     pub const fn is_usable(&self) -> bool {

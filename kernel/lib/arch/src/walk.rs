@@ -33,7 +33,11 @@ impl Privilege {
     /// That of an instruction's own accesses at this CPL.
     #[inline]
     pub const fn of_cpl(cpl: u8) -> Self {
-        if cpl == 3 { Self::User } else { Self::Supervisor }
+        if cpl == 3 {
+            Self::User
+        } else {
+            Self::Supervisor
+        }
     }
 }
 
@@ -104,7 +108,11 @@ impl PagingMode {
         if !cr0.contains(Cr0::PG) {
             Self::None
         } else if efer.contains(Efer::LMA) {
-            if cr4.contains(Cr4::LA57) { Self::FiveLevel } else { Self::FourLevel }
+            if cr4.contains(Cr4::LA57) {
+                Self::FiveLevel
+            } else {
+                Self::FourLevel
+            }
         } else if cr4.contains(Cr4::PAE) {
             Self::Pae
         } else {
@@ -366,8 +374,11 @@ impl GuestPaging {
                 0
             } else if self.features.contains(WalkFeatures::PSE36) {
                 // Bits 20:13 are address bits 39:32, as far as there are any; bit 21 is none.
-                let address_bits =
-                    if self.physical_bits < 40 { self.physical_bits as u32 } else { 40 };
+                let address_bits = if self.physical_bits < 40 {
+                    self.physical_bits as u32
+                } else {
+                    40
+                };
                 (1 << 22) - (1 << (13 + address_bits.saturating_sub(32)))
             } else {
                 (1 << 22) - (1 << 13)
@@ -377,7 +388,11 @@ impl GuestPaging {
             PagingMode::Pae => 0x7ff << 52,
             _ => 0,
         };
-        let no_execute = if self.efer.contains(Efer::NXE) { 0 } else { NO_EXECUTE };
+        let no_execute = if self.efer.contains(Efer::NXE) {
+            0
+        } else {
+            NO_EXECUTE
+        };
         let by_level = match (level, large) {
             // Without large pages on this level the bit must be zero.
             (3.., false) => LARGE,
@@ -431,7 +446,11 @@ impl GuestPaging {
                 code |= PageFaultCode::PROTECTION_KEY;
             }
         }
-        if allowed { Ok(()) } else { Err(self.fault(code, kind, privilege)) }
+        if allowed {
+            Ok(())
+        } else {
+            Err(self.fault(code, kind, privilege))
+        }
     }
 
     /// The fault with what the access itself contributes to the error code.
@@ -457,7 +476,12 @@ impl GuestPaging {
 /// The address bits that a processor with addresses of this width does not have.
 #[inline]
 const fn above(physical_bits: u8) -> u64 {
-    (1 << 52) - (1 << if physical_bits < 52 { physical_bits } else { 52 })
+    (1 << 52)
+        - (1 << if physical_bits < 52 {
+            physical_bits
+        } else {
+            52
+        })
 }
 
 #[derive(Clone, Copy)]
@@ -487,9 +511,9 @@ fn mark<M: GuestMemory>(
         }
         let seen = match entry_size {
             EntrySize::Eight => memory.compare_exchange_u64(at, entry, new),
-            EntrySize::Four => {
-                memory.compare_exchange_u32(at, entry as u32, new as u32).map(u64::from)
-            }
+            EntrySize::Four => memory
+                .compare_exchange_u32(at, entry as u32, new as u32)
+                .map(u64::from),
         };
         // Where the entry can be read but not written (a table in ROM), the processor's store is lost, too.
         if seen.is_ok_and(|seen| seen != entry) {

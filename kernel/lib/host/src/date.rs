@@ -16,7 +16,11 @@ impl RtcFormat {
 
     const fn number(self, value: u8) -> u64 {
         let binary = self.0 & Self::BINARY != 0;
-        (if binary { value } else { (value >> 4) * 10 + (value & 0xf) }) as u64
+        (if binary {
+            value
+        } else {
+            (value >> 4) * 10 + (value & 0xf)
+        }) as u64
     }
 
     const fn hour(self, value: u8) -> u64 {
@@ -56,7 +60,11 @@ impl Reading {
         // Years that start in March have their leap day at the end. 1 January 1970 is day 719,468 of that
         // count.
         let year = 2000 + year;
-        let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+        let (year, month) = if month > 2 {
+            (year, month - 3)
+        } else {
+            (year - 1, month + 9)
+        };
         let leap_days = year / 4 - year / 100 + year / 400;
         let days = year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468;
         Some(((days * 24 + hour) * 60 + minute) * 60 + second)
@@ -70,18 +78,31 @@ mod tests {
     const BCD_24: RtcFormat = RtcFormat::from_register_b(0b010);
 
     const fn bcd(year: u8, month: u8, day: u8, hour: u8, minute: u8, second: u8) -> Reading {
-        Reading { year, month, day, hour, minute, second }
+        Reading {
+            year,
+            month,
+            day,
+            hour,
+            minute,
+            second,
+        }
     }
 
     #[test]
     fn dates_are_the_seconds_that_calendars_say() {
         // By `date -u -d ... +%s`.
-        assert_eq!(bcd(0x00, 0x01, 0x01, 0, 0, 0).seconds_since_1970(BCD_24), Some(946_684_800));
+        assert_eq!(
+            bcd(0x00, 0x01, 0x01, 0, 0, 0).seconds_since_1970(BCD_24),
+            Some(946_684_800)
+        );
         assert_eq!(
             bcd(0x00, 0x02, 0x29, 0x23, 0x59, 0x59).seconds_since_1970(BCD_24),
             Some(951_868_799)
         );
-        assert_eq!(bcd(0x00, 0x03, 0x01, 0, 0, 0).seconds_since_1970(BCD_24), Some(951_868_800));
+        assert_eq!(
+            bcd(0x00, 0x03, 0x01, 0, 0, 0).seconds_since_1970(BCD_24),
+            Some(951_868_800)
+        );
         assert_eq!(
             bcd(0x26, 0x11, 0x22, 0x15, 0x20, 0x07).seconds_since_1970(BCD_24),
             Some(1_795_360_807)
@@ -109,7 +130,10 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_not_there_shows_no_date() {
-        assert_eq!(bcd(0xff, 0xff, 0xff, 0xff, 0xff, 0xff).seconds_since_1970(BCD_24), None);
+        assert_eq!(
+            bcd(0xff, 0xff, 0xff, 0xff, 0xff, 0xff).seconds_since_1970(BCD_24),
+            None
+        );
         assert_eq!(bcd(0, 0, 0, 0, 0, 0).seconds_since_1970(BCD_24), None);
     }
 }

@@ -73,9 +73,10 @@ impl Evidence {
             },
         };
         match self.cpuid_hz {
-            Some(cpuid) if agree(hz, cpuid) && !matches!(source, Source::Cpuid) => {
-                Frequency { hz: cpuid, source: Source::Confirmed }
-            }
+            Some(cpuid) if agree(hz, cpuid) && !matches!(source, Source::Cpuid) => Frequency {
+                hz: cpuid,
+                source: Source::Confirmed,
+            },
             _ => Frequency { hz, source },
         }
     }
@@ -94,38 +95,73 @@ mod tests {
         pm_timer_hz: Option<u64>,
         cpuid_hz: Option<u64>,
     ) -> Evidence {
-        Evidence { pit_hz, pm_timer_hz, cpuid_hz }
+        Evidence {
+            pit_hz,
+            pm_timer_hz,
+            cpuid_hz,
+        }
     }
 
     #[test]
     fn cpuid_is_believed_where_a_timer_agrees() {
-        let found =
-            evidence(Some(2_999_000_000), Some(3_000_500_000), Some(3_000_000_000)).frequency();
-        assert_eq!(found, Frequency { hz: 3_000_000_000, source: Source::Confirmed });
+        let found = evidence(
+            Some(2_999_000_000),
+            Some(3_000_500_000),
+            Some(3_000_000_000),
+        )
+        .frequency();
+        assert_eq!(
+            found,
+            Frequency {
+                hz: 3_000_000_000,
+                source: Source::Confirmed
+            }
+        );
     }
 
     #[test]
     fn an_emulator_that_says_3500_mhz_and_does_10_is_measured() {
         let found = evidence(Some(10_001_000), Some(9_999_000), Some(3_500_000_000)).frequency();
-        assert_eq!(found, Frequency { hz: 10_000_000, source: Source::Measured });
+        assert_eq!(
+            found,
+            Frequency {
+                hz: 10_000_000,
+                source: Source::Measured
+            }
+        );
     }
 
     #[test]
     fn the_pm_timer_wins_where_the_timers_differ() {
         let found = evidence(Some(2_500_000_000), Some(2_600_000_000), None).frequency();
-        assert_eq!(found, Frequency { hz: 2_600_000_000, source: Source::PmTimer });
+        assert_eq!(
+            found,
+            Frequency {
+                hz: 2_600_000_000,
+                source: Source::PmTimer
+            }
+        );
     }
 
     #[test]
     fn whatever_there_is_serves() {
-        assert_eq!(evidence(Some(7), None, None).frequency().source, Source::Pit);
+        assert_eq!(
+            evidence(Some(7), None, None).frequency().source,
+            Source::Pit
+        );
         assert_eq!(
             evidence(None, Some(7), Some(9)).frequency(),
-            Frequency { hz: 7, source: Source::PmTimer }
+            Frequency {
+                hz: 7,
+                source: Source::PmTimer
+            }
         );
         assert_eq!(
             evidence(None, None, Some(9)).frequency(),
-            Frequency { hz: 9, source: Source::Cpuid }
+            Frequency {
+                hz: 9,
+                source: Source::Cpuid
+            }
         );
         assert_eq!(Evidence::default().frequency().source, Source::Guess);
     }

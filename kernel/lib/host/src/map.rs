@@ -45,7 +45,10 @@ pub struct MemoryMap {
 impl MemoryMap {
     /// A map of nothing.
     pub const fn new() -> Self {
-        Self { regions: ArrayVec::new_const(), reserved: ArrayVec::new_const() }
+        Self {
+            regions: ArrayVec::new_const(),
+            reserved: ArrayVec::new_const(),
+        }
     }
 
     /// Adds a region; an empty one is ignored.
@@ -72,7 +75,9 @@ impl MemoryMap {
             last.end = end;
             return Ok(());
         }
-        self.reserved.try_push(Range { start, end }).map_err(|_| TooMany)
+        self.reserved
+            .try_push(Range { start, end })
+            .map_err(|_| TooMany)
     }
 
     /// The regions, as they were added.
@@ -82,7 +87,10 @@ impl MemoryMap {
 
     /// The RAM that there is, in use or not.
     pub fn ram_bytes(&self) -> u64 {
-        let ram = self.regions.iter().filter(|region| region.kind != Kind::Other);
+        let ram = self
+            .regions
+            .iter()
+            .filter(|region| region.kind != Kind::Other);
         ram.map(|region| region.range.len()).sum()
     }
 
@@ -112,7 +120,10 @@ impl MemoryMap {
                     .min_by_key(|reserved| reserved.start);
                 let free_end = next.map_or(end, |reserved| reserved.start.max(start));
                 if start < free_end {
-                    take(Range { start, end: free_end });
+                    take(Range {
+                        start,
+                        end: free_end,
+                    });
                 }
                 start = next.map_or(end, |reserved| reserved.end);
             }
@@ -129,12 +140,17 @@ mod tests {
     use super::*;
 
     const fn range(start: u64, end: u64) -> Range<HostPhys> {
-        Range { start: HostPhys::new(start), end: HostPhys::new(end) }
+        Range {
+            start: HostPhys::new(start),
+            end: HostPhys::new(end),
+        }
     }
 
     fn free(map: &MemoryMap, kind: Kind) -> Vec<(u64, u64)> {
         let mut found = Vec::new();
-        map.for_each_free(kind, |free| found.push((free.start.as_u64(), free.end.as_u64())));
+        map.for_each_free(kind, |free| {
+            found.push((free.start.as_u64(), free.end.as_u64()))
+        });
         found
     }
 
@@ -147,7 +163,11 @@ mod tests {
             (0x80_0000, 0x1ff0_0000, Kind::Usable),
             (0x1ff0_0000, 0x2000_0000, Kind::Firmware),
         ] {
-            map.add(Region { range: range(start, end), kind }).unwrap();
+            map.add(Region {
+                range: range(start, end),
+                kind,
+            })
+            .unwrap();
         }
         map
     }

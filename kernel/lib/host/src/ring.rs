@@ -16,7 +16,11 @@ impl<const SIZE: usize> Ring<SIZE> {
     /// An empty ring.
     pub const fn new() -> Self {
         const { assert!(SIZE.is_power_of_two(), "a position is one mask away") };
-        Self { bytes: [0; SIZE], first: 0, len: 0 }
+        Self {
+            bytes: [0; SIZE],
+            first: 0,
+            len: 0,
+        }
     }
 
     /// Bytes in it.
@@ -55,7 +59,9 @@ impl<const SIZE: usize> Ring<SIZE> {
     /// The first bytes, as many as lie together; `None` where there are none.
     pub fn first_piece(&self) -> Option<&[u8]> {
         let end = (self.first + self.len).min(SIZE);
-        self.bytes.get(self.first..end).filter(|piece| !piece.is_empty())
+        self.bytes
+            .get(self.first..end)
+            .filter(|piece| !piece.is_empty())
     }
 
     /// Takes away the first `count` bytes, or all if there are fewer.

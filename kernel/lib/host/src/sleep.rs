@@ -33,7 +33,11 @@ fn package(aml: &[u8]) -> Option<[u8; 2]> {
     }
     let elements = bytes.next()?;
     let first = number(&mut bytes)?;
-    let second = if elements > 1 { number(&mut bytes).unwrap_or(first) } else { first };
+    let second = if elements > 1 {
+        number(&mut bytes).unwrap_or(first)
+    } else {
+        first
+    };
     Some([first & 7, second & 7])
 }
 
@@ -64,21 +68,39 @@ mod tests {
     #[test]
     fn constants_in_every_form_are_understood() {
         // Bochs and SeaBIOS: Package (4) {Zero, Zero, Zero, Zero}.
-        assert_eq!(s5_sleep_types(b"\x08_S5_\x12\x06\x04\0\0\0\0"), Some([0, 0]));
+        assert_eq!(
+            s5_sleep_types(b"\x08_S5_\x12\x06\x04\0\0\0\0"),
+            Some([0, 0])
+        );
         // Many laptops: Package (4) {0x07, 0x07, Zero, Zero}, by its full name.
-        assert_eq!(s5_sleep_types(b"..\x08\\_S5_\x12\x08\x04\x0a\x07\x0a\x07\0\0"), Some([7, 7]));
-        assert_eq!(s5_sleep_types(b"\x08_S5_\x12\x0a\x02\x0b\x05\0\x0c\x03\0\0\0"), Some([5, 3]));
-        assert_eq!(s5_sleep_types(b"\x08_S5_\x12\x41\x01\x04\x01\x0a\x05"), Some([1, 5]));
+        assert_eq!(
+            s5_sleep_types(b"..\x08\\_S5_\x12\x08\x04\x0a\x07\x0a\x07\0\0"),
+            Some([7, 7])
+        );
+        assert_eq!(
+            s5_sleep_types(b"\x08_S5_\x12\x0a\x02\x0b\x05\0\x0c\x03\0\0\0"),
+            Some([5, 3])
+        );
+        assert_eq!(
+            s5_sleep_types(b"\x08_S5_\x12\x41\x01\x04\x01\x0a\x05"),
+            Some([1, 5])
+        );
     }
 
     #[test]
     fn one_element_counts_for_both_registers() {
-        assert_eq!(s5_sleep_types(b"\x08_S5_\x12\x04\x01\x0a\x05"), Some([5, 5]));
+        assert_eq!(
+            s5_sleep_types(b"\x08_S5_\x12\x04\x01\x0a\x05"),
+            Some([5, 5])
+        );
     }
 
     #[test]
     fn a_mention_that_is_no_definition_is_passed_over() {
-        assert_eq!(s5_sleep_types(b"_S5_\x5c_S5_\x08_S5_\x12\x06\x04\x01\x01\0\0"), Some([1, 1]));
+        assert_eq!(
+            s5_sleep_types(b"_S5_\x5c_S5_\x08_S5_\x12\x06\x04\x01\x01\0\0"),
+            Some([1, 1])
+        );
         assert_eq!(s5_sleep_types(b"\x08_S5_\x14\x06"), None);
         assert_eq!(s5_sleep_types(b""), None);
     }

@@ -63,13 +63,20 @@ mod tests {
 
     fn filtered(bytes: &[u8]) -> String {
         let mut filter = EscapeFilter::new();
-        let text = bytes.iter().copied().filter(|&byte| filter.passes(byte)).collect();
+        let text = bytes
+            .iter()
+            .copied()
+            .filter(|&byte| filter.passes(byte))
+            .collect();
         String::from_utf8(text).unwrap()
     }
 
     #[test]
     fn plain_text_comes_through() {
-        assert_eq!(filtered("tab\tline\nümlaut ~".as_bytes()), "tab\tline\nümlaut ~");
+        assert_eq!(
+            filtered("tab\tline\nümlaut ~".as_bytes()),
+            "tab\tline\nümlaut ~"
+        );
     }
 
     #[test]
@@ -79,8 +86,14 @@ mod tests {
 
     #[test]
     fn colours_cursor_moves_and_titles_do_not() {
-        assert_eq!(filtered(b"\x1b[1;31mred\x1b[0m \x1b[2J\x1b[H\x1b]0;title\x07end"), "red end");
-        assert_eq!(filtered(b"\x1b]0;title\x1b\\end\x1b(Bmore\x1bcrest"), "endmorerest");
+        assert_eq!(
+            filtered(b"\x1b[1;31mred\x1b[0m \x1b[2J\x1b[H\x1b]0;title\x07end"),
+            "red end"
+        );
+        assert_eq!(
+            filtered(b"\x1b]0;title\x1b\\end\x1b(Bmore\x1bcrest"),
+            "endmorerest"
+        );
     }
 
     #[test]

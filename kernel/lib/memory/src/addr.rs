@@ -148,10 +148,22 @@ mod tests {
     #[test]
     fn an_address_is_rounded_to_the_page_that_holds_it() {
         let address = GuestPhys::new(0x4020_1fff);
-        assert_eq!(address.align_down(PageSize::Size4K), GuestPhys::new(0x4020_1000));
-        assert_eq!(address.align_down(PageSize::Size2M), GuestPhys::new(0x4020_0000));
-        assert_eq!(address.align_down(PageSize::Size1G), GuestPhys::new(0x4000_0000));
-        assert_eq!(address.align_up(PageSize::Size4K), Some(GuestPhys::new(0x4020_2000)));
+        assert_eq!(
+            address.align_down(PageSize::Size4K),
+            GuestPhys::new(0x4020_1000)
+        );
+        assert_eq!(
+            address.align_down(PageSize::Size2M),
+            GuestPhys::new(0x4020_0000)
+        );
+        assert_eq!(
+            address.align_down(PageSize::Size1G),
+            GuestPhys::new(0x4000_0000)
+        );
+        assert_eq!(
+            address.align_up(PageSize::Size4K),
+            Some(GuestPhys::new(0x4020_2000))
+        );
         assert_eq!(address.page_offset(PageSize::Size2M), 0x1fff);
     }
 

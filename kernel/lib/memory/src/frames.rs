@@ -111,14 +111,25 @@ impl Default for FrameAllocator<'_> {
 impl<'m> FrameAllocator<'m> {
     /// An allocator without any memory.
     pub const fn new() -> Self {
-        let statistics = FrameStatistics { total: 0, free: 0, free_blocks: [0; ORDERS] };
-        Self { regions: ArrayVec::new_const(), statistics }
+        let statistics = FrameStatistics {
+            total: 0,
+            free: 0,
+            free_blocks: [0; ORDERS],
+        };
+        Self {
+            regions: ArrayVec::new_const(),
+            statistics,
+        }
     }
 
     /// Words of metadata that a region needs; about one bit for two frames.
     pub fn metadata_words(region: Range<HostPhys>) -> usize {
         let (first, end) = whole_frames(region);
-        if end <= first { 0 } else { Shape::new(first, end).words() }
+        if end <= first {
+            0
+        } else {
+            Shape::new(first, end).words()
+        }
     }
 
     /// Takes on the whole frames of `region`, all of them free. The bitmaps go into `metadata`, which must
@@ -135,10 +146,15 @@ impl<'m> FrameAllocator<'m> {
         if end <= first {
             return Ok(());
         }
-        let at = self.regions.partition_point(|other| other.shape.first < first);
+        let at = self
+            .regions
+            .partition_point(|other| other.shape.first < first);
         let before = at.checked_sub(1).and_then(|at| self.regions.get(at));
         if before.is_some_and(|other| other.shape.end > first)
-            || self.regions.get(at).is_some_and(|other| other.shape.first < end)
+            || self
+                .regions
+                .get(at)
+                .is_some_and(|other| other.shape.first < end)
         {
             return Err(RegionError::Overlap);
         }
@@ -147,12 +163,18 @@ impl<'m> FrameAllocator<'m> {
             return Err(RegionError::MetadataTooSmall);
         }
         metadata.fill(0);
-        let mut region =
-            Region { shape, bases: shape.bases(), free_blocks: [0; ORDERS], words: metadata };
+        let mut region = Region {
+            shape,
+            bases: shape.bases(),
+            free_blocks: [0; ORDERS],
+            words: metadata,
+        };
         for (frame, order) in Blocks::new(first, end) {
             region.insert(frame, order, &mut self.statistics);
         }
-        self.regions.try_insert(at, region).map_err(|_| RegionError::TooMany)?;
+        self.regions
+            .try_insert(at, region)
+            .map_err(|_| RegionError::TooMany)?;
         self.statistics.total += end - first;
         self.statistics.free += end - first;
         Ok(())
@@ -207,14 +229,18 @@ impl<'m> FrameAllocator<'m> {
         let first = start.as_u64() >> FRAME_SHIFT;
         let frames = bytes.div_ceil(PageSize::Size4K.bytes());
         let end = first.saturating_add(frames);
-        let at = self.regions.partition_point(|region| region.shape.end <= first);
+        let at = self
+            .regions
+            .partition_point(|region| region.shape.end <= first);
         let region = self
             .regions
             .get_mut(at)
             .filter(|region| region.shape.first <= first)
             .ok_or(FreeError::Foreign(start))?;
         if end > region.shape.end {
-            return Err(FreeError::Foreign(HostPhys::new(region.shape.end << FRAME_SHIFT)));
+            return Err(FreeError::Foreign(HostPhys::new(
+                region.shape.end << FRAME_SHIFT,
+            )));
         }
         for (frame, order) in Blocks::new(first, end) {
             if region.any_free(frame, order) {
@@ -253,8 +279,13 @@ impl<'m> FrameAllocator<'m> {
     ) -> Option<(usize, u64, usize)> {
         // The run lies at the start of the block, so the start decides whether it ends early enough.
         let last_start = end.checked_sub(1u64.checked_shl(order as u32)?)?;
-        for (block_order, _) in
-            self.statistics.free_blocks.iter().enumerate().skip(order).filter(|&(_, n)| *n != 0)
+        for (block_order, _) in self
+            .statistics
+            .free_blocks
+            .iter()
+            .enumerate()
+            .skip(order)
+            .filter(|&(_, n)| *n != 0)
         {
             for (at, region) in self.regions.iter().enumerate().rev() {
                 if region.has(block_order)
@@ -293,7 +324,9 @@ impl Shape {
     }
 
     fn words(self) -> usize {
-        (0..self.orders()).map(|order| Bitmap::words(self.blocks(order))).sum()
+        (0..self.orders())
+            .map(|order| Bitmap::words(self.blocks(order)))
+            .sum()
     }
 
     /// Where the bitmap of each order starts in the metadata.
@@ -329,11 +362,14 @@ impl Region<'_> {
     }
 
     fn has(&self, order: usize) -> bool {
-        self.free_blocks.get(order).is_some_and(|&blocks| blocks != 0)
+        self.free_blocks
+            .get(order)
+            .is_some_and(|&blocks| blocks != 0)
     }
 
     fn insert(&mut self, frame: u64, order: usize, statistics: &mut FrameStatistics) {
-        self.bitmap(order).insert(self.words, self.shape.bit(frame, order));
+        self.bitmap(order)
+            .insert(self.words, self.shape.bit(frame, order));
         if let Some(blocks) = self.free_blocks.get_mut(order) {
             *blocks += 1;
         }
@@ -343,7 +379,8 @@ impl Region<'_> {
     }
 
     fn remove(&mut self, frame: u64, order: usize, statistics: &mut FrameStatistics) {
-        self.bitmap(order).remove(self.words, self.shape.bit(frame, order));
+        self.bitmap(order)
+            .remove(self.words, self.shape.bit(frame, order));
         if let Some(blocks) = self.free_blocks.get_mut(order) {
             *blocks -= 1;
         }
@@ -369,7 +406,9 @@ impl Region<'_> {
                 return bitmap.contains(self.words, from);
             }
             let last = self.shape.bit(frame + (1 << order) - 1, other);
-            bitmap.next(self.words, from).is_some_and(|found| found <= last)
+            bitmap
+                .next(self.words, from)
+                .is_some_and(|found| found <= last)
         })
     }
 

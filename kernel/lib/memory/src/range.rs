@@ -43,8 +43,7 @@ macro_rules! range_of {
             pub const fn contains_span(&self, address: $address, bytes: u64) -> bool {
                 match address.checked_add(bytes) {
                     Some(end) => {
-                        self.start.as_u64() <= address.as_u64()
-                            && end.as_u64() <= self.end.as_u64()
+                        self.start.as_u64() <= address.as_u64() && end.as_u64() <= self.end.as_u64()
                     }
                     None => false,
                 }
@@ -77,7 +76,10 @@ mod tests {
     use super::*;
 
     fn range(start: u64, end: u64) -> Range<GuestPhys> {
-        Range { start: GuestPhys::new(start), end: GuestPhys::new(end) }
+        Range {
+            start: GuestPhys::new(start),
+            end: GuestPhys::new(end),
+        }
     }
 
     #[test]

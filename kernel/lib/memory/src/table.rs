@@ -147,13 +147,18 @@ impl Span {
     /// The part of the span that the entry of a table of this level covers which `self.first` falls in.
     fn piece(self, level: u8) -> Self {
         let entry_last = self.first | (entry_bytes(level) - 1);
-        Self { first: self.first, last: entry_last.min(self.last) }
+        Self {
+            first: self.first,
+            last: entry_last.min(self.last),
+        }
     }
 
     /// What remains behind `piece`.
     fn after(self, piece: Self) -> Option<Self> {
-        (piece.last < self.last)
-            .then(|| Self { first: piece.last.wrapping_add(1), last: self.last })
+        (piece.last < self.last).then(|| Self {
+            first: piece.last.wrapping_add(1),
+            last: self.last,
+        })
     }
 
     /// Whether the span is all that an entry of this level covers.
@@ -171,7 +176,10 @@ impl<F: Format> Tables<F> {
 
     /// The tables below an existing root.
     pub const fn from_root(root: HostPhys) -> Self {
-        Self { root, format: core::marker::PhantomData }
+        Self {
+            root,
+            format: core::marker::PhantomData,
+        }
     }
 
     /// The root table, for CR3 or the EPT pointer.
@@ -193,12 +201,24 @@ impl<F: Format> Tables<F> {
         flags: F::Flags,
         largest: PageSize,
     ) -> Result<TlbEffect, TableError> {
-        let Some(span) = Self::span(address, bytes)? else { return Ok(TlbEffect::None) };
+        let Some(span) = Self::span(address, bytes)? else {
+            return Ok(TlbEffect::None);
+        };
         if !frame.is_aligned(PageSize::Size4K) {
             return Err(TableError::Misaligned);
         }
         frame.checked_add(bytes - 1).ok_or(TableError::OutOfRange)?;
-        map_in::<F, M>(memory, self.root, F::LEVELS, span, &Target { frame, flags, largest })
+        map_in::<F, M>(
+            memory,
+            self.root,
+            F::LEVELS,
+            span,
+            &Target {
+                frame,
+                flags,
+                largest,
+            },
+        )
     }
 
     /// Takes away all translations of the `bytes` bytes from `address` on, and gives back the tables that
@@ -212,7 +232,9 @@ impl<F: Format> Tables<F> {
         address: u64,
         bytes: u64,
     ) -> Result<TlbEffect, TableError> {
-        let Some(span) = Self::span(address, bytes)? else { return Ok(TlbEffect::None) };
+        let Some(span) = Self::span(address, bytes)? else {
+            return Ok(TlbEffect::None);
+        };
         unmap_in::<F, M>(memory, self.root, F::LEVELS, span)
     }
 
@@ -228,7 +250,9 @@ impl<F: Format> Tables<F> {
         bytes: u64,
         change: impl Fn(F::Flags) -> F::Flags,
     ) -> Result<TlbEffect, TableError> {
-        let Some(span) = Self::span(address, bytes)? else { return Ok(TlbEffect::None) };
+        let Some(span) = Self::span(address, bytes)? else {
+            return Ok(TlbEffect::None);
+        };
         protect_in::<F, M>(memory, self.root, F::LEVELS, span, &change)
     }
 
@@ -249,7 +273,11 @@ impl<F: Format> Tables<F> {
                 Entry::Leaf { frame, flags } => {
                     let size = page_size(level)?;
                     let address = frame.wrapping_add(address & (size.bytes() - 1));
-                    return Some(Translation { address, size, flags });
+                    return Some(Translation {
+                        address,
+                        size,
+                        flags,
+                    });
                 }
             }
         }
@@ -269,12 +297,17 @@ impl<F: Format> Tables<F> {
         if bytes == 0 {
             return Ok(None);
         }
-        let last = address.checked_add(bytes - 1).ok_or(TableError::OutOfRange)?;
+        let last = address
+            .checked_add(bytes - 1)
+            .ok_or(TableError::OutOfRange)?;
         let same_half = upper_part::<F>(address) == upper_part::<F>(last);
         if !same_half || !is_translatable::<F>(address) || !is_translatable::<F>(last) {
             return Err(TableError::OutOfRange);
         }
-        Ok(Some(Span { first: address, last }))
+        Ok(Some(Span {
+            first: address,
+            last,
+        }))
     }
 }
 
@@ -304,7 +337,12 @@ fn map_in<F: Format, M: TableMemory>(
         let leaf_size = page_size(level)
             .filter(|&size| size <= target.largest && piece.fills(level) && frame.is_aligned(size));
         if let Some(size) = leaf_size {
-            if old == (Entry::Leaf { frame, flags: target.flags }) {
+            if old
+                == (Entry::Leaf {
+                    frame,
+                    flags: target.flags,
+                })
+            {
                 continue;
             }
             memory.write_entry(table, slot, F::leaf_entry(frame, size, target.flags));
@@ -394,7 +432,9 @@ fn protect_in<F: Format, M: TableMemory>(
             Entry::Table(below) => below,
             Entry::Leaf { frame, flags } => {
                 let new = change(flags);
-                let Some(size) = page_size(level).filter(|_| new != flags) else { continue };
+                let Some(size) = page_size(level).filter(|_| new != flags) else {
+                    continue;
+                };
                 effect = TlbEffect::Stale;
                 if piece.fills(level) {
                     memory.write_entry(table, slot, F::leaf_entry(frame, size, new));

@@ -20,7 +20,9 @@ fn main() {
         let mut now_ns = 0;
         let begin = Instant::now();
         for _ in 0..DECISIONS {
-            let Some(turn) = queue.choose(now_ns) else { break };
+            let Some(turn) = queue.choose(now_ns) else {
+                break;
+            };
             now_ns += 250_000;
             let (number, share) = queue.end_turn(turn, now_ns);
             let _ = queue.enqueue(black_box(number), share, Arrival::Again, now_ns);

@@ -60,7 +60,10 @@ mod tests {
     fn the_page_of_the_local_apic_is_its_registers() {
         let (mut cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
         let gpa = GuestPhys::new(VERSION);
-        assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0x0005_0014);
+        assert_eq!(
+            read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword),
+            0x0005_0014
+        );
         // The task priority.
         let gpa = GuestPhys::new(0xfee0_0080);
         write_device(&mut cpu, &mut vcpu, &mut machine, gpa, Width::Dword, 0x30);
@@ -73,10 +76,16 @@ mod tests {
         let (mut cpu, mut vcpu, mut machine) = (FakeCpu::long_mode(0), vcpu(), FakeMachine::new(0));
         for gpa in [0xfedf_ffff, 0xfee0_1000, 0xd000_0000] {
             let gpa = GuestPhys::new(gpa);
-            assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Byte), 0xff);
+            assert_eq!(
+                read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Byte),
+                0xff
+            );
             write_device(&mut cpu, &mut vcpu, &mut machine, gpa, Width::Byte, 1);
         }
-        assert_eq!((machine.mmio_reads.len(), machine.mmio_writes.len()), (3, 3));
+        assert_eq!(
+            (machine.mmio_reads.len(), machine.mmio_writes.len()),
+            (3, 3)
+        );
     }
 
     #[test]
@@ -85,7 +94,10 @@ mod tests {
         let changed = Ok(ApicAction::ModeChanged);
         assert_eq!(vcpu.lapic.write_base(0xfee0_0d00), changed);
         let gpa = GuestPhys::new(VERSION);
-        assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0xffff_ffff);
+        assert_eq!(
+            read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword),
+            0xffff_ffff
+        );
     }
 
     #[test]
@@ -94,6 +106,9 @@ mod tests {
         let changed = Ok(ApicAction::ModeChanged);
         assert_eq!(vcpu.lapic.write_base(0xd000_0900), changed);
         let gpa = GuestPhys::new(0xd000_0030);
-        assert_eq!(read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword), 0x0005_0014);
+        assert_eq!(
+            read_device(&cpu, &mut vcpu, &mut machine, gpa, Width::Dword),
+            0x0005_0014
+        );
     }
 }

@@ -28,8 +28,16 @@ impl<C: Cpu> fmt::Display for Registers<'_, C> {
             CpuMode::Long => "64-bit",
         };
         let (rip, rflags, cpl) = (cpu.rip(), cpu.rflags().bits(), cpu.cpl());
-        writeln!(f, "rip {rip:016x} rflags {rflags:08x} cpl {cpl} {mode} mode")?;
-        for (registers, names) in Gpr::ALL.as_chunks::<4>().0.iter().zip(NAMES.as_chunks::<4>().0) {
+        writeln!(
+            f,
+            "rip {rip:016x} rflags {rflags:08x} cpl {cpl} {mode} mode"
+        )?;
+        for (registers, names) in Gpr::ALL
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .zip(NAMES.as_chunks::<4>().0)
+        {
             for (register, name) in registers.iter().zip(names) {
                 write!(f, "{name} {:016x} ", cpu.gpr(*register))?;
             }
@@ -58,7 +66,11 @@ impl<C: Cpu> fmt::Display for Registers<'_, C> {
             writeln!(f, "{}", if segment.is_usable() { "" } else { " unusable" })?;
         }
         for (name, table) in [("gdtr", cpu.gdtr()), ("idtr", cpu.idtr())] {
-            write!(f, "{name} base {:016x} limit {:04x} ", table.base, table.limit)?;
+            write!(
+                f,
+                "{name} base {:016x} limit {:04x} ",
+                table.base, table.limit
+            )?;
         }
         writeln!(f)?;
         for register in [0, 1, 2, 3, 6, 7] {
@@ -97,7 +109,15 @@ mod tests {
 
     #[test]
     fn the_mode_is_named() {
-        assert!(Registers(&FakeCpu::real_mode()).to_string().contains("real mode"));
-        assert!(Registers(&FakeCpu::protected_mode()).to_string().contains("protected mode"));
+        assert!(
+            Registers(&FakeCpu::real_mode())
+                .to_string()
+                .contains("real mode")
+        );
+        assert!(
+            Registers(&FakeCpu::protected_mode())
+                .to_string()
+                .contains("protected mode")
+        );
     }
 }

@@ -49,7 +49,10 @@ pub struct Emulator {
 impl Emulator {
     /// Nothing emulated so far.
     pub const fn new() -> Self {
-        Self { cache: Cache::new(), failures: 0 }
+        Self {
+            cache: Cache::new(),
+            failures: 0,
+        }
     }
 }
 
@@ -119,8 +122,12 @@ fn emulate_any<C: Cpu, M: Machine>(
     };
     let dr7 = cpu.debug_register(7);
     let outcome = {
-        let mut executor =
-            execute::Executor { cpu: &mut *cpu, vcpu: &mut *vcpu, machine, space: &mut space };
+        let mut executor = execute::Executor {
+            cpu: &mut *cpu,
+            vcpu: &mut *vcpu,
+            machine,
+            space: &mut space,
+        };
         executor.execute(&instruction, limit(dr7, executor.cpu.rflags()))
     };
     let ended = match outcome {
@@ -140,7 +147,10 @@ fn emulate_any<C: Cpu, M: Machine>(
                 Ok(fetched) => fetched.bytes,
                 Err(_) => [0; 16],
             };
-            let unknown = Unknown { bytes, fetched: usize::from(instruction.length) };
+            let unknown = Unknown {
+                bytes,
+                fetched: usize::from(instruction.length),
+            };
             return Err(refuse(cpu, vcpu, &unknown));
         }
         Err(AccessError::Fault(fault)) => return Err(fault),

@@ -65,7 +65,9 @@ impl GuestFault {
             | Self::StackFault(code)
             | Self::SegmentNotPresent(code)
             | Self::InvalidTss(code)
-            | Self::PageFault { error_code: code, .. } => Some(code),
+            | Self::PageFault {
+                error_code: code, ..
+            } => Some(code),
             Self::AlignmentCheck => Some(0),
             Self::InvalidOpcode
             | Self::DeviceNotAvailable
@@ -141,7 +143,10 @@ impl fmt::Display for VmError {
             Self::TripleFault => f.write_str("triple fault"),
             Self::UnexpectedExit(code) => write!(f, "an exit nobody expected (reason {code})"),
             Self::EntryRefused(code) => {
-                write!(f, "the processor refused to enter the guest (reason {code})")
+                write!(
+                    f,
+                    "the processor refused to enter the guest (reason {code})"
+                )
             }
             Self::MemoryMisconfigured(gpa) => {
                 write!(f, "a misconfigured second-level page-table entry at {gpa}")

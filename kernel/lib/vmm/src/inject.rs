@@ -75,7 +75,10 @@ pub fn decide<C: Cpu>(
     if activity == Activity::WaitingForStartUp {
         return Decision::default();
     }
-    let mut decision = Decision { event: pending.take_first(), ..Decision::default() };
+    let mut decision = Decision {
+        event: pending.take_first(),
+        ..Decision::default()
+    };
     if decision.event == Some(Event::Nmi) {
         // Its first delivery has blocked NMIs, which would forbid the second (SDM vol. 3, Handling VM Exits Due to
         // Exceptions).
@@ -159,7 +162,9 @@ fn waiting_interrupt(
 #[inline]
 fn can_take_interrupt<C: Cpu>(cpu: &C) -> bool {
     cpu.rflags().contains(Rflags::IF)
-        && !cpu.blocking().intersects(Blocking::STI.union(Blocking::MOV_SS))
+        && !cpu
+            .blocking()
+            .intersects(Blocking::STI.union(Blocking::MOV_SS))
 }
 
 #[cfg(test)]

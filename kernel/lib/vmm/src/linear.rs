@@ -69,7 +69,11 @@ impl Linear {
             cr4,
             efer,
             rflags,
-            pkru: if cr4.contains(Cr4::PKE) { cpu.pkru() } else { 0 },
+            pkru: if cr4.contains(Cr4::PKE) {
+                cpu.pkru()
+            } else {
+                0
+            },
             // Only PAE paging has them, and they are four reads of the VMCS.
             pdptes: match PagingMode::new(cr0, cr4, efer) {
                 PagingMode::Pae => cpu.pdptes(),
@@ -80,7 +84,10 @@ impl Linear {
         };
         Self {
             paging,
-            segmentation: Segmentation { mode, width: LinearWidth::new(cr4) },
+            segmentation: Segmentation {
+                mode,
+                width: LinearWidth::new(cr4),
+            },
             alignment_checks: cpl == 3 && cr0.contains(Cr0::AM) && rflags.contains(Rflags::AC),
             privilege: Privilege::of_cpl(cpl),
         }
@@ -111,12 +118,12 @@ impl Linear {
             _ => cpu.segment(name),
         };
         let bytes = width.bytes() as u64;
-        let gva =
-            self.segmentation.linear(name, &segment, offset, bytes, kind).map_err(|fault| {
-                match fault {
-                    SegmentFault::GeneralProtection => GuestFault::GP0,
-                    SegmentFault::Stack => GuestFault::StackFault(0),
-                }
+        let gva = self
+            .segmentation
+            .linear(name, &segment, offset, bytes, kind)
+            .map_err(|fault| match fault {
+                SegmentFault::GeneralProtection => GuestFault::GP0,
+                SegmentFault::Stack => GuestFault::StackFault(0),
             })?;
         if self.alignment_checks && !gva.as_u64().is_multiple_of(bytes) {
             return Err(GuestFault::AlignmentCheck);
@@ -150,7 +157,10 @@ impl Linear {
             }
             Err(WalkFault::Contended) => return Err(AccessError::Retry),
         };
-        let fault = GuestFault::PageFault { address: gva, error_code: error_code.bits() };
+        let fault = GuestFault::PageFault {
+            address: gva,
+            error_code: error_code.bits(),
+        };
         Err(AccessError::Fault(fault))
     }
 
@@ -167,7 +177,8 @@ impl Linear {
         if self.paging.cr4.contains(Cr4::LA57) {
             return None;
         }
-        self.paging.walk_four_levels(memory, gva, kind, self.privilege, visit)
+        self.paging
+            .walk_four_levels(memory, gva, kind, self.privilege, visit)
     }
 
     /// Reads `buffer.len()` bytes, at most a page, from `gva` on.
@@ -208,7 +219,9 @@ impl Linear {
 
     /// The start of the page behind the one that holds the address.
     pub(crate) fn next_page(&self, gva: GuestVirt) -> GuestVirt {
-        let next = gva.align_down(PageSize::Size4K).wrapping_add(PageSize::Size4K.bytes());
+        let next = gva
+            .align_down(PageSize::Size4K)
+            .wrapping_add(PageSize::Size4K.bytes());
         match self.segmentation.mode {
             CpuMode::Long => next,
             _ => GuestVirt::new(next.as_u64() & 0xffff_ffff),
@@ -232,7 +245,11 @@ impl Linear {
         } else {
             first
         };
-        Ok(Pieces { first, first_bytes: room, second })
+        Ok(Pieces {
+            first,
+            first_bytes: room,
+            second,
+        })
     }
 }
 
@@ -303,7 +320,9 @@ mod tests {
 
     /// Maps the page at linear 8 GiB to `first` and the one behind it to `second`, an entry each.
     fn map_two_pages(machine: &FakeMachine, first: u64, second: u64) {
-        machine.memory.put_u64(ROOT + 0x1000 + 8 * 8, (ROOT + 0x3000) | 3);
+        machine
+            .memory
+            .put_u64(ROOT + 0x1000 + 8 * 8, (ROOT + 0x3000) | 3);
         machine.memory.put_u64(ROOT + 0x3000, (ROOT + 0x4000) | 3);
         machine.memory.put_u64(ROOT + 0x4000, first);
         machine.memory.put_u64(ROOT + 0x4008, second);
@@ -315,11 +334,15 @@ mod tests {
         map_two_pages(&machine, 0x20_0003, 0x30_0003);
         let linear = Linear::new(&cpu, &vcpu().cpuid);
         let gva = GuestVirt::new(0x2_0000_0ffe);
-        linear.write(&mut machine, gva, &[1, 2, 3, 4], linear.privilege).unwrap();
+        linear
+            .write(&mut machine, gva, &[1, 2, 3, 4], linear.privilege)
+            .unwrap();
         assert_eq!(machine.memory.get(0x20_0ffe), [1, 2]);
         assert_eq!(machine.memory.get(0x30_0000), [3, 4]);
         let mut bytes = [0; 4];
-        linear.read(&mut machine, gva, &mut bytes, linear.privilege).unwrap();
+        linear
+            .read(&mut machine, gva, &mut bytes, linear.privilege)
+            .unwrap();
         assert_eq!(bytes, [1, 2, 3, 4]);
     }
 
@@ -335,7 +358,10 @@ mod tests {
             linear.privilege,
         );
         let address = GuestVirt::new(0x2_0000_1000);
-        let fault = GuestFault::PageFault { address, error_code: 2 };
+        let fault = GuestFault::PageFault {
+            address,
+            error_code: 2,
+        };
         assert_eq!(result, Err(AccessError::Fault(fault)));
         assert_eq!(machine.memory.get(0x20_0ffe), [0, 0]);
     }
@@ -347,7 +373,10 @@ mod tests {
         let linear = Linear::new(&cpu, &vcpu().cpuid);
         let gva = GuestVirt::new(0x5000);
         let result = linear.write(&mut machine, gva, &[1], Privilege::User);
-        let fault = GuestFault::PageFault { address: gva, error_code: 0b1111 };
+        let fault = GuestFault::PageFault {
+            address: gva,
+            error_code: 0b1111,
+        };
         assert_eq!(result, Err(AccessError::Fault(fault)));
     }
 
@@ -359,9 +388,15 @@ mod tests {
         let mut bytes = [0; 5];
         read_physical(&mut machine, GuestPhys::new(0xfec0_0004), &mut bytes);
         assert_eq!(bytes, [0x11, 0x22, 0x33, 0x44, 0x66]);
-        assert_eq!(machine.mmio_reads, [(0xfec0_0004, Width::Dword), (0xfec0_0008, Width::Byte)]);
+        assert_eq!(
+            machine.mmio_reads,
+            [(0xfec0_0004, Width::Dword), (0xfec0_0008, Width::Byte)]
+        );
         write_physical(&mut machine, GuestPhys::new(0xfec0_0010), &[1; 8]);
-        assert_eq!(machine.mmio_writes, [(0xfec0_0010, Width::Qword, 0x0101_0101_0101_0101)]);
+        assert_eq!(
+            machine.mmio_writes,
+            [(0xfec0_0010, Width::Qword, 0x0101_0101_0101_0101)]
+        );
     }
 
     #[test]

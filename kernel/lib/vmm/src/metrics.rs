@@ -111,12 +111,20 @@ pub struct ExitFigures {
 }
 
 impl ExitFigures {
-    const ZERO: Self = Self { count: 0, ticks: 0, by_log2_ticks: [0; BUCKETS] };
+    const ZERO: Self = Self {
+        count: 0,
+        ticks: 0,
+        by_log2_ticks: [0; BUCKETS],
+    };
 
     /// The ticks below which this share of the exits, in thousandths, was done; a power of two, or `None`
     /// without exits.
     pub fn permille_below(&self, share: u64) -> Option<u64> {
-        let total: u64 = self.by_log2_ticks.iter().map(|count| u64::from(*count)).sum();
+        let total: u64 = self
+            .by_log2_ticks
+            .iter()
+            .map(|count| u64::from(*count))
+            .sum();
         let wanted = (total * share).div_ceil(1000).max(1);
         let mut seen = 0;
         for (bucket, count) in (1u32..).zip(self.by_log2_ticks) {
@@ -144,13 +152,17 @@ impl Default for Metrics {
 impl Metrics {
     /// Nothing counted yet.
     pub const fn new() -> Self {
-        Self { kinds: [ExitFigures::ZERO; ExitKind::COUNT] }
+        Self {
+            kinds: [ExitFigures::ZERO; ExitKind::COUNT],
+        }
     }
 
     /// Counts one exit that took this many ticks until the guest ran again.
     #[inline]
     pub fn count(&mut self, kind: ExitKind, ticks: u64) {
-        let Some(figures) = self.kinds.get_mut(kind as usize) else { return };
+        let Some(figures) = self.kinds.get_mut(kind as usize) else {
+            return;
+        };
         figures.count = figures.count.wrapping_add(1);
         figures.ticks = figures.ticks.wrapping_add(ticks);
         let bucket = (ticks | 1).ilog2() as usize;
@@ -166,7 +178,9 @@ impl Metrics {
 
     /// All exits.
     pub fn total(&self) -> u64 {
-        self.kinds.iter().fold(0, |sum, figures| sum.wrapping_add(figures.count))
+        self.kinds
+            .iter()
+            .fold(0, |sum, figures| sum.wrapping_add(figures.count))
     }
 }
 
@@ -175,10 +189,16 @@ impl fmt::Display for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut kinds = ExitKind::ALL;
         kinds.sort_unstable_by_key(|kind| core::cmp::Reverse(self.of(*kind).ticks));
-        writeln!(f, "{:<18} {:>12} {:>16} {:>8} {:>8}", "exit", "count", "ticks", "mean", "99 %<")?;
+        writeln!(
+            f,
+            "{:<18} {:>12} {:>16} {:>8} {:>8}",
+            "exit", "count", "ticks", "mean", "99 %<"
+        )?;
         for kind in kinds {
             let figures = self.of(kind);
-            let Some(mean) = figures.ticks.checked_div(figures.count) else { continue };
+            let Some(mean) = figures.ticks.checked_div(figures.count) else {
+                continue;
+            };
             let most = figures.permille_below(990).unwrap_or(0);
             writeln!(
                 f,
@@ -207,7 +227,10 @@ mod tests {
         metrics.count(ExitKind::of(&VmExit::Cpuid), 300);
         metrics.count(ExitKind::of(&VmExit::HostTimer), 7);
         assert_eq!(
-            (metrics.of(ExitKind::Cpuid).count, metrics.of(ExitKind::Cpuid).ticks),
+            (
+                metrics.of(ExitKind::Cpuid).count,
+                metrics.of(ExitKind::Cpuid).ticks
+            ),
             (2, 400)
         );
         assert_eq!(metrics.total(), 3);
@@ -220,7 +243,10 @@ mod tests {
             metrics.count(ExitKind::Hlt, ticks);
         }
         let buckets = metrics.of(ExitKind::Hlt).by_log2_ticks;
-        assert_eq!((buckets[0], buckets[1], buckets[7], buckets[8], buckets[23]), (2, 2, 1, 1, 1));
+        assert_eq!(
+            (buckets[0], buckets[1], buckets[7], buckets[8], buckets[23]),
+            (2, 2, 1, 1, 1)
+        );
     }
 
     #[test]
@@ -245,6 +271,9 @@ mod tests {
         let table = metrics.to_string();
         let rows: alloc::vec::Vec<_> = table.lines().collect();
         assert_eq!(rows.len(), 3);
-        assert!(rows[1].starts_with("port ") && rows[2].starts_with("cpuid "), "{table}");
+        assert!(
+            rows[1].starts_with("port ") && rows[2].starts_with("cpuid "),
+            "{table}"
+        );
     }
 }

@@ -46,7 +46,11 @@ fn slot(index: u32) -> Option<Slot> {
         msr::IA32_MTRR_DEF_TYPE => Slot::DefaultType,
         FIRST_VARIABLE..=LAST_VARIABLE => {
             let number = (index - FIRST_VARIABLE) as usize;
-            if number.is_multiple_of(2) { Slot::Base(number) } else { Slot::Mask(number) }
+            if number.is_multiple_of(2) {
+                Slot::Base(number)
+            } else {
+                Slot::Mask(number)
+            }
         }
         msr::IA32_MTRR_FIX64K_00000 => Slot::Fixed(0),
         msr::IA32_MTRR_FIX16K_80000 => Slot::Fixed(1),
@@ -81,9 +85,15 @@ impl Mtrrs {
             let mut start = hole.start.as_u64() & address_mask;
             let end = hole.end.as_u64() & !0xfff;
             while start < end {
-                let Some([base, mask]) = pairs.next() else { return mtrrs };
+                let Some([base, mask]) = pairs.next() else {
+                    return mtrrs;
+                };
                 let largest = 1u64 << (end - start).ilog2();
-                let aligned = if start == 0 { largest } else { start & start.wrapping_neg() };
+                let aligned = if start == 0 {
+                    largest
+                } else {
+                    start & start.wrapping_neg()
+                };
                 let size = largest.min(aligned);
                 *base = start | UNCACHEABLE;
                 *mask = !(size - 1) & address_mask | VALID;
@@ -163,7 +173,10 @@ mod tests {
 
     #[test]
     fn firmware_covers_an_odd_hole_with_several_ranges() {
-        let hole = Range { start: GuestPhys::new(0xb000_0000), end: GuestPhys::new(0x1_0000_0000) };
+        let hole = Range {
+            start: GuestPhys::new(0xb000_0000),
+            end: GuestPhys::new(0x1_0000_0000),
+        };
         let mtrrs = Mtrrs::as_firmware_leaves(&[hole], 40);
         assert_eq!(mtrrs.read(0x2ff), Some(0xc06));
         assert_eq!(mtrrs.read(0x200), Some(0xb000_0000));

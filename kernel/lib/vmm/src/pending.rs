@@ -52,7 +52,9 @@ enum Class {
 
 impl Class {
     const fn of(event: Event) -> Self {
-        let Event::Exception { exception, .. } = event else { return Self::Benign };
+        let Event::Exception { exception, .. } = event else {
+            return Self::Benign;
+        };
         match exception {
             Exception::DoubleFault => Self::DoubleFault,
             Exception::PageFault | Exception::Virtualization => Self::PageFault,
@@ -87,7 +89,10 @@ const fn meet(first: Class, second: Class) -> Meeting {
 impl Pending {
     /// None at all.
     pub const fn new() -> Self {
-        Self { first: None, nmis: 0 }
+        Self {
+            first: None,
+            nmis: 0,
+        }
     }
 
     /// After each exit: the event whose delivery it interrupted, which is delivered again unless something is
@@ -113,7 +118,13 @@ impl Pending {
             _ => {}
         }
         let error_code = fault.error_code().filter(|_| cpu.cr0().contains(Cr0::PE));
-        self.reflect(Event::Exception { exception: fault.exception(), error_code }, cpu)
+        self.reflect(
+            Event::Exception {
+                exception: fault.exception(),
+                error_code,
+            },
+            cpu,
+        )
     }
 
     /// An exception has exited before its delivery and is the guest's own after all.

@@ -247,7 +247,11 @@ impl RestartDelay {
             0 => 0,
             1..=9 => {
                 let delay = FIRST_DELAY_NS << (before - 1);
-                if delay < LONGEST_DELAY_NS { delay } else { LONGEST_DELAY_NS }
+                if delay < LONGEST_DELAY_NS {
+                    delay
+                } else {
+                    LONGEST_DELAY_NS
+                }
             }
             _ => LONGEST_DELAY_NS,
         }
@@ -262,9 +266,14 @@ mod tests {
 
     use super::*;
 
-    const STOP: EndPolicies = EndPolicies { on_crash: EndPolicy::Stop, on_reboot: EndPolicy::Stop };
-    const RESTART: EndPolicies =
-        EndPolicies { on_crash: EndPolicy::Restart, on_reboot: EndPolicy::Restart };
+    const STOP: EndPolicies = EndPolicies {
+        on_crash: EndPolicy::Stop,
+        on_reboot: EndPolicy::Stop,
+    };
+    const RESTART: EndPolicies = EndPolicies {
+        on_crash: EndPolicy::Restart,
+        on_reboot: EndPolicy::Restart,
+    };
 
     const EVENTS: [PowerEvent; 10] = [
         PowerEvent::Start,
@@ -281,7 +290,9 @@ mod tests {
 
     /// Applies events one after the other and returns the last state.
     fn live(policies: EndPolicies, events: &[PowerEvent]) -> Power {
-        events.iter().fold(Power::Off, |power, event| apply(power, *event, policies).unwrap().0)
+        events.iter().fold(Power::Off, |power, event| {
+            apply(power, *event, policies).unwrap().0
+        })
     }
 
     #[test]
@@ -290,7 +301,10 @@ mod tests {
         assert_eq!(live(STOP, &[Start]), Power::Running);
         assert_eq!(live(STOP, &[Start, Pause]), Power::Paused);
         assert_eq!(live(STOP, &[Start, Pause, Resume]), Power::Running);
-        assert_eq!(live(STOP, &[Start, GuestPowerOff]), Power::Ending(Then::Off));
+        assert_eq!(
+            live(STOP, &[Start, GuestPowerOff]),
+            Power::Ending(Then::Off)
+        );
         assert_eq!(live(STOP, &[Start, GuestPowerOff, VcpusLeft]), Power::Off);
         assert_eq!(live(STOP, &[Start, Pause, Destroy, VcpusLeft]), Power::Gone);
     }
@@ -303,7 +317,10 @@ mod tests {
             assert_eq!(live(RESTART, &[Start, event, VcpusLeft]), Power::Running);
         }
         // A power-off is a power-off.
-        assert_eq!(live(RESTART, &[Start, GuestPowerOff, VcpusLeft]), Power::Off);
+        assert_eq!(
+            live(RESTART, &[Start, GuestPowerOff, VcpusLeft]),
+            Power::Off
+        );
         // The operator's reset is a restart whatever the policies say.
         assert_eq!(live(STOP, &[Start, Reset, VcpusLeft]), Power::Running);
     }
@@ -311,8 +328,14 @@ mod tests {
     #[test]
     fn the_first_end_counts_until_the_operator_says_otherwise() {
         use PowerEvent::*;
-        assert_eq!(live(STOP, &[Start, GuestPowerOff, GuestCrash]), Power::Ending(Then::Off));
-        assert_eq!(live(RESTART, &[Start, GuestCrash, Stop, VcpusLeft]), Power::Off);
+        assert_eq!(
+            live(STOP, &[Start, GuestPowerOff, GuestCrash]),
+            Power::Ending(Then::Off)
+        );
+        assert_eq!(
+            live(RESTART, &[Start, GuestCrash, Stop, VcpusLeft]),
+            Power::Off
+        );
         assert_eq!(live(STOP, &[Start, Stop, Start, VcpusLeft]), Power::Running);
         assert_eq!(live(STOP, &[Start, Stop, Destroy, VcpusLeft]), Power::Gone);
     }
@@ -367,7 +390,12 @@ mod tests {
         for _ in 0..12 {
             waits.push(delay.after_life_of(1_000_000) / 1_000_000);
         }
-        assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000]);
+        assert_eq!(
+            waits,
+            [
+                0, 100, 200, 400, 800, 1600, 3200, 6400, 12800, 25600, 30000, 30000
+            ]
+        );
         // A life that lasted begins the count anew.
         assert_eq!(delay.after_life_of(60_000_000_000), 0);
         assert_eq!(delay.after_life_of(1), 0);

@@ -53,7 +53,12 @@ pub fn start_up<C: Cpu>(cpu: &mut C, page: Vector) {
     let base = u64::from(selector) << 4;
     cpu.set_segment(
         SegmentName::Cs,
-        Segment { selector, base, limit: 0xffff, access: DATA | AccessRights::CODE },
+        Segment {
+            selector,
+            base,
+            limit: 0xffff,
+            access: DATA | AccessRights::CODE,
+        },
     );
     cpu.set_rip(0);
 }
@@ -73,7 +78,10 @@ fn registers<C: Cpu>(cpu: &mut C) {
     for name in SegmentName::ALL {
         cpu.set_segment(name, segment(name));
     }
-    let table = DescriptorTable { base: 0, limit: 0xffff };
+    let table = DescriptorTable {
+        base: 0,
+        limit: 0xffff,
+    };
     cpu.set_gdtr(table);
     cpu.set_idtr(table);
     for register in 0..4 {
@@ -86,7 +94,12 @@ fn registers<C: Cpu>(cpu: &mut C) {
 }
 
 fn segment(name: SegmentName) -> Segment {
-    let flat = |access| Segment { selector: 0, base: 0, limit: 0xffff, access };
+    let flat = |access| Segment {
+        selector: 0,
+        base: 0,
+        limit: 0xffff,
+        access,
+    };
     match name {
         SegmentName::Cs => Segment {
             selector: 0xf000,

@@ -56,7 +56,13 @@ impl VcpuState {
             platform_id: 0,
             arch_capabilities: 0,
         };
-        Self { cpuid, msrs, lapic, pending: Pending::new(), emulator: Emulator::new() }
+        Self {
+            cpuid,
+            msrs,
+            lapic,
+            pending: Pending::new(),
+            emulator: Emulator::new(),
+        }
     }
 
     /// Whether IA32_APIC_BASE has the local APIC enabled.

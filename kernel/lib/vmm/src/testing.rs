@@ -2,7 +2,12 @@
 //!
 //! They are compiled for this crate's own tests and, with the feature `testing`, for those of others. Being
 //! test code, they panic where a test has set them up wrongly.
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, reason = "test code")]
+#![allow(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "test code"
+)]
 
 mod cpu;
 mod machine;

@@ -28,7 +28,12 @@ pub struct Record {
 }
 
 impl Record {
-    const NONE: Self = Self { tsc: 0, rip: 0, detail: 0, kind: ExitKind::Fatal };
+    const NONE: Self = Self {
+        tsc: 0,
+        rip: 0,
+        detail: 0,
+        kind: ExitKind::Fatal,
+    };
 
     /// The kind of exit.
     pub const fn kind(&self) -> ExitKind {
@@ -53,7 +58,10 @@ impl Default for Trace {
 impl Trace {
     /// No exit yet.
     pub const fn new() -> Self {
-        Self { ring: [Record::NONE; REMEMBERED], written: 0 }
+        Self {
+            ring: [Record::NONE; REMEMBERED],
+            written: 0,
+        }
     }
 
     /// Remembers an exit, before it is handled.
@@ -61,7 +69,12 @@ impl Trace {
     pub fn record<C: Cpu>(&mut self, cpu: &C, exit: &VmExit, kind: ExitKind, tsc: u64) {
         let slot = self.written as usize & (REMEMBERED - 1);
         if let Some(slot) = self.ring.get_mut(slot) {
-            *slot = Record { tsc, rip: cpu.rip(), detail: detail(cpu, exit), kind };
+            *slot = Record {
+                tsc,
+                rip: cpu.rip(),
+                detail: detail(cpu, exit),
+                kind,
+            };
         }
         self.written = self.written.wrapping_add(1);
     }
@@ -85,7 +98,12 @@ fn detail<C: Cpu>(cpu: &C, exit: &VmExit) -> u64 {
         VmExit::Cpuid => cpu.gpr(Gpr::Rax) << 32 | cpu.gpr(Gpr::Rcx) & 0xffff_ffff,
         VmExit::ReadMsr | VmExit::WriteMsr => cpu.gpr(Gpr::Rcx) & 0xffff_ffff,
         VmExit::Hypercall => cpu.gpr(Gpr::Rax),
-        VmExit::PortIo(PortIo { port, width, direction, string }) => {
+        VmExit::PortIo(PortIo {
+            port,
+            width,
+            direction,
+            string,
+        }) => {
             u64::from(port)
                 | (width as u64) << 16
                 | u64::from(direction == Direction::Out) << 24
@@ -256,11 +274,19 @@ mod tests {
 
     #[test]
     fn lines_say_what_the_exit_was_about() {
-        let cpu = FakeCpu::long_mode(0).with(Gpr::Rcx, 0xc000_0080).with(Gpr::Rax, 7);
-        let out =
-            PortIo { port: 0x3f8, width: Width::Byte, direction: Direction::Out, string: None };
-        let write_cr4 =
-            ControlRegisterAccess::Write { register: ControlRegister::Cr4, source: Gpr::Rax };
+        let cpu = FakeCpu::long_mode(0)
+            .with(Gpr::Rcx, 0xc000_0080)
+            .with(Gpr::Rax, 7);
+        let out = PortIo {
+            port: 0x3f8,
+            width: Width::Byte,
+            direction: Direction::Out,
+            string: None,
+        };
+        let write_cr4 = ControlRegisterAccess::Write {
+            register: ControlRegister::Cr4,
+            source: Gpr::Rax,
+        };
         for (exit, text) in [
             (VmExit::ReadMsr, "IA32_EFER"),
             (VmExit::PortIo(out), "out 0x03f8, 1 bytes"),
@@ -284,7 +310,10 @@ mod tests {
         record(&mut trace, &cpu, VmExit::Hlt, 1000);
         record(&mut trace, &cpu, VmExit::HostTimer, 1250);
         let text = trace.to_string();
-        let starts: Vec<_> = text.lines().map(|line| line.split(' ').next().unwrap()).collect();
+        let starts: Vec<_> = text
+            .lines()
+            .map(|line| line.split(' ').next().unwrap())
+            .collect();
         assert_eq!(starts, ["+0", "+250"]);
     }
 }

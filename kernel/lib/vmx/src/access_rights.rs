@@ -39,6 +39,10 @@ mod tests {
     #[test]
     fn only_undefined_bits_are_lost_on_the_way_out() {
         assert_eq!(from_vmcs(0xa09b).bits(), 0xa09b);
-        assert_eq!(from_vmcs(0x1_c0f3).bits(), 0x1_0060, "an unusable SS still has the CPL");
+        assert_eq!(
+            from_vmcs(0x1_c0f3).bits(),
+            0x1_0060,
+            "an unusable SS still has the CPL"
+        );
     }
 }

@@ -82,9 +82,10 @@ impl ApicLevel {
             Self::None => (cr8_exits, SecondaryControls::empty()),
             Self::TaskPriority => (shadow, access),
             Self::Registers => (shadow, registers),
-            Self::Delivery => {
-                (shadow, registers.union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY))
-            }
+            Self::Delivery => (
+                shadow,
+                registers.union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY),
+            ),
         }
     }
 
@@ -123,7 +124,10 @@ impl InterruptStatus {
     /// From the field.
     pub const fn from_field(field: u16) -> Self {
         let [requesting, servicing] = field.to_le_bytes();
-        Self { requesting, servicing }
+        Self {
+            requesting,
+            servicing,
+        }
     }
 
     /// For the field.
@@ -185,7 +189,10 @@ impl PostedInterruptDescriptor {
 
     /// Nothing requested, notifications suppressed.
     pub fn new() -> Self {
-        Self { control: AtomicU64::new(Self::SUPPRESSED), ..Self::default() }
+        Self {
+            control: AtomicU64::new(Self::SUPPRESSED),
+            ..Self::default()
+        }
     }
 
     /// Requests an interrupt. The request is visible before the notification, as the manual wants.
@@ -231,7 +238,9 @@ impl PostedInterruptDescriptor {
     pub fn take(&self) -> [u64; 4] {
         // ON first: a request that comes after it is cleared notifies again.
         self.control.fetch_and(!Self::OUTSTANDING, Ordering::SeqCst);
-        self.requests.each_ref().map(|word| word.swap(0, Ordering::SeqCst))
+        self.requests
+            .each_ref()
+            .map(|word| word.swap(0, Ordering::SeqCst))
     }
 
     /// Whether something was posted since the last [`take`](Self::take).
@@ -275,12 +284,30 @@ mod tests {
         for mode in [ApicMode::Disabled, ApicMode::Xapic, ApicMode::X2apic] {
             assert_eq!(controls(ApicLevel::None, mode), (cr8, 0));
         }
-        assert_eq!(controls(ApicLevel::Delivery, ApicMode::Disabled), (shadow, 0));
-        assert_eq!(controls(ApicLevel::TaskPriority, ApicMode::Xapic), (shadow, 1));
-        assert_eq!(controls(ApicLevel::Registers, ApicMode::Xapic), (shadow, 0x101));
-        assert_eq!(controls(ApicLevel::Delivery, ApicMode::Xapic), (shadow, 0x301));
-        assert_eq!(controls(ApicLevel::TaskPriority, ApicMode::X2apic), (shadow, 0x10));
-        assert_eq!(controls(ApicLevel::Delivery, ApicMode::X2apic), (shadow, 0x310));
+        assert_eq!(
+            controls(ApicLevel::Delivery, ApicMode::Disabled),
+            (shadow, 0)
+        );
+        assert_eq!(
+            controls(ApicLevel::TaskPriority, ApicMode::Xapic),
+            (shadow, 1)
+        );
+        assert_eq!(
+            controls(ApicLevel::Registers, ApicMode::Xapic),
+            (shadow, 0x101)
+        );
+        assert_eq!(
+            controls(ApicLevel::Delivery, ApicMode::Xapic),
+            (shadow, 0x301)
+        );
+        assert_eq!(
+            controls(ApicLevel::TaskPriority, ApicMode::X2apic),
+            (shadow, 0x10)
+        );
+        assert_eq!(
+            controls(ApicLevel::Delivery, ApicMode::X2apic),
+            (shadow, 0x310)
+        );
     }
 
     #[test]
@@ -297,21 +324,31 @@ mod tests {
         let passing = |level: ApicLevel, access| -> Vec<u32> {
             let mut bitmap = MsrBitmap::ALL_EXIT;
             level.pass_x2apic(&mut bitmap);
-            (0..0x2000).filter(|&msr| bitmap.get(msr, access) == Intercept::Pass).collect()
+            (0..0x2000)
+                .filter(|&msr| bitmap.get(msr, access) == Intercept::Pass)
+                .collect()
         };
         assert_eq!(passing(ApicLevel::None, MsrAccess::Read), []);
         assert_eq!(passing(ApicLevel::TaskPriority, MsrAccess::Read), [0x808]);
         assert_eq!(passing(ApicLevel::Registers, MsrAccess::Write), [0x808]);
-        assert_eq!(passing(ApicLevel::Delivery, MsrAccess::Write), [0x808, 0x80b, 0x83f]);
+        assert_eq!(
+            passing(ApicLevel::Delivery, MsrAccess::Write),
+            [0x808, 0x80b, 0x83f]
+        );
         let readable = passing(ApicLevel::Delivery, MsrAccess::Read);
-        let expected: Vec<u32> =
-            [0x802, 0x803, 0x808, 0x80a, 0x80f].into_iter().chain(0x810..0x828).collect();
+        let expected: Vec<u32> = [0x802, 0x803, 0x808, 0x80a, 0x80f]
+            .into_iter()
+            .chain(0x810..0x828)
+            .collect();
         assert_eq!(readable, expected);
     }
 
     #[test]
     fn the_interrupt_status_has_rvi_low_and_svi_high() {
-        let status = InterruptStatus { requesting: 0x31, servicing: 0xec };
+        let status = InterruptStatus {
+            requesting: 0x31,
+            servicing: 0xec,
+        };
         assert_eq!(status.to_field(), 0xec31);
         assert_eq!(InterruptStatus::from_field(0xec31), status);
     }
@@ -328,7 +365,11 @@ mod tests {
     #[test]
     fn only_the_first_post_to_a_running_vcpu_notifies() {
         let posted = PostedInterruptDescriptor::new();
-        assert_eq!(posted.post(Vector(0x31)), Notify::NotNeeded, "it runs nowhere");
+        assert_eq!(
+            posted.post(Vector(0x31)),
+            Notify::NotNeeded,
+            "it runs nowhere"
+        );
         assert!(posted.is_pending());
         assert_eq!(posted.take(), [1 << 0x31, 0, 0, 0]);
         posted.run_on(3, Vector(0xf2));
@@ -346,9 +387,19 @@ mod tests {
         let posted = PostedInterruptDescriptor::new();
         posted.run_on(0x0102_0304, Vector(0xf2));
         let _ = posted.post(Vector(0x31));
-        assert_eq!(posted.control.load(Ordering::Relaxed), 0x0102_0304_00f2_0001);
-        assert_eq!(core::mem::offset_of!(PostedInterruptDescriptor, control), 32);
+        assert_eq!(
+            posted.control.load(Ordering::Relaxed),
+            0x0102_0304_00f2_0001
+        );
+        assert_eq!(
+            core::mem::offset_of!(PostedInterruptDescriptor, control),
+            32
+        );
         posted.suspend();
-        assert_eq!(posted.control.load(Ordering::Relaxed), 3, "what is outstanding stays so");
+        assert_eq!(
+            posted.control.load(Ordering::Relaxed),
+            3,
+            "what is outstanding stays so"
+        );
     }
 }

@@ -55,7 +55,12 @@ impl MsrBitmap {
 
     /// The four areas of the page, in their order.
     pub const fn areas(&self) -> [&[u8; 1024]; 4] {
-        [&self.read_low, &self.read_high, &self.write_low, &self.write_high]
+        [
+            &self.read_low,
+            &self.read_high,
+            &self.write_low,
+            &self.write_high,
+        ]
     }
 
     /// Says what becomes of an access to an MSR.
@@ -107,7 +112,10 @@ const _: () = assert!(size_of::<IoBitmaps>() == 8192 && align_of::<IoBitmaps>() 
 
 impl IoBitmaps {
     /// Everything exits.
-    pub const ALL_EXIT: Self = Self { a: [0xff; 4096], b: [0xff; 4096] };
+    pub const ALL_EXIT: Self = Self {
+        a: [0xff; 4096],
+        b: [0xff; 4096],
+    };
     /// Bytes from bitmap A to bitmap B.
     pub const B_OFFSET: usize = core::mem::offset_of!(Self, b);
 
@@ -118,7 +126,11 @@ impl IoBitmaps {
 
     /// Says what becomes of accesses to a port. A wide access exits if one of its ports does.
     pub fn set(&mut self, port: u16, intercept: Intercept) {
-        let area = if port < 0x8000 { &mut self.a } else { &mut self.b };
+        let area = if port < 0x8000 {
+            &mut self.a
+        } else {
+            &mut self.b
+        };
         set_bit(area, port & 0x7fff, intercept);
     }
 
@@ -150,7 +162,13 @@ mod tests {
     use super::*;
 
     fn bytes(bitmap: &MsrBitmap) -> std::vec::Vec<u8> {
-        [bitmap.read_low, bitmap.read_high, bitmap.write_low, bitmap.write_high].concat()
+        [
+            bitmap.read_low,
+            bitmap.read_high,
+            bitmap.write_low,
+            bitmap.write_high,
+        ]
+        .concat()
     }
 
     #[test]
@@ -178,7 +196,10 @@ mod tests {
     fn msrs_outside_the_two_ranges_always_exit() {
         let mut bitmap = MsrBitmap::ALL_EXIT;
         for msr in [0x2000, 0x4000_0000, 0xbfff_ffff, 0xc000_2000, u32::MAX] {
-            assert_eq!(bitmap.set(msr, MsrAccess::Read, Intercept::Pass), Err(NoBitForMsr(msr)));
+            assert_eq!(
+                bitmap.set(msr, MsrAccess::Read, Intercept::Pass),
+                Err(NoBitForMsr(msr))
+            );
             assert_eq!(bitmap.get(msr, MsrAccess::Read), Intercept::Exit);
         }
         assert_eq!(bitmap, MsrBitmap::ALL_EXIT);

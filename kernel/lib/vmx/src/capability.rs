@@ -175,7 +175,10 @@ pub struct Allowed {
 impl Allowed {
     /// From a 32-bit capability MSR: allowed-0 settings below, allowed-1 settings above.
     const fn from_msr(value: u64) -> Self {
-        Self { must_be_one: value & 0xffff_ffff, may_be_one: value >> 32 }
+        Self {
+            must_be_one: value & 0xffff_ffff,
+            may_be_one: value >> 32,
+        }
     }
 
     /// The bits of `word` that break a rule: ones that may not be, zeroes that must not be.
@@ -295,7 +298,12 @@ pub struct MissingControls(pub ControlNames);
 
 impl fmt::Display for MissingControls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "this processor's VMX lacks {} in its {}", self.0, self.0.word.name())
+        write!(
+            f,
+            "this processor's VMX lacks {} in its {}",
+            self.0,
+            self.0.word.name()
+        )
     }
 }
 
@@ -320,7 +328,13 @@ pub struct Capabilities {
 impl Capabilities {
     /// Of these MSR values, with the widest addresses that the format of page tables has room for.
     pub const fn new(raw: RawCapabilities) -> Self {
-        Self { raw, widths: AddressWidths { physical: 52, linear: 57 } }
+        Self {
+            raw,
+            widths: AddressWidths {
+                physical: 52,
+                linear: 57,
+            },
+        }
     }
 
     /// The same with this processor's own address widths, which only the checks in
@@ -352,8 +366,14 @@ impl Capabilities {
             WordKind::Exit => Allowed::from_msr(if exact { raw.true_exit } else { raw.exit }),
             WordKind::Entry => Allowed::from_msr(if exact { raw.true_entry } else { raw.entry }),
             WordKind::Secondary => Allowed::from_msr(raw.secondary),
-            WordKind::Tertiary => Allowed { must_be_one: 0, may_be_one: raw.tertiary },
-            WordKind::SecondaryExit => Allowed { must_be_one: 0, may_be_one: raw.secondary_exit },
+            WordKind::Tertiary => Allowed {
+                must_be_one: 0,
+                may_be_one: raw.tertiary,
+            },
+            WordKind::SecondaryExit => Allowed {
+                must_be_one: 0,
+                may_be_one: raw.secondary_exit,
+            },
         }
     }
 
@@ -371,7 +391,10 @@ impl Capabilities {
         let allowed = self.allowed(W::KIND);
         let missing = required.to_bits() & !allowed.may_be_one;
         if missing != 0 {
-            return Err(MissingControls(ControlNames { word: W::KIND, bits: missing }));
+            return Err(MissingControls(ControlNames {
+                word: W::KIND,
+                bits: missing,
+            }));
         }
         let wanted = required.to_bits() | (optional.to_bits() & allowed.may_be_one);
         Ok(W::of_bits(wanted | allowed.must_be_one))
@@ -424,18 +447,27 @@ impl Capabilities {
 
     /// What CR0 must and may be in VMX operation.
     pub const fn cr0(&self) -> Allowed {
-        Allowed { must_be_one: self.raw.cr0_fixed0, may_be_one: self.raw.cr0_fixed1 }
+        Allowed {
+            must_be_one: self.raw.cr0_fixed0,
+            may_be_one: self.raw.cr0_fixed1,
+        }
     }
 
     /// What CR0 must and may be in an unrestricted guest, which may clear PE and PG.
     pub const fn unrestricted_cr0(&self) -> Allowed {
         let free = Cr0::PE.union(Cr0::PG).bits();
-        Allowed { must_be_one: self.raw.cr0_fixed0 & !free, may_be_one: self.raw.cr0_fixed1 }
+        Allowed {
+            must_be_one: self.raw.cr0_fixed0 & !free,
+            may_be_one: self.raw.cr0_fixed1,
+        }
     }
 
     /// What CR4 must and may be in VMX operation.
     pub const fn cr4(&self) -> Allowed {
-        Allowed { must_be_one: self.raw.cr4_fixed0, may_be_one: self.raw.cr4_fixed1 }
+        Allowed {
+            must_be_one: self.raw.cr4_fixed0,
+            may_be_one: self.raw.cr4_fixed1,
+        }
     }
 
     /// The host's CR0 with the fixed bits put right for VMXON.
@@ -465,7 +497,10 @@ mod tests {
                 SecondaryControls::ENABLE_VPID | SecondaryControls::BUS_LOCK_DETECTION,
             )
             .unwrap();
-        assert_eq!(adjusted, SecondaryControls::ENABLE_EPT | SecondaryControls::ENABLE_VPID);
+        assert_eq!(
+            adjusted,
+            SecondaryControls::ENABLE_EPT | SecondaryControls::ENABLE_VPID
+        );
     }
 
     #[test]
@@ -488,12 +523,16 @@ mod tests {
     fn the_true_controls_let_cr3_moves_run_and_the_old_ones_do_not() {
         let cr3 = PrimaryControls::CR3_LOAD_EXITING | PrimaryControls::CR3_STORE_EXITING;
         let with_true = Capabilities::new(skylake());
-        let word =
-            with_true.adjust(PrimaryControls::HLT_EXITING, PrimaryControls::empty()).unwrap();
+        let word = with_true
+            .adjust(PrimaryControls::HLT_EXITING, PrimaryControls::empty())
+            .unwrap();
         assert!(!word.intersects(cr3));
         assert_eq!(word.bits(), 0x0400_6172 | 0x80);
 
-        let without = RawCapabilities { basic: skylake().basic & !(1 << 55), ..skylake() };
+        let without = RawCapabilities {
+            basic: skylake().basic & !(1 << 55),
+            ..skylake()
+        };
         let word = Capabilities::new(without)
             .adjust(PrimaryControls::HLT_EXITING, PrimaryControls::empty())
             .unwrap();
@@ -514,7 +553,12 @@ mod tests {
                 _ => 0x1_0000_0000,
             }
         });
-        assert_eq!(seen, [0x480, 0x481, 0x482, 0x483, 0x484, 0x485, 0x486, 0x487, 0x488, 0x489]);
+        assert_eq!(
+            seen,
+            [
+                0x480, 0x481, 0x482, 0x483, 0x484, 0x485, 0x486, 0x487, 0x488, 0x489
+            ]
+        );
         assert_eq!(raw.secondary, 0);
         assert_eq!(raw.true_pin, 0);
     }
@@ -539,7 +583,10 @@ mod tests {
         assert_eq!(caps.preemption_timer_shift(), 5);
         assert_eq!(caps.cr3_targets(), 0);
         assert_eq!(caps.msr_list_length(), 512);
-        let four_targets = RawCapabilities { misc: 0x7004_c1e7, ..skylake() };
+        let four_targets = RawCapabilities {
+            misc: 0x7004_c1e7,
+            ..skylake()
+        };
         assert_eq!(Capabilities::new(four_targets).cr3_targets(), 4);
     }
 
@@ -550,6 +597,9 @@ mod tests {
         assert_eq!(caps.host_cr4(Cr4::PAE).bits(), 0x2020);
         assert_eq!(caps.unrestricted_cr0().wrong_bits(0x20), 0);
         assert_eq!(caps.cr0().wrong_bits(0x20), 0x8000_0001);
-        assert_eq!(caps.unrestricted_cr0().wrong_bits(0x1_0000_0020), 0x1_0000_0000);
+        assert_eq!(
+            caps.unrestricted_cr0().wrong_bits(0x1_0000_0020),
+            0x1_0000_0000
+        );
     }
 }

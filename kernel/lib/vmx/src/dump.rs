@@ -31,10 +31,20 @@ impl<V: VmcsReader> fmt::Display for GuestDump<'_, V> {
             f,
             "cr0 {:#x} (guest sees {:#x})  cr3 {:#x}  cr4 {:#x} (guest sees {:#x})  efer {:#x}",
             vmcs.read(fields::GUEST_CR0),
-            seen(vmcs, fields::GUEST_CR0, fields::CR0_READ_SHADOW, fields::CR0_GUEST_HOST_MASK),
+            seen(
+                vmcs,
+                fields::GUEST_CR0,
+                fields::CR0_READ_SHADOW,
+                fields::CR0_GUEST_HOST_MASK
+            ),
             vmcs.read(fields::GUEST_CR3),
             vmcs.read(fields::GUEST_CR4),
-            seen(vmcs, fields::GUEST_CR4, fields::CR4_READ_SHADOW, fields::CR4_GUEST_HOST_MASK),
+            seen(
+                vmcs,
+                fields::GUEST_CR4,
+                fields::CR4_READ_SHADOW,
+                fields::CR4_GUEST_HOST_MASK
+            ),
             vmcs.read(fields::GUEST_EFER),
         )?;
         for name in SegmentName::ALL {
@@ -99,7 +109,11 @@ fn write_segment(
         vmcs.read(fields.base),
         vmcs.read(fields.limit),
         access,
-        if access.contains(AccessRights::UNUSABLE) { " (unusable)" } else { "" },
+        if access.contains(AccessRights::UNUSABLE) {
+            " (unusable)"
+        } else {
+            ""
+        },
     )
 }
 
@@ -116,7 +130,11 @@ fn write_exit(f: &mut fmt::Formatter<'_>, vmcs: &impl VmcsReader) -> fmt::Result
         vmcs.read(fields::EXIT_INSTRUCTION_INFO),
     )?;
     for (what, info, error_code) in [
-        ("event", vmcs.read(fields::EXIT_INTERRUPTION_INFO), fields::EXIT_INTERRUPTION_ERROR_CODE),
+        (
+            "event",
+            vmcs.read(fields::EXIT_INTERRUPTION_INFO),
+            fields::EXIT_INTERRUPTION_ERROR_CODE,
+        ),
         (
             "interrupted delivery",
             vmcs.read(fields::IDT_VECTORING_INFO),
@@ -181,7 +199,10 @@ mod tests {
              guest-linear 0x0, instruction length 0, information 0x0",
             "interrupted delivery: HardwareException, vector 14, error code 0x2",
         ] {
-            assert!(text.lines().any(|found| found == line), "{line}\nnot in\n{text}");
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line}\nnot in\n{text}"
+            );
         }
         assert!(!text.contains("\nevent:"));
     }

@@ -41,7 +41,12 @@ pub struct Violation {
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rule, field, value } = self;
-        write!(f, "{field} is {value:#x}: {} (SDM vol. 3, {})", rule.sentence(), rule.section())
+        write!(
+            f,
+            "{field} is {value:#x}: {} (SDM vol. 3, {})",
+            rule.sentence(),
+            rule.section()
+        )
     }
 }
 
@@ -122,7 +127,11 @@ impl<'a, V: VmcsReader> Checker<'a, V> {
     ) {
         let value = self.get(field);
         if !holds(value) {
-            self.found.push(Violation { rule, field: field.encoding(), value: value.into_u64() });
+            self.found.push(Violation {
+                rule,
+                field: field.encoding(),
+                value: value.into_u64(),
+            });
         }
     }
 
@@ -162,7 +171,8 @@ impl<'a, V: VmcsReader> Checker<'a, V> {
     }
 
     fn is_unrestricted(&self) -> bool {
-        self.secondary.contains(SecondaryControls::UNRESTRICTED_GUEST)
+        self.secondary
+            .contains(SecondaryControls::UNRESTRICTED_GUEST)
     }
 }
 
@@ -178,7 +188,10 @@ const fn sign_part(value: u64, from: u8) -> i64 {
 
 /// Whether each byte of a PAT value is a memory type.
 fn is_pat(value: u64) -> bool {
-    value.to_le_bytes().into_iter().all(|byte| matches!(byte, 0 | 1 | 4..=7))
+    value
+        .to_le_bytes()
+        .into_iter()
+        .all(|byte| matches!(byte, 0 | 1 | 4..=7))
 }
 
 /// Bits of IA32_EFER that are not reserved: SCE, LME, LMA and NXE.

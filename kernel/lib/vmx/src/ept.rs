@@ -48,7 +48,9 @@ impl EptFlags {
     /// Ordinary guest memory: all accesses, write-back unless the guest's PAT says otherwise.
     pub const RAM: Self = Self::ALL_ACCESSES.with_memory_type(MemoryType::WriteBack);
     /// Guest memory that it cannot write.
-    pub const ROM: Self = Self::READ.union(Self::EXECUTE).with_memory_type(MemoryType::WriteBack);
+    pub const ROM: Self = Self::READ
+        .union(Self::EXECUTE)
+        .with_memory_type(MemoryType::WriteBack);
     /// A page of the host's devices: uncacheable whatever the guest wants.
     pub const DEVICE: Self = Self::READ
         .union(Self::WRITE)
@@ -112,7 +114,10 @@ impl Format for Ept {
             3 if entry & LARGE != 0 => PageSize::Size1G,
             _ => return Entry::Table(HostPhys::new(entry & ADDRESS)),
         };
-        Entry::Leaf { frame: HostPhys::new(entry & ADDRESS).align_down(size), flags }
+        Entry::Leaf {
+            frame: HostPhys::new(entry & ADDRESS).align_down(size),
+            flags,
+        }
     }
 }
 
@@ -234,7 +239,11 @@ pub fn explain<M: TableMemory>(
     kind: AccessKind,
     caps: &Capabilities,
 ) -> Walk {
-    let mut walk = Walk { gpa, steps: [None; 4], verdict: Verdict::OutOfRange };
+    let mut walk = Walk {
+        gpa,
+        steps: [None; 4],
+        verdict: Verdict::OutOfRange,
+    };
     if gpa.as_u64() >> 48 != 0 {
         return walk;
     }
@@ -252,7 +261,10 @@ pub fn explain<M: TableMemory>(
             return walk;
         }
         if denied.is_none() && !flags.contains(EptFlags::right_for(kind)) {
-            denied = Some(Verdict::Denied { level: level as u8, kind });
+            denied = Some(Verdict::Denied {
+                level: level as u8,
+                kind,
+            });
         }
         match Ept::decode(entry, level as u8) {
             Entry::Empty => {
@@ -308,7 +320,11 @@ pub fn check_entry(entry: u64, level: u8, caps: &Capabilities) -> Result<(), Mis
 }
 
 const fn low_bits(count: u8) -> u64 {
-    if count >= 64 { u64::MAX } else { (1 << count) - 1 }
+    if count >= 64 {
+        u64::MAX
+    } else {
+        (1 << count) - 1
+    }
 }
 
 impl fmt::Display for Walk {
@@ -317,9 +333,11 @@ impl fmt::Display for Walk {
         for (step, level) in self.steps.iter().zip((1..=4).rev()) {
             let Some((table, entry)) = step else { break };
             write!(f, "\n  level {level}: table {table}, entry {entry:#018x}")?;
-            for (flag, letter) in
-                [(EptFlags::READ, 'r'), (EptFlags::WRITE, 'w'), (EptFlags::EXECUTE, 'x')]
-            {
+            for (flag, letter) in [
+                (EptFlags::READ, 'r'),
+                (EptFlags::WRITE, 'w'),
+                (EptFlags::EXECUTE, 'x'),
+            ] {
                 let allowed = EptFlags::from_bits_retain(*entry).contains(flag);
                 write!(
                     f,

@@ -41,7 +41,11 @@ impl InterruptionInfo {
     const VALID: u32 = 1 << 31;
 
     const fn new(kind: InterruptionType, vector: Vector, error_code: Option<u32>) -> Self {
-        let error_code = if error_code.is_some() { Self::ERROR_CODE } else { 0 };
+        let error_code = if error_code.is_some() {
+            Self::ERROR_CODE
+        } else {
+            0
+        };
         Self(Self::VALID | error_code | (kind as u32) << 8 | vector.0 as u32)
     }
 
@@ -103,12 +107,13 @@ impl InterruptionInfo {
                 exception: Exception::from_vector(vector)?,
                 error_code: self.has_error_code().then(error_code),
             },
-            InterruptionType::SoftwareInterrupt => {
-                Event::SoftwareInterrupt { vector, length: instruction_length() as u8 }
-            }
-            InterruptionType::PrivilegedSoftwareException => {
-                Event::PrivilegedSoftwareException { length: instruction_length() as u8 }
-            }
+            InterruptionType::SoftwareInterrupt => Event::SoftwareInterrupt {
+                vector,
+                length: instruction_length() as u8,
+            },
+            InterruptionType::PrivilegedSoftwareException => Event::PrivilegedSoftwareException {
+                length: instruction_length() as u8,
+            },
             InterruptionType::SoftwareException => Event::SoftwareException {
                 exception: Exception::from_vector(vector)?,
                 length: instruction_length() as u8,
@@ -135,21 +140,33 @@ impl From<Event> for EntryEvent {
         let (kind, vector, error_code, length) = match event {
             Event::Interrupt(vector) => (InterruptionType::ExternalInterrupt, vector, None, None),
             Event::Nmi => (InterruptionType::Nmi, Vector::NMI, None, None),
-            Event::Exception { exception, error_code } => {
-                (InterruptionType::HardwareException, exception.vector(), error_code, None)
-            }
-            Event::SoftwareInterrupt { vector, length } => {
-                (InterruptionType::SoftwareInterrupt, vector, None, Some(length))
-            }
+            Event::Exception {
+                exception,
+                error_code,
+            } => (
+                InterruptionType::HardwareException,
+                exception.vector(),
+                error_code,
+                None,
+            ),
+            Event::SoftwareInterrupt { vector, length } => (
+                InterruptionType::SoftwareInterrupt,
+                vector,
+                None,
+                Some(length),
+            ),
             Event::PrivilegedSoftwareException { length } => (
                 InterruptionType::PrivilegedSoftwareException,
                 Exception::Debug.vector(),
                 None,
                 Some(length),
             ),
-            Event::SoftwareException { exception, length } => {
-                (InterruptionType::SoftwareException, exception.vector(), None, Some(length))
-            }
+            Event::SoftwareException { exception, length } => (
+                InterruptionType::SoftwareException,
+                exception.vector(),
+                None,
+                Some(length),
+            ),
         };
         Self {
             info: InterruptionInfo::new(kind, vector, error_code),
@@ -177,26 +194,43 @@ mod tests {
                 None,
             ),
             (
-                Event::Exception { exception: Exception::GeneralProtection, error_code: None },
+                Event::Exception {
+                    exception: Exception::GeneralProtection,
+                    error_code: None,
+                },
                 0x8000_030d,
                 None,
                 None,
             ),
             (
-                Event::Exception { exception: Exception::InvalidOpcode, error_code: None },
+                Event::Exception {
+                    exception: Exception::InvalidOpcode,
+                    error_code: None,
+                },
                 0x8000_0306,
                 None,
                 None,
             ),
             (
-                Event::SoftwareInterrupt { vector: Vector(0x80), length: 2 },
+                Event::SoftwareInterrupt {
+                    vector: Vector(0x80),
+                    length: 2,
+                },
                 0x8000_0480,
                 None,
                 Some(2),
             ),
-            (Event::PrivilegedSoftwareException { length: 1 }, 0x8000_0501, None, Some(1)),
             (
-                Event::SoftwareException { exception: Exception::Breakpoint, length: 1 },
+                Event::PrivilegedSoftwareException { length: 1 },
+                0x8000_0501,
+                None,
+                Some(1),
+            ),
+            (
+                Event::SoftwareException {
+                    exception: Exception::Breakpoint,
+                    length: 1,
+                },
                 0x8000_0603,
                 None,
                 Some(1),
@@ -210,7 +244,11 @@ mod tests {
             let info = InterruptionInfo(info);
             assert_eq!(
                 EntryEvent::from(event),
-                EntryEvent { info, error_code, instruction_length }
+                EntryEvent {
+                    info,
+                    error_code,
+                    instruction_length
+                }
             );
         }
     }
@@ -218,8 +256,10 @@ mod tests {
     #[test]
     fn an_event_that_an_exit_interrupted_is_the_one_to_inject_again() {
         for (event, info, error_code, length) in rows() {
-            let read = InterruptionInfo(info)
-                .event(|| error_code.expect("has none"), || length.expect("has none"));
+            let read = InterruptionInfo(info).event(
+                || error_code.expect("has none"),
+                || length.expect("has none"),
+            );
             assert_eq!(read, Some(event));
         }
     }

@@ -98,9 +98,9 @@ pub fn decode(reason: u32, fields: &impl ExitFields) -> VmExit {
         ExitReason::Io => io(reason, fields),
         ExitReason::Rdmsr => VmExit::ReadMsr,
         ExitReason::Wrmsr => VmExit::WriteMsr,
-        ExitReason::InvalidGuestState | ExitReason::MsrLoading => {
-            VmExit::EntryRefused { code: raw.number().into() }
-        }
+        ExitReason::InvalidGuestState | ExitReason::MsrLoading => VmExit::EntryRefused {
+            code: raw.number().into(),
+        },
         ExitReason::EntryMachineCheck => VmExit::HostMachineCheck,
         ExitReason::Mwait => VmExit::Mwait,
         ExitReason::Monitor => VmExit::Monitor,
@@ -108,9 +108,9 @@ pub fn decode(reason: u32, fields: &impl ExitFields) -> VmExit {
         ExitReason::Pause => VmExit::Pause,
         ExitReason::TprBelowThreshold => VmExit::TprBelowThreshold,
         ExitReason::ApicAccess => apic_access(fields.qualification()),
-        ExitReason::ApicWrite => {
-            VmExit::ApicWrite { offset: (fields.qualification() & 0xfff) as u16 }
-        }
+        ExitReason::ApicWrite => VmExit::ApicWrite {
+            offset: (fields.qualification() & 0xfff) as u16,
+        },
         ExitReason::VirtualizedEoi => VmExit::ApicEoi(Vector(fields.qualification() as u8)),
         ExitReason::GdtrOrIdtr | ExitReason::LdtrOrTr => VmExit::DescriptorTable,
         ExitReason::EptViolation => ept_violation(fields),
@@ -169,16 +169,20 @@ pub fn decode(reason: u32, fields: &impl ExitFields) -> VmExit {
 /// The event whose delivery this exit cut short, to be injected again unless the handler decides otherwise.
 #[inline]
 pub fn interrupted_event(fields: &impl ExitFields) -> Option<Event> {
-    InterruptionInfo(fields.idt_vectoring_info())
-        .event(|| fields.idt_vectoring_error_code(), || fields.instruction_length())
+    InterruptionInfo(fields.idt_vectoring_info()).event(
+        || fields.idt_vectoring_error_code(),
+        || fields.instruction_length(),
+    )
 }
 
 /// The event that an [`ExceptionOrNmi`](ExitReason::ExceptionOrNmi) exit kept from the guest, for passing it on
 /// unchanged; INT1, INT3 and INTO keep their instruction length, which [`VmExit::Exception`] has no place for.
 #[inline]
 pub fn exiting_event(fields: &impl ExitFields) -> Option<Event> {
-    InterruptionInfo(fields.interruption_info())
-        .event(|| fields.interruption_error_code(), || fields.instruction_length())
+    InterruptionInfo(fields.interruption_info()).event(
+        || fields.interruption_error_code(),
+        || fields.instruction_length(),
+    )
 }
 
 /// Whether the exit hit an IRET that had already ended the blocking of NMIs, so that it must be set again
@@ -216,7 +220,9 @@ fn exception_or_nmi(reason: u32, fields: &impl ExitFields) -> VmExit {
     }
     VmExit::Exception(ExceptionInfo {
         exception,
-        error_code: info.has_error_code().then(|| fields.interruption_error_code()),
+        error_code: info
+            .has_error_code()
+            .then(|| fields.interruption_error_code()),
         detail: match exception {
             Exception::PageFault | Exception::Debug => fields.qualification(),
             _ => 0,
@@ -247,8 +253,14 @@ fn control_register(reason: u32, qualification: u64) -> VmExit {
     };
     let gpr = Gpr::from_number((qualification >> 8) as u8);
     VmExit::ControlRegister(match (qualification >> 4) & 3 {
-        0 => ControlRegisterAccess::Write { register, source: gpr },
-        1 => ControlRegisterAccess::Read { register, target: gpr },
+        0 => ControlRegisterAccess::Write {
+            register,
+            source: gpr,
+        },
+        1 => ControlRegisterAccess::Read {
+            register,
+            target: gpr,
+        },
         2 => ControlRegisterAccess::Clts,
         // The source data is here for a register and for a memory operand alike (bit 6).
         _ => ControlRegisterAccess::Lmsw((qualification >> 16) as u16),
@@ -258,7 +270,11 @@ fn control_register(reason: u32, qualification: u64) -> VmExit {
 fn debug_register(qualification: u64) -> VmExit {
     VmExit::DebugRegister(DebugRegisterAccess {
         register: (qualification & 7) as u8,
-        direction: if qualification & (1 << 4) == 0 { Direction::Out } else { Direction::In },
+        direction: if qualification & (1 << 4) == 0 {
+            Direction::Out
+        } else {
+            Direction::In
+        },
         gpr: Gpr::from_number((qualification >> 8) as u8),
     })
 }
@@ -272,18 +288,35 @@ fn io(reason: u32, fields: &impl ExitFields) -> VmExit {
         3 => Width::Dword,
         _ => return VmExit::Unexpected { code: reason },
     };
-    let direction = if qualification & (1 << 3) == 0 { Direction::Out } else { Direction::In };
+    let direction = if qualification & (1 << 3) == 0 {
+        Direction::Out
+    } else {
+        Direction::In
+    };
     let string = if qualification & (1 << 4) == 0 {
         None
     } else {
-        Some(string_io(qualification, direction, fields.instruction_info()))
+        Some(string_io(
+            qualification,
+            direction,
+            fields.instruction_info(),
+        ))
     };
-    VmExit::PortIo(PortIo { port: (qualification >> 16) as u16, width, direction, string })
+    VmExit::PortIo(PortIo {
+        port: (qualification >> 16) as u16,
+        width,
+        direction,
+        string,
+    })
 }
 
 fn string_io(qualification: u64, direction: Direction, instruction_info: u32) -> StringIo {
     StringIo {
-        repeat: if qualification & (1 << 5) == 0 { Repeat::Once } else { Repeat::ByCount },
+        repeat: if qualification & (1 << 5) == 0 {
+            Repeat::Once
+        } else {
+            Repeat::ByCount
+        },
         address_width: match (instruction_info >> 7) & 7 {
             0 => Width::Word,
             1 => Width::Dword,
@@ -336,7 +369,11 @@ fn ept_violation(fields: &impl ExitFields) -> VmExit {
 
 /// A notification VM exit; bit 0 says that the guest's state is lost (SDM vol. 3, Notification VM Exits).
 fn instruction_timeout(reason: u32, qualification: u64) -> VmExit {
-    if qualification & 1 == 0 { VmExit::HostTimer } else { VmExit::Unexpected { code: reason } }
+    if qualification & 1 == 0 {
+        VmExit::HostTimer
+    } else {
+        VmExit::Unexpected { code: reason }
+    }
 }
 
 #[cfg(test)]

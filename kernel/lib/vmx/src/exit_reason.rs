@@ -187,7 +187,13 @@ mod tests {
         let reason = RawExitReason(0x8000_0021);
         assert!(reason.is_entry_failure());
         assert_eq!(reason.basic(), Some(ExitReason::InvalidGuestState));
-        assert_eq!(reason.to_string(), "entry failure due to invalid guest state (0x80000021)");
-        assert_eq!(RawExitReason(0x23).to_string(), "unknown exit reason (0x23)");
+        assert_eq!(
+            reason.to_string(),
+            "entry failure due to invalid guest state (0x80000021)"
+        );
+        assert_eq!(
+            RawExitReason(0x23).to_string(),
+            "unknown exit reason (0x23)"
+        );
     }
 }

@@ -59,13 +59,19 @@ mod tests {
     #[test]
     fn firmware_that_locked_vt_x_on_leaves_nothing_to_do() {
         assert_eq!(FeatureControl::decide(5), Ok(FeatureControl::Enabled));
-        assert_eq!(FeatureControl::decide(0x4_0007), Ok(FeatureControl::Enabled));
+        assert_eq!(
+            FeatureControl::decide(0x4_0007),
+            Ok(FeatureControl::Enabled)
+        );
     }
 
     #[test]
     fn an_open_msr_is_set_and_locked_and_keeps_its_other_bits() {
         assert_eq!(FeatureControl::decide(0), Ok(FeatureControl::Write(5)));
-        assert_eq!(FeatureControl::decide(0x4_0000), Ok(FeatureControl::Write(0x4_0005)));
+        assert_eq!(
+            FeatureControl::decide(0x4_0000),
+            Ok(FeatureControl::Write(0x4_0005))
+        );
         assert_eq!(FeatureControl::decide(4), Ok(FeatureControl::Write(5)));
     }
 

@@ -209,7 +209,10 @@ impl Features {
                 present |= 1 << feature as u32;
             }
         }
-        Self { present, preemption_timer_shift: caps.preemption_timer_shift() }
+        Self {
+            present,
+            preemption_timer_shift: caps.preemption_timer_shift(),
+        }
     }
 
     /// Whether the processor has it.
@@ -224,7 +227,11 @@ impl Features {
     /// [`MissingFeatures`] names those that are not.
     pub fn check(&self) -> Result<(), MissingFeatures> {
         let missing = MissingFeatures(*self);
-        if missing.iter().next().is_some() { Err(missing) } else { Ok(()) }
+        if missing.iter().next().is_some() {
+            Err(missing)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -237,10 +244,23 @@ impl fmt::Display for Features {
                 Need::Required => "required",
                 Need::Optional => "optional",
             };
-            let there = if self.has(feature) { "there" } else { "missing" };
-            write!(f, "{newline}{:<36} {need} {there:<7} {}", feature.name(), feature.purpose())?;
+            let there = if self.has(feature) {
+                "there"
+            } else {
+                "missing"
+            };
+            write!(
+                f,
+                "{newline}{:<36} {need} {there:<7} {}",
+                feature.name(),
+                feature.purpose()
+            )?;
             if feature == Feature::PreemptionTimer && self.has(feature) {
-                write!(f, " (one count is 2^{} TSC ticks)", self.preemption_timer_shift)?;
+                write!(
+                    f,
+                    " (one count is 2^{} TSC ticks)",
+                    self.preemption_timer_shift
+                )?;
             }
             newline = "\n";
         }
@@ -289,7 +309,11 @@ mod tests {
 
     fn line(features: &Features, name: &str) -> String {
         let table = features.to_string();
-        table.lines().find(|line| line.starts_with(name)).unwrap().to_string()
+        table
+            .lines()
+            .find(|line| line.starts_with(name))
+            .unwrap()
+            .to_string()
     }
 
     #[test]

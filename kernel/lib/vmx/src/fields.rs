@@ -128,10 +128,19 @@ pub struct Field<W, A> {
 impl<W: FieldWidth, A: Access> Field<W, A> {
     const fn new(encoding: u32) -> Self {
         let width = (encoding >> 13) & 3;
-        assert!(width == W::WIDTH_CODES[0] || width == W::WIDTH_CODES[1], "another width");
-        assert!(((encoding >> 10) & 3 == 1) == A::READ_ONLY, "another access");
+        assert!(
+            width == W::WIDTH_CODES[0] || width == W::WIDTH_CODES[1],
+            "another width"
+        );
+        assert!(
+            ((encoding >> 10) & 3 == 1) == A::READ_ONLY,
+            "another access"
+        );
         assert!(encoding & 1 == 0, "the upper half of a 64-bit field");
-        Self { encoding: Encoding(encoding), kind: PhantomData }
+        Self {
+            encoding: Encoding(encoding),
+            kind: PhantomData,
+        }
     }
 
     /// Its number for VMREAD and VMWRITE.
@@ -505,9 +514,18 @@ mod tests {
         for name in SegmentName::ALL {
             let fields = SegmentFields::guest(name);
             let upper = std::format!("{name:?}").to_uppercase();
-            assert_eq!(fields.selector.encoding().name(), std::format!("GUEST_{upper}_SELECTOR"));
-            assert_eq!(fields.base.encoding().name(), std::format!("GUEST_{upper}_BASE"));
-            assert_eq!(fields.limit.encoding().name(), std::format!("GUEST_{upper}_LIMIT"));
+            assert_eq!(
+                fields.selector.encoding().name(),
+                std::format!("GUEST_{upper}_SELECTOR")
+            );
+            assert_eq!(
+                fields.base.encoding().name(),
+                std::format!("GUEST_{upper}_BASE")
+            );
+            assert_eq!(
+                fields.limit.encoding().name(),
+                std::format!("GUEST_{upper}_LIMIT")
+            );
             assert_eq!(
                 fields.access_rights.encoding().name(),
                 std::format!("GUEST_{upper}_ACCESS_RIGHTS")

@@ -51,7 +51,9 @@ impl InstructionError {
 
 impl fmt::Display for InstructionError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let meaning = self.meaning().unwrap_or("an error that the manual does not list");
+        let meaning = self
+            .meaning()
+            .unwrap_or("an error that the manual does not list");
         write!(f, "{meaning} (VM-instruction error {})", self.0)
     }
 }

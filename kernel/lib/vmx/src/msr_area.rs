@@ -84,10 +84,18 @@ mod tests {
             (0x79, Err(LoadRefusal::MicrocodeUpdate)),
             (0x8b, Err(LoadRefusal::MicrocodeUpdate)),
         ] {
-            let entry = MsrEntry { index, reserved: 0, value: 0 };
+            let entry = MsrEntry {
+                index,
+                reserved: 0,
+                value: 0,
+            };
             assert_eq!(check_load(&entry), expected, "{index:#x}");
         }
-        let entry = MsrEntry { index: 0xc000_0082, reserved: 1, value: 0 };
+        let entry = MsrEntry {
+            index: 0xc000_0082,
+            reserved: 1,
+            value: 0,
+        };
         assert_eq!(check_load(&entry), Err(LoadRefusal::Reserved));
     }
 }

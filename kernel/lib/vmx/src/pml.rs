@@ -19,7 +19,9 @@ pub const fn filled_slots(index: u16) -> core::ops::Range<usize> {
 /// The pages in the log, oldest first. `slot` reads one of the 512 slots.
 pub fn pages(index: u16, slot: impl Fn(usize) -> u64) -> impl Iterator<Item = GuestPhys> {
     // The manual promises page addresses; Bochs 2.7 logs the byte.
-    filled_slots(index).rev().map(move |at| GuestPhys::new(slot(at)).align_down(PageSize::Size4K))
+    filled_slots(index)
+        .rev()
+        .map(move |at| GuestPhys::new(slot(at)).align_down(PageSize::Size4K))
 }
 
 #[cfg(test)]
@@ -28,7 +30,9 @@ mod tests {
     use std::vec::Vec;
 
     fn logged(index: u16) -> Vec<u64> {
-        pages(index, |slot| (slot as u64) << 12 | 0x123).map(GuestPhys::as_u64).collect()
+        pages(index, |slot| (slot as u64) << 12 | 0x123)
+            .map(GuestPhys::as_u64)
+            .collect()
     }
 
     #[test]

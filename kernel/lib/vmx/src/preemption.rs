@@ -15,7 +15,9 @@ pub struct PreemptionTimer {
 impl PreemptionTimer {
     /// Of a processor with these capabilities.
     pub const fn new(caps: &Capabilities) -> Self {
-        Self { shift: caps.preemption_timer_shift() }
+        Self {
+            shift: caps.preemption_timer_shift(),
+        }
     }
 
     /// One count is two to this power TSC ticks.
@@ -31,7 +33,9 @@ impl PreemptionTimer {
     /// exits before the guest's first instruction.
     #[inline]
     pub const fn value_until(self, deadline: u64, now: u64) -> u32 {
-        let Some(grid_mask) = (1_u64 << self.shift).checked_sub(1) else { return 1 };
+        let Some(grid_mask) = (1_u64 << self.shift).checked_sub(1) else {
+            return 1;
+        };
         // The count of grid points at or below the deadline, rounded up without overflow.
         let target = (deadline >> self.shift) + (deadline & grid_mask != 0) as u64;
         match target.checked_sub(now >> self.shift) {

@@ -93,8 +93,9 @@ mod tests {
     #[test]
     fn all_vpids_but_the_hosts_are_given_out_once() {
         let mut allocator = VpidAllocator::new();
-        let all: BTreeSet<u16> =
-            core::iter::from_fn(|| allocator.allocate()).map(Vpid::as_u16).collect();
+        let all: BTreeSet<u16> = core::iter::from_fn(|| allocator.allocate())
+            .map(Vpid::as_u16)
+            .collect();
         assert_eq!(all.len(), 65535);
         assert!(!all.contains(&0));
         assert_eq!(allocator.allocate(), None);

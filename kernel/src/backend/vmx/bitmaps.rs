@@ -33,7 +33,11 @@ impl Bitmaps {
         let bytes = 2 * PageSize::Size4K.bytes();
         let io = FrameRun::zeroed(bytes, PageSize::Size4K).ok_or(OutOfFrames)?;
         let msr = Frame::zeroed().ok_or(OutOfFrames)?;
-        for (page, offset) in IoBitmaps::ALL_EXIT.pages().into_iter().zip([0, IoBitmaps::B_OFFSET]) {
+        for (page, offset) in IoBitmaps::ALL_EXIT
+            .pages()
+            .into_iter()
+            .zip([0, IoBitmaps::B_OFFSET])
+        {
             io.write(offset, page);
         }
         let mut msrs = MsrBitmap::ALL_EXIT;

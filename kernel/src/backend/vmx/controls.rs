@@ -6,8 +6,11 @@ use vmx::{EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryCo
 
 /// The CR0 bits that a guest changes without an exit: those that concern only what it sees itself. PE, PG, NW
 /// and CD have rules and consequences, NE is fixed by VMX, and the reserved ones are to fault.
-pub(super) const CR0_GUEST_OWNED: Cr0 =
-    Cr0::MP.union(Cr0::EM).union(Cr0::TS).union(Cr0::WP).union(Cr0::AM);
+pub(super) const CR0_GUEST_OWNED: Cr0 = Cr0::MP
+    .union(Cr0::EM)
+    .union(Cr0::TS)
+    .union(Cr0::WP)
+    .union(Cr0::AM);
 
 /// The CR4 bits that a guest may change without an exit, where CPUID shows it the feature: the others have rules
 /// or consequences (paging mode, what CPUID shows, VMX itself).

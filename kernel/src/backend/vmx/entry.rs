@@ -23,7 +23,10 @@ pub(super) struct Frame {
 
 impl Frame {
     pub(super) const fn new() -> Self {
-        Self { gprs: Gprs::new(), host_rsp: 0 }
+        Self {
+            gprs: Gprs::new(),
+            host_rsp: 0,
+        }
     }
 
     /// Forgets the host stack, after a VMCLEAR or when the vCPU moves to another CPU.

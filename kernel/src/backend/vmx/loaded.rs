@@ -8,8 +8,8 @@ use arch::{
 use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 use vmm::cpu::{Blocking, Cpu};
-use vmx::controls::EntryControls;
 use vmx::access_rights::{from_vmcs, to_vmcs};
+use vmx::controls::EntryControls;
 use vmx::fields::{self, SegmentFields};
 
 use super::VmxVcpu;
@@ -124,8 +124,7 @@ impl Cpu for VmxLoaded<'_> {
 
     fn set_efer(&mut self, efer: Efer) {
         self.vmcs.write(fields::GUEST_EFER, efer.bits());
-        let mut controls =
-            EntryControls::from_bits_retain(self.vmcs.read(fields::ENTRY_CONTROLS));
+        let mut controls = EntryControls::from_bits_retain(self.vmcs.read(fields::ENTRY_CONTROLS));
         controls.set(EntryControls::IA32E_MODE_GUEST, efer.contains(Efer::LMA));
         self.vmcs.write(fields::ENTRY_CONTROLS, controls.bits());
     }
@@ -169,7 +168,8 @@ impl Cpu for VmxLoaded<'_> {
         self.vmcs.write(fields.selector, segment.selector);
         self.vmcs.write(fields.base, segment.base);
         self.vmcs.write(fields.limit, segment.limit);
-        self.vmcs.write(fields.access_rights, to_vmcs(segment.access));
+        self.vmcs
+            .write(fields.access_rights, to_vmcs(segment.access));
     }
 
     fn cpl(&self) -> u8 {
@@ -185,7 +185,8 @@ impl Cpu for VmxLoaded<'_> {
 
     fn set_gdtr(&mut self, table: DescriptorTable) {
         self.vmcs.write(fields::GUEST_GDTR_BASE, table.base);
-        self.vmcs.write(fields::GUEST_GDTR_LIMIT, u32::from(table.limit));
+        self.vmcs
+            .write(fields::GUEST_GDTR_LIMIT, u32::from(table.limit));
     }
 
     fn idtr(&self) -> DescriptorTable {
@@ -197,7 +198,8 @@ impl Cpu for VmxLoaded<'_> {
 
     fn set_idtr(&mut self, table: DescriptorTable) {
         self.vmcs.write(fields::GUEST_IDTR_BASE, table.base);
-        self.vmcs.write(fields::GUEST_IDTR_LIMIT, u32::from(table.limit));
+        self.vmcs
+            .write(fields::GUEST_IDTR_LIMIT, u32::from(table.limit));
     }
 
     fn debug_register(&self, register: u8) -> u64 {

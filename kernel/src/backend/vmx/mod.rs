@@ -40,8 +40,8 @@ use self::switch::{HostExtendedState, SwitchedState};
 use self::tlb::Tlb;
 use self::vmcs::{CurrentVmcs, Vmcs};
 use super::{Backend, GuestFeatures, OutOfFrames, VcpuSetup};
-use crate::cpu::{self, PcpuId, control};
 use crate::cpu::msr::{read_msr, try_read_msr, write_msr};
+use crate::cpu::{self, PcpuId, control};
 use crate::memory::{Frame, GuestRam};
 
 /// VT-x as found on this machine, and what all of its vCPUs have in common. Never freed, never changed.
@@ -219,13 +219,22 @@ impl Backend for VmxBackend {
     fn guest_features(&self) -> GuestFeatures {
         let secondary = self.controls.secondary;
         let mut backing = Backing::RANDOM;
-        backing.set(Backing::INVPCID, secondary.contains(SecondaryControls::ENABLE_INVPCID));
+        backing.set(
+            Backing::INVPCID,
+            secondary.contains(SecondaryControls::ENABLE_INVPCID),
+        );
         backing.set(
             Backing::RDTSCP,
             secondary.contains(SecondaryControls::ENABLE_RDTSCP) && self.extended_state.tsc_aux,
         );
-        backing.set(Backing::XSAVES, secondary.contains(SecondaryControls::ENABLE_XSAVES));
-        GuestFeatures { xcr0: self.extended_state.xcr0.unwrap_or(Xcr0::X87), backing }
+        backing.set(
+            Backing::XSAVES,
+            secondary.contains(SecondaryControls::ENABLE_XSAVES),
+        );
+        GuestFeatures {
+            xcr0: self.extended_state.xcr0.unwrap_or(Xcr0::X87),
+            backing,
+        }
     }
 
     fn address_space(&self, ram: &GuestRam) -> Result<Arc<EptSpace>, OutOfFrames> {
@@ -272,7 +281,10 @@ impl VmxVcpu {
         }
         self.space.flush_before_first_use(here, self.vmx.tlb);
         self.switched.load();
-        self.residence = Residence::Cpu { id: here, entry: entry::Entry::Launch };
+        self.residence = Residence::Cpu {
+            id: here,
+            entry: entry::Entry::Launch,
+        };
         vmcs
     }
 }

@@ -18,7 +18,11 @@ impl LoadedVcpu for VmxLoaded<'_> {
     #[inline]
     fn enter(&mut self, now_tsc: u64, deadline_tsc: u64) -> VmExit {
         let vmx = self.vcpu.vmx;
-        if vmx.controls.pin.contains(PinControls::ACTIVATE_PREEMPTION_TIMER) {
+        if vmx
+            .controls
+            .pin
+            .contains(PinControls::ACTIVATE_PREEMPTION_TIMER)
+        {
             let value = vmx.preemption_timer.value_until(deadline_tsc, now_tsc);
             self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
         }
@@ -29,7 +33,9 @@ impl LoadedVcpu for VmxLoaded<'_> {
         // the frame is borrowed uniquely through `self`, and the run loop keeps interrupts off.
         let outcome = unsafe { enter(&raw mut self.vcpu.frame, *entry) };
         if outcome != Outcome::Exited {
-            return VmExit::EntryRefused { code: self.vmcs.read(fields::VM_INSTRUCTION_ERROR) };
+            return VmExit::EntryRefused {
+                code: self.vmcs.read(fields::VM_INSTRUCTION_ERROR),
+            };
         }
         *entry = Entry::Resume;
         let reason = self.vmcs.read(fields::EXIT_REASON);
@@ -66,7 +72,8 @@ impl LoadedVcpu for VmxLoaded<'_> {
             self.vmcs.write(fields::ENTRY_INSTRUCTION_LENGTH, length);
         }
         // The processor clears the valid bit of this field at the exit that follows.
-        self.vmcs.write(fields::ENTRY_INTERRUPTION_INFO, event.info.0);
+        self.vmcs
+            .write(fields::ENTRY_INTERRUPTION_INFO, event.info.0);
     }
 
     #[inline]
@@ -77,7 +84,10 @@ impl LoadedVcpu for VmxLoaded<'_> {
                 PrimaryControls::INTERRUPT_WINDOW_EXITING,
                 windows.contains(Windows::INTERRUPT),
             );
-            primary.set(PrimaryControls::NMI_WINDOW_EXITING, windows.contains(Windows::NMI));
+            primary.set(
+                PrimaryControls::NMI_WINDOW_EXITING,
+                windows.contains(Windows::NMI),
+            );
             self.vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
             self.vcpu.windows = windows;
         }
@@ -109,7 +119,8 @@ impl VmxLoaded<'_> {
     fn block_nmis_again(&mut self, reason: u32) {
         if exit::iret_unblocked_nmis(reason, &self.vmcs) {
             let state = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
-            self.vmcs.write(fields::GUEST_INTERRUPTIBILITY, state | BLOCKING_BY_NMI);
+            self.vmcs
+                .write(fields::GUEST_INTERRUPTIBILITY, state | BLOCKING_BY_NMI);
         }
     }
 

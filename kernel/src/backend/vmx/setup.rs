@@ -100,7 +100,10 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &mut VmxVcpu, setup: &Vcp
         // No supervisor component is shown to guests, so nothing is left for XSAVES to exit on.
         vmcs.write(fields::XSS_EXITING_BITMAP, 0);
     }
-    if controls.pin.contains(PinControls::ACTIVATE_PREEMPTION_TIMER) {
+    if controls
+        .pin
+        .contains(PinControls::ACTIVATE_PREEMPTION_TIMER)
+    {
         vmcs.write(fields::PREEMPTION_TIMER_VALUE, 0);
     }
     vmcs.write(fields::CR0_GUEST_HOST_MASK, !CR0_GUEST_OWNED.bits());

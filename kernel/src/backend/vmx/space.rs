@@ -26,8 +26,11 @@ impl EptSpace {
     const CPU_WORDS: usize = 4;
 
     pub(super) fn new(vmx: &Vmx, ram: &GuestRam) -> Result<Self, OutOfFrames> {
-        let largest =
-            if vmx.features.has(Feature::Ept1G) { PageSize::Size1G } else { PageSize::Size2M };
+        let largest = if vmx.features.has(Feature::Ept1G) {
+            PageSize::Size1G
+        } else {
+            PageSize::Size2M
+        };
         let mut memory = TableFrames::ANYWHERE;
         let mut tables = Tables::<Ept>::new(&mut memory).ok_or(OutOfFrames)?;
         for (guest, host) in ram.pieces() {
@@ -50,7 +53,11 @@ impl EptSpace {
             }
         }
         let pointer = EptPointer::new(tables.root(), AccessedDirty::Ignored);
-        Ok(Self { tables: Some(tables), pointer, flushed_on: Default::default() })
+        Ok(Self {
+            tables: Some(tables),
+            pointer,
+            flushed_on: Default::default(),
+        })
     }
 
     pub(super) fn pointer(&self) -> EptPointer {

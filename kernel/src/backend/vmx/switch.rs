@@ -43,7 +43,12 @@ impl HostExtendedState {
         let extended = __cpuid(0x8000_0000).eax >= 0x8000_0001;
         let tsc_aux = extended && __cpuid(0x8000_0001).edx & (1 << 27) != 0;
         if !has_xsave {
-            return Self { xcr0: None, area_bytes: 512, xss: false, tsc_aux };
+            return Self {
+                xcr0: None,
+                area_bytes: 512,
+                xss: false,
+                tsc_aux,
+            };
         }
         let main = __cpuid_count(0xd, 0);
         let wanted = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX | Xcr0::AVX512 | Xcr0::PKRU;
@@ -74,7 +79,9 @@ impl SaveArea {
         };
         // SAFETY: the layout's size is not zero: an XSAVE area has 576 bytes at least.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else { handle_alloc_error(layout) };
+        let Some(start) = NonNull::new(start) else {
+            handle_alloc_error(layout)
+        };
         let area = Self { start, layout };
         // The initial MXCSR and x87 control word (SDM vol. 1, Processor State After Reset), for a load before
         // the first save: FXRSTOR takes them from here, XRSTOR with a zero XSTATE_BV does not look.

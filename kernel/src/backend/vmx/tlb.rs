@@ -48,14 +48,22 @@ impl Tlb {
         if !self.has_vpid {
             return;
         }
-        let kind = if self.single_vpid { SINGLE_CONTEXT } else { ALL_CONTEXTS };
+        let kind = if self.single_vpid {
+            SINGLE_CONTEXT
+        } else {
+            ALL_CONTEXTS
+        };
         // SAFETY: in VMX root operation; VPID is used only where INVVPID has one of the two kinds.
         unsafe { invvpid(kind, vpid.as_u16(), 0) };
     }
 
     /// Drops all of this CPU's guest-physical and combined mappings under one EPT pointer.
     pub(super) fn flush_ept(self, pointer: EptPointer) {
-        let kind = if self.single_ept { EPT_SINGLE_CONTEXT } else { EPT_ALL_CONTEXTS };
+        let kind = if self.single_ept {
+            EPT_SINGLE_CONTEXT
+        } else {
+            EPT_ALL_CONTEXTS
+        };
         // SAFETY: in VMX root operation; EPT is used only where INVEPT has one of the two kinds.
         unsafe { invept(kind, pointer.as_u64()) };
     }

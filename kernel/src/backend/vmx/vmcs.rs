@@ -58,7 +58,9 @@ impl CurrentVmcs {
     /// # Safety
     /// This CPU is in VMX root operation with the meant VMCS current, and it stays so while the handle lives.
     pub(super) unsafe fn assume() -> Self {
-        Self { not_send: PhantomData }
+        Self {
+            not_send: PhantomData,
+        }
     }
 
     /// The value of a field that every supported processor has.

@@ -292,12 +292,18 @@ fn register_operand(register: iced_x86::Register) -> Option<Operand> {
             | iced_x86::Register::DH
             | iced_x86::Register::BH
     );
-    Some(Operand::Register(if high { Register::High(full) } else { Register::Low(full) }))
+    Some(Operand::Register(if high {
+        Register::High(full)
+    } else {
+        Register::Low(full)
+    }))
 }
 
 /// The 64-bit register that the register is a part of.
 fn gpr(register: iced_x86::Register) -> Option<Gpr> {
-    register.is_gpr().then(|| Gpr::from_number(register.full_register().number() as u8))
+    register
+        .is_gpr()
+        .then(|| Gpr::from_number(register.full_register().number() as u8))
 }
 
 fn memory(from: &iced_x86::Instruction, code_width: Width) -> Option<MemoryOperand> {
@@ -329,7 +335,11 @@ fn memory(from: &iced_x86::Instruction, code_width: Width) -> Option<MemoryOpera
         // Of RIP-relative operands the displacement is the address.
         base: if base.is_ip() { None } else { gpr(base) },
         index: gpr(index),
-        scale: if gpr(index).is_some() { from.memory_index_scale().ilog2() as u8 } else { 0 },
+        scale: if gpr(index).is_some() {
+            from.memory_index_scale().ilog2() as u8
+        } else {
+            0
+        },
         displacement: address_width.truncate(from.memory_displacement64()),
         address_width,
     })

@@ -23,7 +23,10 @@ impl Cursor<'_> {
     #[inline]
     fn peek(&self) -> u8 {
         // No instruction that this decoder knows has more than 13 bytes; the mask makes the access cheap.
-        self.bytes.get(usize::from(self.taken & 15)).copied().unwrap_or(0)
+        self.bytes
+            .get(usize::from(self.taken & 15))
+            .copied()
+            .unwrap_or(0)
     }
 
     #[inline]
@@ -106,7 +109,12 @@ pub fn decode(
                 0xbf => (Width::Word, Extension::Sign),
                 _ => return None,
             };
-            (Operation::MoveExtended(from, extension), width, width, Form::Load)
+            (
+                Operation::MoveExtended(from, extension),
+                width,
+                width,
+                Form::Load,
+            )
         }
         _ => return None,
     };
@@ -115,8 +123,14 @@ pub fn decode(
     let field = modrm >> 3 & 7;
     let (memory, relative) = memory_operand(&mut cursor, modrm, rex, long)?;
     let (destination, source) = match form {
-        Form::Load => (Operand::Register(register(field, rex, register_width)), Operand::Memory),
-        Form::Store => (Operand::Memory, Operand::Register(register(field, rex, register_width))),
+        Form::Load => (
+            Operand::Register(register(field, rex, register_width)),
+            Operand::Memory,
+        ),
+        Form::Store => (
+            Operand::Memory,
+            Operand::Register(register(field, rex, register_width)),
+        ),
         Form::Constant if field == 0 => {
             let constant = match width {
                 Width::Byte => u64::from(cursor.byte()),
@@ -133,7 +147,10 @@ pub fn decode(
     }
     let memory = if relative {
         let next = rip.wrapping_add(u64::from(cursor.taken));
-        MemoryOperand { displacement: next.wrapping_add(memory.displacement), ..memory }
+        MemoryOperand {
+            displacement: next.wrapping_add(memory.displacement),
+            ..memory
+        }
     } else {
         memory
     };

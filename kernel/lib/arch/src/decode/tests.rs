@@ -50,8 +50,14 @@ fn moves_between_register_and_memory() {
     // mov qword [r12 + r13 * 8 - 1], -2
     let constant = long(&[0x4b, 0xc7, 0x44, 0xec, 0xff, 0xfe, 0xff, 0xff, 0xff]);
     assert_eq!(constant.source, Operand::Immediate(-2i64 as u64));
-    assert_eq!((constant.memory.base, constant.memory.index), (Some(Gpr::R12), Some(Gpr::R13)));
-    assert_eq!((constant.memory.scale, constant.memory.displacement), (3, u64::MAX));
+    assert_eq!(
+        (constant.memory.base, constant.memory.index),
+        (Some(Gpr::R12), Some(Gpr::R13))
+    );
+    assert_eq!(
+        (constant.memory.scale, constant.memory.displacement),
+        (3, u64::MAX)
+    );
     // mov [rbp], ah and mov [rbp], spl
     let high = long(&[0x88, 0x65, 0x00]);
     assert_eq!(high.source, Operand::Register(Register::High(Gpr::Rax)));
@@ -68,8 +74,14 @@ fn prefixes_choose_segment_and_address_width() {
     assert_eq!(load.memory.address_width, Width::Dword);
     // mov ax, [bx + si - 2] in 16-bit code
     let real = decode_in(Width::Word, &[0x8b, 0x40, 0xfe]).unwrap();
-    assert_eq!((real.memory.base, real.memory.index), (Some(Gpr::Rbx), Some(Gpr::Rsi)));
-    assert_eq!((real.memory.displacement, real.memory.address_width), (0xfffe, Width::Word));
+    assert_eq!(
+        (real.memory.base, real.memory.index),
+        (Some(Gpr::Rbx), Some(Gpr::Rsi))
+    );
+    assert_eq!(
+        (real.memory.displacement, real.memory.address_width),
+        (0xfffe, Width::Word)
+    );
     assert_eq!(real.width, Width::Word);
     // mov eax, [0x12345678] in 32-bit code
     let absolute = decode_in(Width::Dword, &[0xa1, 0x78, 0x56, 0x34, 0x12]).unwrap();
@@ -77,43 +89,114 @@ fn prefixes_choose_segment_and_address_width() {
     assert_eq!(absolute.memory.address_width, Width::Dword);
     // mov eax, es:[bp + 0] in 16-bit code, with operand-size prefix
     let es = decode_in(Width::Word, &[0x26, 0x66, 0x8b, 0x46, 0x00]).unwrap();
-    assert_eq!((es.memory.segment, es.width), (SegmentName::Es, Width::Dword));
+    assert_eq!(
+        (es.memory.segment, es.width),
+        (SegmentName::Es, Width::Dword)
+    );
 }
 
 #[test]
 fn every_instruction_of_the_emulator_is_known() {
     use Operation as Op;
     let cases: &[(&[u8], Operation, Width)] = &[
-        (&[0x0f, 0xb6, 0x03], Op::MoveExtended(Width::Byte, Extension::Zero), Width::Dword),
-        (&[0x48, 0x0f, 0xbf, 0x03], Op::MoveExtended(Width::Word, Extension::Sign), Width::Qword),
-        (&[0x48, 0x63, 0x03], Op::MoveExtended(Width::Dword, Extension::Sign), Width::Qword),
+        (
+            &[0x0f, 0xb6, 0x03],
+            Op::MoveExtended(Width::Byte, Extension::Zero),
+            Width::Dword,
+        ),
+        (
+            &[0x48, 0x0f, 0xbf, 0x03],
+            Op::MoveExtended(Width::Word, Extension::Sign),
+            Width::Qword,
+        ),
+        (
+            &[0x48, 0x63, 0x03],
+            Op::MoveExtended(Width::Dword, Extension::Sign),
+            Width::Qword,
+        ),
         (&[0x0f, 0x38, 0xf0, 0x03], Op::MoveSwapped, Width::Dword),
         (&[0x48, 0x0f, 0xc3, 0x03], Op::Move, Width::Qword),
-        (&[0x83, 0x0b, 0xff], Op::Binary(BinaryOperation::Or), Width::Dword),
-        (&[0x66, 0x03, 0x03], Op::Binary(BinaryOperation::Add), Width::Word),
+        (
+            &[0x83, 0x0b, 0xff],
+            Op::Binary(BinaryOperation::Or),
+            Width::Dword,
+        ),
+        (
+            &[0x66, 0x03, 0x03],
+            Op::Binary(BinaryOperation::Add),
+            Width::Word,
+        ),
         (&[0x10, 0x03], Op::Binary(BinaryOperation::Adc), Width::Byte),
-        (&[0x48, 0x19, 0x03], Op::Binary(BinaryOperation::Sbb), Width::Qword),
-        (&[0xf0, 0x21, 0x03], Op::Binary(BinaryOperation::And), Width::Dword),
-        (&[0x29, 0x03], Op::Binary(BinaryOperation::Sub), Width::Dword),
-        (&[0x31, 0x03], Op::Binary(BinaryOperation::Xor), Width::Dword),
-        (&[0x3b, 0x03], Op::Binary(BinaryOperation::Cmp), Width::Dword),
-        (&[0xf7, 0x03, 1, 0, 0, 0], Op::Binary(BinaryOperation::Test), Width::Dword),
+        (
+            &[0x48, 0x19, 0x03],
+            Op::Binary(BinaryOperation::Sbb),
+            Width::Qword,
+        ),
+        (
+            &[0xf0, 0x21, 0x03],
+            Op::Binary(BinaryOperation::And),
+            Width::Dword,
+        ),
+        (
+            &[0x29, 0x03],
+            Op::Binary(BinaryOperation::Sub),
+            Width::Dword,
+        ),
+        (
+            &[0x31, 0x03],
+            Op::Binary(BinaryOperation::Xor),
+            Width::Dword,
+        ),
+        (
+            &[0x3b, 0x03],
+            Op::Binary(BinaryOperation::Cmp),
+            Width::Dword,
+        ),
+        (
+            &[0xf7, 0x03, 1, 0, 0, 0],
+            Op::Binary(BinaryOperation::Test),
+            Width::Dword,
+        ),
         (&[0xf6, 0x13], Op::Unary(UnaryOperation::Not), Width::Byte),
         (&[0xf7, 0x1b], Op::Unary(UnaryOperation::Neg), Width::Dword),
         (&[0xff, 0x03], Op::Unary(UnaryOperation::Inc), Width::Dword),
         (&[0xff, 0x0b], Op::Unary(UnaryOperation::Dec), Width::Dword),
-        (&[0x0f, 0xa3, 0x03], Op::Bit(BitOperation::Test), Width::Dword),
-        (&[0xf0, 0x48, 0x0f, 0xab, 0x03], Op::Bit(BitOperation::Set), Width::Qword),
-        (&[0x0f, 0xba, 0x33, 7], Op::Bit(BitOperation::Reset), Width::Dword),
-        (&[0x66, 0x0f, 0xbb, 0x03], Op::Bit(BitOperation::Complement), Width::Word),
+        (
+            &[0x0f, 0xa3, 0x03],
+            Op::Bit(BitOperation::Test),
+            Width::Dword,
+        ),
+        (
+            &[0xf0, 0x48, 0x0f, 0xab, 0x03],
+            Op::Bit(BitOperation::Set),
+            Width::Qword,
+        ),
+        (
+            &[0x0f, 0xba, 0x33, 7],
+            Op::Bit(BitOperation::Reset),
+            Width::Dword,
+        ),
+        (
+            &[0x66, 0x0f, 0xbb, 0x03],
+            Op::Bit(BitOperation::Complement),
+            Width::Word,
+        ),
         (&[0xd1, 0x23], Op::Shift(ShiftOperation::Shl), Width::Dword),
         (&[0xd3, 0x03], Op::Shift(ShiftOperation::Rol), Width::Dword),
-        (&[0xc1, 0x3b, 4], Op::Shift(ShiftOperation::Sar), Width::Dword),
+        (
+            &[0xc1, 0x3b, 4],
+            Op::Shift(ShiftOperation::Sar),
+            Width::Dword,
+        ),
         (&[0x87, 0x03], Op::Exchange, Width::Dword),
         (&[0xf0, 0x0f, 0xc1, 0x03], Op::ExchangeAdd, Width::Dword),
         (&[0xf0, 0x0f, 0xb1, 0x0b], Op::CompareExchange, Width::Dword),
         (&[0x0f, 0xc7, 0x0b], Op::CompareExchangePair, Width::Dword),
-        (&[0x48, 0x0f, 0xc7, 0x0b], Op::CompareExchangePair, Width::Qword),
+        (
+            &[0x48, 0x0f, 0xc7, 0x0b],
+            Op::CompareExchangePair,
+            Width::Qword,
+        ),
         (&[0xff, 0x33], Op::Push, Width::Qword),
         (&[0x66, 0xff, 0x33], Op::Push, Width::Word),
         (&[0x8f, 0x03], Op::Pop, Width::Qword),
@@ -122,23 +205,63 @@ fn every_instruction_of_the_emulator_is_known() {
         (&[0xff, 0x13], Op::Call, Width::Qword),
         (&[0xff, 0x23], Op::Jump, Width::Qword),
         (&[0x0f, 0x94, 0x03], Op::Set(Condition(4)), Width::Byte),
-        (&[0x0f, 0x4f, 0x03], Op::ConditionalMove(Condition(15)), Width::Dword),
-        (&[0x66, 0xa5], Op::String(StringOperation::Movs), Width::Word),
+        (
+            &[0x0f, 0x4f, 0x03],
+            Op::ConditionalMove(Condition(15)),
+            Width::Dword,
+        ),
+        (
+            &[0x66, 0xa5],
+            Op::String(StringOperation::Movs),
+            Width::Word,
+        ),
         (&[0xa5], Op::String(StringOperation::Movs), Width::Dword),
-        (&[0xf3, 0x48, 0xab], Op::String(StringOperation::Stos), Width::Qword),
+        (
+            &[0xf3, 0x48, 0xab],
+            Op::String(StringOperation::Stos),
+            Width::Qword,
+        ),
         (&[0xac], Op::String(StringOperation::Lods), Width::Byte),
-        (&[0xf3, 0xa7], Op::String(StringOperation::Cmps), Width::Dword),
-        (&[0xf2, 0xae], Op::String(StringOperation::Scas), Width::Byte),
-        (&[0x0f, 0x10, 0x03], Op::VectorMove(VectorPart::All(Alignment::Any)), Width::Qword),
+        (
+            &[0xf3, 0xa7],
+            Op::String(StringOperation::Cmps),
+            Width::Dword,
+        ),
+        (
+            &[0xf2, 0xae],
+            Op::String(StringOperation::Scas),
+            Width::Byte,
+        ),
+        (
+            &[0x0f, 0x10, 0x03],
+            Op::VectorMove(VectorPart::All(Alignment::Any)),
+            Width::Qword,
+        ),
         (
             &[0x66, 0x0f, 0x7f, 0x03],
             Op::VectorMove(VectorPart::All(Alignment::Sixteen)),
             Width::Qword,
         ),
-        (&[0x66, 0x0f, 0x6e, 0x03], Op::VectorMove(VectorPart::Low4), Width::Qword),
-        (&[0xf3, 0x0f, 0x7e, 0x03], Op::VectorMove(VectorPart::Low8), Width::Qword),
-        (&[0xf2, 0x0f, 0x10, 0x03], Op::VectorMove(VectorPart::Low8), Width::Qword),
-        (&[0x0f, 0x17, 0x03], Op::VectorMove(VectorPart::High8Merge), Width::Qword),
+        (
+            &[0x66, 0x0f, 0x6e, 0x03],
+            Op::VectorMove(VectorPart::Low4),
+            Width::Qword,
+        ),
+        (
+            &[0xf3, 0x0f, 0x7e, 0x03],
+            Op::VectorMove(VectorPart::Low8),
+            Width::Qword,
+        ),
+        (
+            &[0xf2, 0x0f, 0x10, 0x03],
+            Op::VectorMove(VectorPart::Low8),
+            Width::Qword,
+        ),
+        (
+            &[0x0f, 0x17, 0x03],
+            Op::VectorMove(VectorPart::High8Merge),
+            Width::Qword,
+        ),
     ];
     for &(bytes, operation, width) in cases {
         let instruction = long(bytes);
@@ -150,7 +273,10 @@ fn every_instruction_of_the_emulator_is_known() {
     assert_eq!(long(&[0xf2, 0xae]).repeat, Repeat::WhileNotEqual);
     assert_eq!(long(&[0x67, 0xa5]).memory.address_width, Width::Dword);
     assert_eq!(long(&[0x64, 0xa5]).memory.segment, SegmentName::Fs);
-    assert_eq!(long(&[0x6a, 0xff]).destination, Operand::Immediate(u64::MAX));
+    assert_eq!(
+        long(&[0x6a, 0xff]).destination,
+        Operand::Immediate(u64::MAX)
+    );
     // mov [rbx], gs stores 16 bits, whatever REX.W says.
     assert_eq!(long(&[0x48, 0x8c, 0x2b]).width, Width::Word);
 }
@@ -158,17 +284,37 @@ fn every_instruction_of_the_emulator_is_known() {
 #[test]
 fn what_is_no_instruction_or_none_of_ours_is_told_apart() {
     let in_long = |bytes: &[u8]| decode_in(Width::Qword, bytes);
-    assert_eq!(in_long(&[0x0f, 0x0b]), Err(DecodeError::Unsupported), "UD2 is no memory access");
+    assert_eq!(
+        in_long(&[0x0f, 0x0b]),
+        Err(DecodeError::Unsupported),
+        "UD2 is no memory access"
+    );
     assert_eq!(
         in_long(&[0x06, 0, 0]),
         Err(DecodeError::Invalid),
         "PUSH ES outside 64-bit mode only"
     );
-    assert_eq!(in_long(&[0xf0, 0x8b, 0x03]), Err(DecodeError::Invalid), "LOCK MOV");
+    assert_eq!(
+        in_long(&[0xf0, 0x8b, 0x03]),
+        Err(DecodeError::Invalid),
+        "LOCK MOV"
+    );
     assert_eq!(in_long(&[0xd9, 0x03]), Err(DecodeError::Unsupported), "FLD");
-    assert_eq!(in_long(&[0x8e, 0x1b]), Err(DecodeError::Unsupported), "MOV DS, m16");
-    assert_eq!(in_long(&[0x0f, 0x20, 0xc0]), Err(DecodeError::Unsupported), "MOV EAX, CR0");
-    assert_eq!(in_long(&[0xff, 0x1b]), Err(DecodeError::Unsupported), "far CALL");
+    assert_eq!(
+        in_long(&[0x8e, 0x1b]),
+        Err(DecodeError::Unsupported),
+        "MOV DS, m16"
+    );
+    assert_eq!(
+        in_long(&[0x0f, 0x20, 0xc0]),
+        Err(DecodeError::Unsupported),
+        "MOV EAX, CR0"
+    );
+    assert_eq!(
+        in_long(&[0xff, 0x1b]),
+        Err(DecodeError::Unsupported),
+        "far CALL"
+    );
     assert_eq!(in_long(&[0x8b]), Err(DecodeError::Incomplete));
     assert_eq!(in_long(&[]), Err(DecodeError::Incomplete));
     assert_eq!(in_long(&[0x66; 14]), Err(DecodeError::Incomplete));

@@ -39,7 +39,10 @@ impl Ram {
 
     fn span(gpa: GuestPhys, bytes: usize) -> Result<core::ops::Range<usize>, Unbacked> {
         let start = gpa.as_u64() as usize;
-        let end = start.checked_add(bytes).filter(|&end| end <= RAM).ok_or(Unbacked(gpa))?;
+        let end = start
+            .checked_add(bytes)
+            .filter(|&end| end <= RAM)
+            .ok_or(Unbacked(gpa))?;
         Ok(start..end)
     }
 }
@@ -114,7 +117,11 @@ fn entry_at(level: u64) -> u64 {
 fn four_levels(flags: [u64; 4]) -> Ram {
     let ram = Ram::new();
     for (level, flags) in [4, 3, 2, 1].into_iter().zip(flags) {
-        let next = if level == 1 { 0x9000 } else { (6 - level) * 0x1000 };
+        let next = if level == 1 {
+            0x9000
+        } else {
+            (6 - level) * 0x1000
+        };
         ram.set(entry_at(level), next | flags);
     }
     ram
@@ -140,40 +147,184 @@ fn rights_of_a_page_decide_with_the_error_codes_of_the_manual() {
         entries
     };
     let plain = registers();
-    let no_wp = GuestPaging { cr0: plain.cr0 - Cr0::WP, ..plain };
-    let smep = GuestPaging { cr4: plain.cr4 | Cr4::SMEP, ..plain };
-    let smap = GuestPaging { cr4: plain.cr4 | Cr4::SMAP, ..plain };
-    let smap_ac = GuestPaging { rflags: plain.rflags | Rflags::AC, ..smap };
-    let no_nx = GuestPaging { efer: plain.efer - Efer::NXE, ..plain };
-    let smep_no_nx = GuestPaging { cr4: plain.cr4 | Cr4::SMEP, ..no_nx };
+    let no_wp = GuestPaging {
+        cr0: plain.cr0 - Cr0::WP,
+        ..plain
+    };
+    let smep = GuestPaging {
+        cr4: plain.cr4 | Cr4::SMEP,
+        ..plain
+    };
+    let smap = GuestPaging {
+        cr4: plain.cr4 | Cr4::SMAP,
+        ..plain
+    };
+    let smap_ac = GuestPaging {
+        rflags: plain.rflags | Rflags::AC,
+        ..smap
+    };
+    let no_nx = GuestPaging {
+        efer: plain.efer - Efer::NXE,
+        ..plain
+    };
+    let smep_no_nx = GuestPaging {
+        cr4: plain.cr4 | Cr4::SMEP,
+        ..no_nx
+    };
     let page = Ok(0x9abc);
     for (name, registers, entries, kind, privilege, answer) in [
         ("open", plain, open, Write, User, page),
-        ("not present at level 4", plain, with(4, 0), Read, User, Err(0x4)),
-        ("not present at level 1", plain, with(1, RW | US), Write, Supervisor, Err(0x2)),
-        ("not present, fetch", plain, with(2, 0), Execute, User, Err(0x14)),
-        ("not present, fetch, no NX", no_nx, with(2, 0), Execute, User, Err(0x4)),
-        ("not present, fetch, SMEP", smep_no_nx, with(2, 0), Execute, User, Err(0x14)),
-        ("user on supervisor page", plain, with(3, all - US), Read, User, Err(0x5)),
-        ("user writes read-only", plain, with(2, all - RW), Write, User, Err(0x7)),
-        ("supervisor writes read-only", plain, with(2, all - RW), Write, Supervisor, Err(0x3)),
-        ("without WP", no_wp, with(2, all - RW), Write, Supervisor, page),
-        ("without WP, user", no_wp, with(2, all - RW), Write, User, Err(0x7)),
-        ("no execute", plain, with(4, all | XD), Execute, User, Err(0x15)),
-        ("no execute, data", plain, with(4, all | XD), Write, User, page),
-        ("NX bit without NXE", no_nx, with(1, all | XD), Read, Supervisor, Err(0x9)),
-        ("supervisor fetches user page", plain, open, Execute, Supervisor, page),
+        (
+            "not present at level 4",
+            plain,
+            with(4, 0),
+            Read,
+            User,
+            Err(0x4),
+        ),
+        (
+            "not present at level 1",
+            plain,
+            with(1, RW | US),
+            Write,
+            Supervisor,
+            Err(0x2),
+        ),
+        (
+            "not present, fetch",
+            plain,
+            with(2, 0),
+            Execute,
+            User,
+            Err(0x14),
+        ),
+        (
+            "not present, fetch, no NX",
+            no_nx,
+            with(2, 0),
+            Execute,
+            User,
+            Err(0x4),
+        ),
+        (
+            "not present, fetch, SMEP",
+            smep_no_nx,
+            with(2, 0),
+            Execute,
+            User,
+            Err(0x14),
+        ),
+        (
+            "user on supervisor page",
+            plain,
+            with(3, all - US),
+            Read,
+            User,
+            Err(0x5),
+        ),
+        (
+            "user writes read-only",
+            plain,
+            with(2, all - RW),
+            Write,
+            User,
+            Err(0x7),
+        ),
+        (
+            "supervisor writes read-only",
+            plain,
+            with(2, all - RW),
+            Write,
+            Supervisor,
+            Err(0x3),
+        ),
+        (
+            "without WP",
+            no_wp,
+            with(2, all - RW),
+            Write,
+            Supervisor,
+            page,
+        ),
+        (
+            "without WP, user",
+            no_wp,
+            with(2, all - RW),
+            Write,
+            User,
+            Err(0x7),
+        ),
+        (
+            "no execute",
+            plain,
+            with(4, all | XD),
+            Execute,
+            User,
+            Err(0x15),
+        ),
+        (
+            "no execute, data",
+            plain,
+            with(4, all | XD),
+            Write,
+            User,
+            page,
+        ),
+        (
+            "NX bit without NXE",
+            no_nx,
+            with(1, all | XD),
+            Read,
+            Supervisor,
+            Err(0x9),
+        ),
+        (
+            "supervisor fetches user page",
+            plain,
+            open,
+            Execute,
+            Supervisor,
+            page,
+        ),
         ("SMEP", smep, open, Execute, Supervisor, Err(0x11)),
-        ("SMEP, supervisor page", smep, with(1, all - US), Execute, Supervisor, page),
+        (
+            "SMEP, supervisor page",
+            smep,
+            with(1, all - US),
+            Execute,
+            Supervisor,
+            page,
+        ),
         ("SMEP, user", smep, open, Execute, User, page),
         ("SMAP", smap, open, Read, Supervisor, Err(0x1)),
         ("SMAP, write", smap, open, Write, Supervisor, Err(0x3)),
         ("SMAP with AC", smap_ac, open, Write, Supervisor, page),
-        ("SMAP with AC, implicit", smap_ac, open, Read, ImplicitSupervisor, Err(0x1)),
+        (
+            "SMAP with AC, implicit",
+            smap_ac,
+            open,
+            Read,
+            ImplicitSupervisor,
+            Err(0x1),
+        ),
         ("SMAP, user", smap, open, Write, User, page),
-        ("SMAP, supervisor page", smap, with(2, all - US), Write, Supervisor, page),
+        (
+            "SMAP, supervisor page",
+            smap,
+            with(2, all - US),
+            Write,
+            Supervisor,
+            page,
+        ),
         ("SMAP, fetch", smap, open, Execute, Supervisor, page),
-        ("address too wide", plain, with(3, all | 1 << 40), Read, Supervisor, Err(0x9)),
+        (
+            "address too wide",
+            plain,
+            with(3, all | 1 << 40),
+            Read,
+            Supervisor,
+            Err(0x9),
+        ),
         (
             "address just fits, unbacked later",
             plain,
@@ -182,15 +333,39 @@ fn rights_of_a_page_decide_with_the_error_codes_of_the_manual() {
             User,
             Ok((1 << 39) | 0x9abc),
         ),
-        ("ignored bits", plain, with(2, all | 0x7ff << 52), Read, User, page),
-        ("large bit at level 4", plain, with(4, all | PS), Write, User, Err(0xf)),
-        ("not present beats reserved", plain, with(4, PS | 1 << 45), Read, User, Err(0x4)),
+        (
+            "ignored bits",
+            plain,
+            with(2, all | 0x7ff << 52),
+            Read,
+            User,
+            page,
+        ),
+        (
+            "large bit at level 4",
+            plain,
+            with(4, all | PS),
+            Write,
+            User,
+            Err(0xf),
+        ),
+        (
+            "not present beats reserved",
+            plain,
+            with(4, PS | 1 << 45),
+            Read,
+            User,
+            Err(0x4),
+        ),
     ] {
         let ram = four_levels(entries);
         let before = ram.bytes.borrow().clone();
         let result = registers.translate(&ram, GuestVirt::new(GVA), kind, privilege);
         assert_eq!(code(result), answer, "{name}");
-        assert!(*ram.bytes.borrow() == before, "{name}: nothing was to be marked");
+        assert!(
+            *ram.bytes.borrow() == before,
+            "{name}: nothing was to be marked"
+        );
     }
 }
 
@@ -206,20 +381,62 @@ fn protection_keys_bind_supervisors_too_but_no_fetches() {
             P | RW | US | A | D | key << 59,
         ]
     };
-    let pke = |pkru| GuestPaging { cr4: registers().cr4 | Cr4::PKE, pkru, ..registers() };
+    let pke = |pkru| GuestPaging {
+        cr4: registers().cr4 | Cr4::PKE,
+        pkru,
+        ..registers()
+    };
     let disable = pke(1 << 6);
     let no_write = pke(2 << 6);
-    let no_wp = GuestPaging { cr0: registers().cr0 - Cr0::WP, ..no_write };
+    let no_wp = GuestPaging {
+        cr0: registers().cr0 - Cr0::WP,
+        ..no_write
+    };
     for (name, registers, key_of_page, kind, privilege, answer) in [
         ("another key", disable, 4, Read, User, Ok(0x9abc)),
         ("access disabled", disable, 3, Read, User, Err(0x25)),
-        ("access disabled, supervisor", disable, 3, Write, Supervisor, Err(0x23)),
-        ("access disabled, fetch", disable, 3, Execute, User, Ok(0x9abc)),
+        (
+            "access disabled, supervisor",
+            disable,
+            3,
+            Write,
+            Supervisor,
+            Err(0x23),
+        ),
+        (
+            "access disabled, fetch",
+            disable,
+            3,
+            Execute,
+            User,
+            Ok(0x9abc),
+        ),
         ("write disabled, read", no_write, 3, Read, User, Ok(0x9abc)),
         ("write disabled", no_write, 3, Write, User, Err(0x27)),
-        ("write disabled, supervisor", no_write, 3, Write, Supervisor, Err(0x23)),
-        ("write disabled, supervisor without WP", no_wp, 3, Write, Supervisor, Ok(0x9abc)),
-        ("write disabled, user without WP", no_wp, 3, Write, User, Err(0x27)),
+        (
+            "write disabled, supervisor",
+            no_write,
+            3,
+            Write,
+            Supervisor,
+            Err(0x23),
+        ),
+        (
+            "write disabled, supervisor without WP",
+            no_wp,
+            3,
+            Write,
+            Supervisor,
+            Ok(0x9abc),
+        ),
+        (
+            "write disabled, user without WP",
+            no_wp,
+            3,
+            Write,
+            User,
+            Err(0x27),
+        ),
         ("keys off", registers(), 3, Write, User, Ok(0x9abc)),
     ] {
         let ram = four_levels(key(key_of_page));
@@ -243,7 +460,11 @@ fn accessed_and_dirty_flags_are_set_where_the_access_succeeds() {
 
     let read_only = four_levels([all, all, all, P | US]);
     assert_eq!(user(&read_only, AccessKind::Write), Err(0x7));
-    assert_eq!(flags(&read_only), [all, all, all, P | US], "a fault leaves no mark");
+    assert_eq!(
+        flags(&read_only),
+        [all, all, all, P | US],
+        "a fault leaves no mark"
+    );
 }
 
 #[test]
@@ -274,28 +495,52 @@ fn large_pages_check_the_bits_below_their_address() {
     };
     let two_mib = |bits| read(&registers(), 2, all | PS | 0x4060_0000 | bits);
     assert_eq!(two_mib(0), Ok(0x4060_0000 | GVA & 0x1f_ffff));
-    assert_eq!(two_mib(1 << 12), Ok(0x4060_0000 | GVA & 0x1f_ffff), "the PAT bit");
+    assert_eq!(
+        two_mib(1 << 12),
+        Ok(0x4060_0000 | GVA & 0x1f_ffff),
+        "the PAT bit"
+    );
     assert_eq!(two_mib(1 << 13), Err(0xd));
     assert_eq!(two_mib(1 << 20), Err(0xd));
     let one_gib = |registers: &GuestPaging, bits| read(registers, 3, all | PS | 0x8000_0000 | bits);
-    assert_eq!(one_gib(&registers(), 0), Ok(0x8000_0000 | GVA & 0x3fff_ffff));
+    assert_eq!(
+        one_gib(&registers(), 0),
+        Ok(0x8000_0000 | GVA & 0x3fff_ffff)
+    );
     assert_eq!(one_gib(&registers(), 1 << 21), Err(0xd));
-    let without = GuestPaging { features: WalkFeatures::PSE36, ..registers() };
-    assert_eq!(one_gib(&without, 0), Err(0xd), "bit 7 is reserved without 1 GiB pages");
+    let without = GuestPaging {
+        features: WalkFeatures::PSE36,
+        ..registers()
+    };
+    assert_eq!(
+        one_gib(&without, 0),
+        Err(0xd),
+        "bit 7 is reserved without 1 GiB pages"
+    );
 }
 
 #[test]
 fn tables_outside_ram_are_told_from_page_faults() {
-    let registers = GuestPaging { cr3: 0x8000_0000, ..registers() };
-    let result =
-        registers.translate(&Ram::new(), GuestVirt::new(GVA), AccessKind::Read, Privilege::User);
+    let registers = GuestPaging {
+        cr3: 0x8000_0000,
+        ..registers()
+    };
+    let result = registers.translate(
+        &Ram::new(),
+        GuestVirt::new(GVA),
+        AccessKind::Read,
+        Privilege::User,
+    );
     let entry = 0x8000_0000 + (GVA >> 39 & 0x1ff) * 8;
     assert_eq!(result, Err(WalkFault::Unbacked(GuestPhys::new(entry))));
 }
 
 #[test]
 fn without_paging_linear_addresses_are_physical() {
-    let registers = GuestPaging { cr0: Cr0::PE, ..registers() };
+    let registers = GuestPaging {
+        cr0: Cr0::PE,
+        ..registers()
+    };
     let result = registers.translate(
         &Ram::new(),
         GuestVirt::new(0xfee0_0020),
@@ -310,10 +555,17 @@ fn five_levels_start_one_table_higher() {
     let gva = 0x00ab_1234_5678_9abc;
     let ram = four_levels([P | RW | US | A | D; 4]);
     ram.set(0x8000 + (gva >> 48 & 0x1ff) * 8, 0x1000 | P | RW | US);
-    let registers = GuestPaging { cr3: 0x8000, cr4: registers().cr4 | Cr4::LA57, ..registers() };
+    let registers = GuestPaging {
+        cr3: 0x8000,
+        cr4: registers().cr4 | Cr4::LA57,
+        ..registers()
+    };
     let result = registers.translate(&ram, GuestVirt::new(gva), AccessKind::Read, Privilege::User);
     assert_eq!(code(result), Ok(0x9abc));
-    assert_eq!(ram.get(0x8000 + (gva >> 48 & 0x1ff) * 8), 0x1000 | P | RW | US | A);
+    assert_eq!(
+        ram.get(0x8000 + (gva >> 48 & 0x1ff) * 8),
+        0x1000 | P | RW | US | A
+    );
 }
 
 #[test]
@@ -323,9 +575,19 @@ fn thirty_two_bit_paging_with_small_and_large_pages() {
     let (directory, table) = (0x1000 + (gva >> 22) * 4, 0x2000 + (gva >> 12 & 0x3ff) * 4);
     ram.set32(directory, 0x2000 | 7);
     ram.set32(table, 0x9000 | 7);
-    let legacy = GuestPaging { efer: Efer::empty(), cr4: Cr4::PSE, cr3: 0x1fff, ..registers() };
+    let legacy = GuestPaging {
+        efer: Efer::empty(),
+        cr4: Cr4::PSE,
+        cr3: 0x1fff,
+        ..registers()
+    };
     let write = |registers: &GuestPaging| {
-        code(registers.translate(&ram, GuestVirt::new(gva), AccessKind::Write, Privilege::User))
+        code(registers.translate(
+            &ram,
+            GuestVirt::new(gva),
+            AccessKind::Write,
+            Privilege::User,
+        ))
     };
     assert_eq!(write(&legacy), Ok(0x9678));
     assert_eq!(ram.get(directory) as u32, 0x2000 | 7 | A as u32);
@@ -334,12 +596,28 @@ fn thirty_two_bit_paging_with_small_and_large_pages() {
     // A 4 MiB page at 0xab_1240_0000: bits 39:32 of the address are bits 20:13 of the entry.
     ram.set32(directory, 0x1240_0000 | 0xab << 13 | 0x87);
     assert_eq!(write(&legacy), Ok(0xab_1240_0000 | gva & 0x3f_ffff));
-    assert_eq!(write(&GuestPaging { physical_bits: 36, ..legacy }), Err(0xf), "bit 39 is too high");
-    assert_eq!(write(&GuestPaging { features: WalkFeatures::empty(), ..legacy }), Err(0xf));
+    assert_eq!(
+        write(&GuestPaging {
+            physical_bits: 36,
+            ..legacy
+        }),
+        Err(0xf),
+        "bit 39 is too high"
+    );
+    assert_eq!(
+        write(&GuestPaging {
+            features: WalkFeatures::empty(),
+            ..legacy
+        }),
+        Err(0xf)
+    );
     ram.set32(directory, 0x1240_0000 | 1 << 21 | 0x87);
     assert_eq!(write(&legacy), Err(0xf), "bit 21 is reserved");
     ram.set32(directory, 0x2000 | 0x87);
-    let no_pse = GuestPaging { cr4: Cr4::empty(), ..legacy };
+    let no_pse = GuestPaging {
+        cr4: Cr4::empty(),
+        ..legacy
+    };
     assert_eq!(write(&no_pse), Ok(0x9678), "bit 7 is ignored without PSE");
 }
 
@@ -350,8 +628,12 @@ fn pae_paging_takes_the_upper_entries_from_the_processor() {
     let directory = 0x2000 + (gva >> 21 & 0x1ff) * 8;
     ram.set(directory, 0x3000 | 7);
     ram.set(0x3000 + (gva >> 12 & 0x1ff) * 8, 0x9000 | 7);
-    let pae =
-        GuestPaging { efer: Efer::NXE, cr4: Cr4::PAE, pdptes: [0, 0, 0, 0x2001], ..registers() };
+    let pae = GuestPaging {
+        efer: Efer::NXE,
+        cr4: Cr4::PAE,
+        pdptes: [0, 0, 0, 0x2001],
+        ..registers()
+    };
     let at =
         |gva| code(pae.translate(&ram, GuestVirt::new(gva), AccessKind::Read, Privilege::User));
     assert_eq!(at(gva), Ok(0x9567));
@@ -367,7 +649,9 @@ mod model {
     use super::*;
 
     fn bits(entry: u64, high: u32, low: u32) -> u64 {
-        (0..=high - low).map(|bit| (entry >> (low + bit) & 1) << bit).sum()
+        (0..=high - low)
+            .map(|bit| (entry >> (low + bit) & 1) << bit)
+            .sum()
     }
 
     pub(super) struct Outcome {
@@ -398,7 +682,10 @@ mod model {
         {
             base_code += 16;
         }
-        let fail = |extra: u32| Outcome { result: Err(base_code + extra), marks: Vec::new() };
+        let fail = |extra: u32| Outcome {
+            result: Err(base_code + extra),
+            marks: Vec::new(),
+        };
 
         // (bit position of the index, bits of the index) from the root down.
         let shape: &[(u32, u32)] = if long && r.cr4.contains(Cr4::LA57) {
@@ -427,7 +714,11 @@ mod model {
         for &(position, width) in shape {
             let index = bits(gva, position + width - 1, position);
             let at = table + index * if wide { 8 } else { 4 };
-            let entry = if wide { ram.get(at) } else { ram.get(at) & 0xffff_ffff };
+            let entry = if wide {
+                ram.get(at)
+            } else {
+                ram.get(at) & 0xffff_ffff
+            };
             if bits(entry, 0, 0) == 0 {
                 return fail(0);
             }
@@ -449,7 +740,11 @@ mod model {
                 bad |= position == 21 && page && bits(entry, 20, 13) != 0;
                 bad |= position == 30 && page && bits(entry, 29, 13) != 0;
             } else if position == 22 && page {
-                let m = if r.features.contains(WalkFeatures::PSE36) { m.min(40) } else { 32 };
+                let m = if r.features.contains(WalkFeatures::PSE36) {
+                    m.min(40)
+                } else {
+                    32
+                };
                 bad |= bits(entry, 21, 13 + (m - 32)) != 0;
             }
             if bad {
@@ -460,7 +755,11 @@ mod model {
             xd |= wide && bits(entry, 63, 63) == 1;
             marks.push((at, A));
             if !page {
-                table = if wide { bits(entry, 51, 12) << 12 } else { bits(entry, 31, 12) << 12 };
+                table = if wide {
+                    bits(entry, 51, 12) << 12
+                } else {
+                    bits(entry, 31, 12) << 12
+                };
                 continue;
             }
 
@@ -500,7 +799,10 @@ mod model {
             } else {
                 bits(entry, 31, 12) << 12
             };
-            return Outcome { result: Ok(frame + bits(gva, position - 1, 0)), marks };
+            return Outcome {
+                result: Ok(frame + bits(gva, position - 1, 0)),
+                marks,
+            };
         }
         unreachable!("the last level always has a page");
     }
@@ -521,12 +823,20 @@ fn entry() -> impl Strategy<Value = u64> {
         1 => (52u32..59).prop_map(|bit| 1 << bit)
     ];
     (low, 1u64..8, high, prop::bool::weighted(0.2)).prop_map(|(low, table, high, large)| {
-        if large { low | PS | 0x4000_0000 | high } else { low | table << 12 | high }
+        if large {
+            low | PS | 0x4000_0000 | high
+        } else {
+            low | table << 12 | high
+        }
     })
 }
 
 fn any_registers() -> impl Strategy<Value = GuestPaging> {
-    let controls = (any::<[bool; 10]>(), 0..4u8, prop_oneof![Just(36u8), Just(40), Just(52)]);
+    let controls = (
+        any::<[bool; 10]>(),
+        0..4u8,
+        prop_oneof![Just(36u8), Just(40), Just(52)],
+    );
     (controls, any::<u32>(), prop::array::uniform4(entry())).prop_map(
         |((flags, mode, physical_bits), pkru, pdptes)| {
             let [wp, smep, smap, pke, ac, nxe, pse, gib, pse36, la57] = flags;
@@ -538,12 +848,21 @@ fn any_registers() -> impl Strategy<Value = GuestPaging> {
             r.cr4.set(Cr4::PSE, pse);
             r.cr4.set(Cr4::LA57, la57 && mode > 1);
             r.cr4.set(Cr4::PAE, mode > 0);
-            r.efer = if mode > 1 { Efer::LMA | Efer::LME } else { Efer::empty() };
+            r.efer = if mode > 1 {
+                Efer::LMA | Efer::LME
+            } else {
+                Efer::empty()
+            };
             r.efer.set(Efer::NXE, nxe);
             r.rflags.set(Rflags::AC, ac);
             r.features.set(WalkFeatures::PAGES_1G, gib);
             r.features.set(WalkFeatures::PSE36, pse36);
-            GuestPaging { pkru, pdptes: pdptes.map(|p| p & 0xffff), physical_bits, ..r }
+            GuestPaging {
+                pkru,
+                pdptes: pdptes.map(|p| p & 0xffff),
+                physical_bits,
+                ..r
+            }
         },
     )
 }

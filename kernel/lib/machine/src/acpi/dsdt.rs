@@ -20,9 +20,9 @@ use alloc::vec::Vec;
 
 use acpi_tables::Aml;
 use acpi_tables::aml::{
-    AddressSpace, AddressSpaceCacheable, Arg, CreateDWordField, Device, EISAName, IO, If, Interrupt,
-    Memory32Fixed, Method, Name, NotEqual, Or, Package, PackageBuilder, Path, ResourceTemplate,
-    Return, Scope, Uuid,
+    AddressSpace, AddressSpaceCacheable, Arg, CreateDWordField, Device, EISAName, IO, If,
+    Interrupt, Memory32Fixed, Method, Name, NotEqual, Or, Package, PackageBuilder, Path,
+    ResourceTemplate, Return, Scope, Uuid,
 };
 use memory::{GuestPhys, Range};
 

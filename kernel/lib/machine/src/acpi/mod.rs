@@ -46,7 +46,10 @@ impl fmt::Display for AcpiError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooManyCpus(count) => {
-                write!(f, "{count} CPUs are more than the ACPI tables can hold ({MAX_CPUS})")
+                write!(
+                    f,
+                    "{count} CPUs are more than the ACPI tables can hold ({MAX_CPUS})"
+                )
             }
             Self::Unbacked(gpa) => write!(f, "no guest memory for the ACPI tables at {gpa}"),
         }
@@ -72,7 +75,10 @@ pub fn build(layout: &MachineLayout) -> Result<AcpiTables, AcpiError> {
     if layout.cpus() > MAX_CPUS {
         return Err(AcpiError::TooManyCpus(layout.cpus()));
     }
-    let mut area = Area { next: BIOS.start, blocks: Vec::new() };
+    let mut area = Area {
+        next: BIOS.start,
+        blocks: Vec::new(),
+    };
     let rsdp = area.reserve(Rsdp::len() as u64);
     let dsdt = area.add(dsdt::build(layout));
     let facs = area.add(tables::facs());
@@ -88,8 +94,12 @@ pub fn build(layout: &MachineLayout) -> Result<AcpiTables, AcpiError> {
         xsdt.add_entry(table.as_u64());
     }
     let xsdt = area.add(bytes(&xsdt));
-    area.blocks.push((rsdp, bytes(&Rsdp::new(OEM_ID, xsdt.as_u64()))));
-    Ok(AcpiTables { rsdp, blocks: area.blocks })
+    area.blocks
+        .push((rsdp, bytes(&Rsdp::new(OEM_ID, xsdt.as_u64()))));
+    Ok(AcpiTables {
+        rsdp,
+        blocks: area.blocks,
+    })
 }
 
 /// Makes the tables of a machine, writes them to its memory, and returns the address of the RSDP.
@@ -174,11 +184,18 @@ mod tests {
             let xsdt = self.u64(0xe_0000 + 24);
             let (signature, table) = self.table(xsdt);
             assert_eq!(signature, b"XSDT");
-            (36..table.len()).step_by(8).map(|offset| self.u64(xsdt + offset as u64)).collect()
+            (36..table.len())
+                .step_by(8)
+                .map(|offset| self.u64(xsdt + offset as u64))
+                .collect()
         }
 
         fn find(&self, signature: &[u8; 4]) -> u64 {
-            *self.listed().iter().find(|&&at| self.at(at, 4) == signature).unwrap()
+            *self
+                .listed()
+                .iter()
+                .find(|&&at| self.at(at, 4) == signature)
+                .unwrap()
         }
     }
 
@@ -190,7 +207,10 @@ mod tests {
     fn the_rsdp_is_where_a_search_begins_and_leads_to_every_table() {
         let bios = Bios::of(2);
         assert_eq!(bios.at(0xe_0000, 8), b"RSD PTR ");
-        assert_eq!((sum(bios.at(0xe_0000, 20)), sum(bios.at(0xe_0000, 36))), (0, 0));
+        assert_eq!(
+            (sum(bios.at(0xe_0000, 20)), sum(bios.at(0xe_0000, 36))),
+            (0, 0)
+        );
         let signatures: Vec<&[u8]> = bios.listed().iter().map(|&at| bios.table(at).0).collect();
         assert_eq!(signatures, [b"FACP", b"APIC", b"MCFG", b"SPCR"]);
     }
@@ -206,10 +226,16 @@ mod tests {
         assert_eq!(bios.at(facs, 4), b"FACS");
         assert_eq!(facs % 64, 0);
         assert_eq!(bios.u32(fadt + 48), 0, "no SMI command port");
-        assert_eq!([56, 64, 76].map(|at| bios.u32(fadt + at)), [0x600, 0x604, 0x608]);
+        assert_eq!(
+            [56, 64, 76].map(|at| bios.u32(fadt + at)),
+            [0x600, 0x604, 0x608]
+        );
         assert_eq!(bios.at(fadt + 46, 1), [9]);
         assert_eq!(bios.u32(fadt + 112) & (1 << 20), 0, "not hardware-reduced");
-        assert_eq!((bios.u64(fadt + 120), bios.at(fadt + 128, 1)), (0xcf9, &[6][..]));
+        assert_eq!(
+            (bios.u64(fadt + 120), bios.at(fadt + 128, 1)),
+            (0xcf9, &[6][..])
+        );
         assert_eq!(bios.at(fadt + 108, 1), [0x32]);
     }
 
@@ -242,7 +268,12 @@ mod tests {
     #[test]
     fn from_apic_id_255_on_cpus_are_x2apics() {
         let structures = madt(&Bios::of(300));
-        let count = |wanted: u8| structures.iter().filter(|(kind, _)| *kind == wanted).count();
+        let count = |wanted: u8| {
+            structures
+                .iter()
+                .filter(|(kind, _)| *kind == wanted)
+                .count()
+        };
         assert_eq!((count(0), count(9), count(10)), (255, 45, 1));
         let (_, first) = structures.iter().find(|(kind, _)| *kind == 9).unwrap();
         assert_eq!(first[2..], [255, 0, 0, 0, 1, 0, 0, 0, 255, 0, 0, 0]);
@@ -252,10 +283,22 @@ mod tests {
     fn every_cpu_of_the_madt_is_in_the_dsdt() {
         let bios = Bios::of(17);
         let (_, dsdt) = bios.table(bios.u64(bios.find(b"FACP") + 140));
-        let count = |text: &[u8]| dsdt.windows(text.len()).filter(|part| *part == text).count();
+        let count = |text: &[u8]| {
+            dsdt.windows(text.len())
+                .filter(|part| *part == text)
+                .count()
+        };
         assert_eq!(count(b"ACPI0007"), 17);
         assert_eq!((count(b"C00F"), count(b"C010"), count(b"C011")), (1, 1, 0));
-        assert_eq!((count(b"_S5_"), count(b"PCI0"), count(b"_PRT"), count(b"COM1")), (1, 1, 1, 1));
+        assert_eq!(
+            (
+                count(b"_S5_"),
+                count(b"PCI0"),
+                count(b"_PRT"),
+                count(b"COM1")
+            ),
+            (1, 1, 1, 1)
+        );
     }
 
     #[test]
@@ -265,7 +308,10 @@ mod tests {
         assert_eq!(bios.u64(mcfg + 44), 0xe000_0000);
         assert_eq!(bios.at(mcfg + 54, 2), [0, 0xff]);
         let spcr = bios.find(b"SPCR");
-        assert_eq!((bios.at(spcr + 40, 1), bios.u64(spcr + 44)), (&[1][..], 0x3f8));
+        assert_eq!(
+            (bios.at(spcr + 40, 1), bios.u64(spcr + 44)),
+            (&[1][..], 0x3f8)
+        );
         assert_eq!(bios.table(spcr).1.len(), 80);
     }
 
@@ -276,6 +322,9 @@ mod tests {
             let end = at.checked_add(bytes.len() as u64).unwrap();
             assert!(BIOS.contains(*at) && end <= crate::smbios::ENTRY_POINT);
         }
-        assert_eq!(build(&MachineLayout::new(1 << 30, 1025)), Err(AcpiError::TooManyCpus(1025)));
+        assert_eq!(
+            build(&MachineLayout::new(1 << 30, 1025)),
+            Err(AcpiError::TooManyCpus(1025))
+        );
     }
 }

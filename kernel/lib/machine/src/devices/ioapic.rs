@@ -88,7 +88,9 @@ impl Entry {
 
     /// Sends the interrupt, and remembers that if its end is to be waited for.
     fn send(&mut self, fx: &mut Effects) {
-        let Some(message) = self.message() else { return };
+        let Some(message) = self.message() else {
+            return;
+        };
         let sent = fx.messages.try_push(message).is_ok();
         if sent && message.trigger_mode == TriggerMode::Level {
             self.0 |= REMOTE_IRR;
@@ -131,17 +133,27 @@ impl IoApic {
 
     /// An I/O APIC after power-on: all pins are masked.
     pub const fn new() -> Self {
-        Self { entries: [Entry::AFTER_RESET; Self::PINS], lines: 0, selected: 0, id: 0 }
+        Self {
+            entries: [Entry::AFTER_RESET; Self::PINS],
+            lines: 0,
+            selected: 0,
+            id: 0,
+        }
     }
 
     /// Back to the state after power-on, but for the lines, which are the devices'.
     pub fn reset(&mut self) {
-        *self = Self { lines: self.lines, ..Self::new() };
+        *self = Self {
+            lines: self.lines,
+            ..Self::new()
+        };
     }
 
     /// Sets the level of a line. Lines beyond the pins are not connected.
     pub fn set_line(&mut self, gsi: Gsi, level: Level, fx: &mut Effects) {
-        let Some(entry) = self.entries.get_mut(usize::from(gsi.0)) else { return };
+        let Some(entry) = self.entries.get_mut(usize::from(gsi.0)) else {
+            return;
+        };
         let bit = 1u32 << gsi.0;
         let was_asserted = self.lines & bit != 0;
         match level {
@@ -173,7 +185,9 @@ impl IoApic {
         let value = match width {
             Width::Dword | Width::Qword if skipped == 0 => value as u32,
             _ => {
-                let Some(mask) = (width.mask() as u32).checked_shl(skipped) else { return };
+                let Some(mask) = (width.mask() as u32).checked_shl(skipped) else {
+                    return;
+                };
                 let old = self.read_register(register);
                 old & !mask | (value as u32).wrapping_shl(skipped) & mask
             }
@@ -236,7 +250,9 @@ impl IoApic {
 
     fn write_entry(&mut self, value: u32, fx: &mut Effects) {
         let pin = pin_of(self.selected);
-        let Some(entry) = self.entries.get_mut(pin) else { return };
+        let Some(entry) = self.entries.get_mut(pin) else {
+            return;
+        };
         let value = u64::from(value);
         let (kept, written) = match self.selected & 1 {
             0 => (0xffff_ffff_0000_0000, value),
@@ -275,13 +291,16 @@ mod tests {
 
     impl Bench {
         fn get(&mut self, index: u32) -> u32 {
-            self.apic.write(0, Width::Dword, u64::from(index), &mut self.fx);
+            self.apic
+                .write(0, Width::Dword, u64::from(index), &mut self.fx);
             self.apic.read(0x10, Width::Dword) as u32
         }
 
         fn set(&mut self, index: u32, value: u32) {
-            self.apic.write(0, Width::Dword, u64::from(index), &mut self.fx);
-            self.apic.write(0x10, Width::Dword, u64::from(value), &mut self.fx);
+            self.apic
+                .write(0, Width::Dword, u64::from(index), &mut self.fx);
+            self.apic
+                .write(0x10, Width::Dword, u64::from(value), &mut self.fx);
         }
 
         fn set_entry(&mut self, pin: u32, value: u64) {
@@ -304,7 +323,11 @@ mod tests {
 
         /// The vectors that came out since the last call.
         fn fired(&mut self) -> Vec<u8> {
-            self.fx.messages.drain(..).map(|message| message.vector.0).collect()
+            self.fx
+                .messages
+                .drain(..)
+                .map(|message| message.vector.0)
+                .collect()
         }
     }
 
@@ -497,18 +520,24 @@ mod tests {
     fn narrow_accesses_touch_their_bytes_only() {
         let mut bench = Bench::default();
         bench.apic.write(0, Width::Byte, 0x1234_5612, &mut bench.fx);
-        bench.apic.write(0x10, Width::Dword, 0x0001_0341, &mut bench.fx);
+        bench
+            .apic
+            .write(0x10, Width::Dword, 0x0001_0341, &mut bench.fx);
         bench.apic.write(0x11, Width::Byte, 0x0b, &mut bench.fx);
         assert_eq!(bench.apic.read(0x10, Width::Dword), 0x0001_0b41);
         assert_eq!(bench.apic.read(0x11, Width::Byte), 0x0b);
         assert_eq!(bench.apic.read(0x12, Width::Word), 0x0001);
         assert_eq!(bench.apic.read(0x10, Width::Qword), 0x0001_0b41);
         assert_eq!(bench.apic.read(0x00, Width::Dword), 0x12);
-        bench.apic.write(0x10, Width::Qword, 0xffff_ffff_0001_0055, &mut bench.fx);
+        bench
+            .apic
+            .write(0x10, Width::Qword, 0xffff_ffff_0001_0055, &mut bench.fx);
         assert_eq!(bench.get(0x12), 0x0001_0055);
         for offset in [0x04, 0x08, 0x14, 0x20, 0x30, 0x40, 0xffc] {
             assert_eq!(bench.apic.read(offset, Width::Dword), 0, "{offset:#x}");
-            bench.apic.write(offset, Width::Dword, 0xffff_ffff, &mut bench.fx);
+            bench
+                .apic
+                .write(offset, Width::Dword, 0xffff_ffff, &mut bench.fx);
         }
         assert_eq!(bench.get(0x12), 0x0001_0055);
     }
@@ -553,7 +582,10 @@ mod tests {
             let rising = matches!(step, Step::Line(true)) && !self.line;
             match step {
                 Step::Line(line) => self.line = line,
-                Step::Write { level_triggered, open } => {
+                Step::Write {
+                    level_triggered,
+                    open,
+                } => {
                     *self = Self {
                         level_triggered,
                         open,
@@ -563,8 +595,12 @@ mod tests {
                 }
                 Step::Eoi => self.waiting = false,
             }
-            let fires =
-                self.open && if self.level_triggered { self.line && !self.waiting } else { rising };
+            let fires = self.open
+                && if self.level_triggered {
+                    self.line && !self.waiting
+                } else {
+                    rising
+                };
             self.waiting |= fires && self.level_triggered;
             fires
         }
@@ -573,8 +609,10 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             any::<bool>().prop_map(Step::Line),
-            (any::<bool>(), any::<bool>())
-                .prop_map(|(level_triggered, open)| Step::Write { level_triggered, open }),
+            (any::<bool>(), any::<bool>()).prop_map(|(level_triggered, open)| Step::Write {
+                level_triggered,
+                open
+            }),
             Just(Step::Eoi),
         ];
         prop::collection::vec(step, 0..60)

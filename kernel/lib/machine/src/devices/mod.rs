@@ -15,8 +15,8 @@ mod pic;
 mod pit;
 mod pm;
 mod reset;
-mod rtc;
 pub mod routing;
+mod rtc;
 pub(crate) mod testdev;
 mod uart;
 

@@ -37,7 +37,11 @@ impl Route {
             ApicMode::Xapic => Self::ENABLED,
             ApicMode::X2apic => Self::ENABLED | Self::X2APIC,
         };
-        let enabled = if software_enabled { Self::SOFTWARE_ENABLED } else { 0 };
+        let enabled = if software_enabled {
+            Self::SOFTWARE_ENABLED
+        } else {
+            0
+        };
         Self(ldr as u32 | (model as u32 & 0xf) << Self::MODEL_SHIFT | enabled | mode)
     }
 
@@ -131,7 +135,9 @@ impl VcpuSet {
     /// Only the member that has `rank` others before it, counting around.
     fn nth_around(mut self, rank: usize) -> Self {
         let mut chosen = Self::EMPTY;
-        let Some(mut rank) = rank.checked_rem(self.len()) else { return chosen };
+        let Some(mut rank) = rank.checked_rem(self.len()) else {
+            return chosen;
+        };
         while let Some(index) = self.pop() {
             if rank == 0 {
                 chosen.insert(index);
@@ -193,10 +199,20 @@ impl RoutingTable {
         if ids.len() > 256 {
             return None;
         }
-        let entry = |&id: &u32| Entry { id, route: AtomicU32::new(Route::NONE.0) };
+        let entry = |&id: &u32| Entry {
+            id,
+            route: AtomicU32::new(Route::NONE.0),
+        };
         let in_order = ids.iter().zip(0u32..).all(|(&id, index)| id == index);
-        let numbering = if in_order { Numbering::Identity } else { Numbering::Arbitrary };
-        Some(Self { entries: ids.iter().map(entry).collect(), numbering })
+        let numbering = if in_order {
+            Numbering::Identity
+        } else {
+            Numbering::Arbitrary
+        };
+        Some(Self {
+            entries: ids.iter().map(entry).collect(),
+            numbering,
+        })
     }
 
     /// Makes a vCPU's route known.
@@ -231,9 +247,10 @@ impl RoutingTable {
         let mode = message.destination_mode;
         if mode == DestinationMode::Physical && self.numbering == Numbering::Identity {
             // The commonest case by far: one CPU, by its ID, which is its index.
-            if let (Ok(index), Some(entry)) =
-                (u8::try_from(destination), self.entries.get(destination as usize))
-            {
+            if let (Ok(index), Some(entry)) = (
+                u8::try_from(destination),
+                self.entries.get(destination as usize),
+            ) {
                 let mut set = VcpuSet::EMPTY;
                 if is_taker(entry, message) {
                     set.insert(index);

@@ -49,7 +49,9 @@ pub enum Format {
 
 impl Format {
     /// A boot sector: raw bytes at 0x7c00.
-    pub const BOOT_SECTOR: Self = Self::Flat { address: flat::BOOT_SECTOR };
+    pub const BOOT_SECTOR: Self = Self::Flat {
+        address: flat::BOOT_SECTOR,
+    };
 }
 
 /// A boot module.

@@ -43,7 +43,9 @@ impl Bitmap {
         }
         let mut at = bit;
         for (start, _) in self.levels() {
-            let Some(slot) = words.get_mut(start + (at / 64) as usize) else { return };
+            let Some(slot) = words.get_mut(start + (at / 64) as usize) else {
+                return;
+            };
             let was_empty = *slot == 0;
             *slot |= mask(at);
             if !was_empty {
@@ -60,7 +62,9 @@ impl Bitmap {
         }
         let mut at = bit;
         for (start, _) in self.levels() {
-            let Some(slot) = words.get_mut(start + (at / 64) as usize) else { return };
+            let Some(slot) = words.get_mut(start + (at / 64) as usize) else {
+                return;
+            };
             *slot &= !mask(at);
             if *slot != 0 {
                 return;

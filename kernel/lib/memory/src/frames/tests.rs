@@ -12,7 +12,10 @@ const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
 
 fn range(start: u64, end: u64) -> Range<HostPhys> {
-    Range { start: HostPhys::new(start), end: HostPhys::new(end) }
+    Range {
+        start: HostPhys::new(start),
+        end: HostPhys::new(end),
+    }
 }
 
 fn with_regions(regions: &[(u64, u64)]) -> FrameAllocator<'static> {
@@ -47,10 +50,14 @@ fn low_memory_is_given_out_last_and_can_be_asked_for() {
     let low = frames.allocate(PageSize::Size4K, Placement::Below(HostPhys::new(MIB)));
     assert!(low.expect("low memory").as_u64() < 0x9f000);
     for _ in 0..256 {
-        let page = frames.allocate(PageSize::Size4K, Placement::Anywhere).expect("a page");
+        let page = frames
+            .allocate(PageSize::Size4K, Placement::Anywhere)
+            .expect("a page");
         assert!(page.as_u64() >= MIB);
     }
-    let page = frames.allocate(PageSize::Size4K, Placement::Anywhere).expect("low memory");
+    let page = frames
+        .allocate(PageSize::Size4K, Placement::Anywhere)
+        .expect("low memory");
     assert!(page.as_u64() < MIB);
 }
 
@@ -70,23 +77,34 @@ fn a_run_below_a_limit_may_come_from_a_block_that_crosses_it() {
 #[test]
 fn what_a_run_does_not_need_stays_free() {
     let mut frames = with_regions(&[(0, 16 * MIB)]);
-    let run = frames.allocate_run(5 * MIB, PageSize::Size4K, Placement::Anywhere).expect("a run");
+    let run = frames
+        .allocate_run(5 * MIB, PageSize::Size4K, Placement::Anywhere)
+        .expect("a run");
     assert_eq!(frames.statistics().free, 11 * 256);
     assert_eq!(frames.free_run(run, 5 * MIB), Ok(()));
-    assert_eq!(frames.statistics().free_blocks[12], 1, "all joined to one block of 16 MiB");
+    assert_eq!(
+        frames.statistics().free_blocks[12],
+        1,
+        "all joined to one block of 16 MiB"
+    );
 }
 
 #[test]
 fn a_double_free_is_an_error_and_changes_nothing() {
     let mut frames = with_regions(&[(0, 4 * MIB)]);
-    let page = frames.allocate(PageSize::Size2M, Placement::Anywhere).expect("a page");
+    let page = frames
+        .allocate(PageSize::Size2M, Placement::Anywhere)
+        .expect("a page");
     assert_eq!(frames.free_run(page.wrapping_add(0x5000), 0x1000), Ok(()));
     let before = *frames.statistics();
     assert_eq!(
         frames.free(page.wrapping_add(0x5000), PageSize::Size4K),
         Err(FreeError::NotAllocated(page.wrapping_add(0x5000)))
     );
-    assert_eq!(frames.free(page, PageSize::Size2M), Err(FreeError::NotAllocated(page)));
+    assert_eq!(
+        frames.free(page, PageSize::Size2M),
+        Err(FreeError::NotAllocated(page))
+    );
     assert_eq!(*frames.statistics(), before);
 }
 
@@ -96,8 +114,14 @@ fn foreign_frames_are_refused() {
     let free = |frames: &mut FrameAllocator<'_>, start, bytes| {
         frames.free_run(HostPhys::new(start), bytes)
     };
-    assert_eq!(free(&mut frames, 0, 0x1000), Err(FreeError::Foreign(HostPhys::new(0))));
-    assert_eq!(free(&mut frames, 3 * MIB, 0x1000), Err(FreeError::Foreign(HostPhys::new(3 * MIB))));
+    assert_eq!(
+        free(&mut frames, 0, 0x1000),
+        Err(FreeError::Foreign(HostPhys::new(0)))
+    );
+    assert_eq!(
+        free(&mut frames, 3 * MIB, 0x1000),
+        Err(FreeError::Foreign(HostPhys::new(3 * MIB)))
+    );
     assert_eq!(
         free(&mut frames, 2 * MIB - 0x1000, 0x2000),
         Err(FreeError::Foreign(HostPhys::new(2 * MIB)))
@@ -116,7 +140,10 @@ fn foreign_frames_are_refused() {
 fn overlapping_regions_and_short_metadata_are_refused() {
     let mut frames = with_regions(&[(MIB, 2 * MIB)]);
     let mut add = |start, end, words| frames.add_region(range(start, end), vec![0; words].leak());
-    assert_eq!(add(MIB + 0x1000, MIB + 0x2000, 100), Err(RegionError::Overlap));
+    assert_eq!(
+        add(MIB + 0x1000, MIB + 0x2000, 100),
+        Err(RegionError::Overlap)
+    );
     assert_eq!(add(0, MIB + 0x1000, 100), Err(RegionError::Overlap));
     assert_eq!(add(0, 4 * MIB, 100), Err(RegionError::Overlap));
     assert_eq!(add(0, MIB, 1), Err(RegionError::MetadataTooSmall));
@@ -126,9 +153,19 @@ fn overlapping_regions_and_short_metadata_are_refused() {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Allocate { bytes: u64, alignment: PageSize, placement: Placement },
-    Free { which: usize },
-    FreePart { which: usize, from: u64, bytes: u64 },
+    Allocate {
+        bytes: u64,
+        alignment: PageSize,
+        placement: Placement,
+    },
+    Free {
+        which: usize,
+    },
+    FreePart {
+        which: usize,
+        from: u64,
+        bytes: u64,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {

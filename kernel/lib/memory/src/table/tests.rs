@@ -34,7 +34,10 @@ impl Format for Toy {
                 assert!(level > 1, "a table below level 1");
                 Entry::Table(frame)
             }
-            _ => Entry::Leaf { frame, flags: (entry >> 2 & 3) as u8 },
+            _ => Entry::Leaf {
+                frame,
+                flags: (entry >> 2 & 3) as u8,
+            },
         }
     }
 }
@@ -50,7 +53,11 @@ struct Fake {
 
 impl Fake {
     fn new() -> Self {
-        Self { limit: usize::MAX, next: 0x1000, ..Self::default() }
+        Self {
+            limit: usize::MAX,
+            next: 0x1000,
+            ..Self::default()
+        }
     }
 }
 
@@ -75,7 +82,9 @@ impl TableMemory for Fake {
     }
 
     fn free_table(&mut self, table: HostPhys) {
-        self.tables.remove(&table.as_u64()).expect("freed once, and a table");
+        self.tables
+            .remove(&table.as_u64())
+            .expect("freed once, and a table");
     }
 }
 
@@ -104,8 +113,9 @@ fn the_largest_page_that_alignment_allows_is_used() {
     let mut memory = Fake::new();
     let mut tables = Tables::<Toy>::new(&mut memory).unwrap();
     let start = GIB - 2 * MIB - 0x1000;
-    let effect =
-        tables.map(&mut memory, start, hpa(start), 2 * GIB, 1, PageSize::Size1G).expect("mapped");
+    let effect = tables
+        .map(&mut memory, start, hpa(start), 2 * GIB, 1, PageSize::Size1G)
+        .expect("mapped");
     assert_eq!(effect, TlbEffect::None);
     let size = |address| tables.translate(&memory, address).unwrap().size;
     assert_eq!(size(start), PageSize::Size4K);
@@ -154,10 +164,23 @@ fn the_last_page_of_the_address_space_can_be_mapped() {
     let mut memory = Fake::new();
     let mut tables = Tables::<Toy>::new(&mut memory).unwrap();
     let top = u64::MAX - 0xfff;
-    let effect = tables.map(&mut memory, top - 0x1000, hpa(0x7000), 0x2000, 3, PageSize::Size1G);
+    let effect = tables.map(
+        &mut memory,
+        top - 0x1000,
+        hpa(0x7000),
+        0x2000,
+        3,
+        PageSize::Size1G,
+    );
     assert_eq!(effect, Ok(TlbEffect::None));
-    assert_eq!(tables.translate(&memory, u64::MAX).unwrap().address, hpa(0x8fff));
-    assert_eq!(tables.unmap(&mut memory, top - 0x1000, 0x2000), Ok(TlbEffect::Stale));
+    assert_eq!(
+        tables.translate(&memory, u64::MAX).unwrap().address,
+        hpa(0x8fff)
+    );
+    assert_eq!(
+        tables.unmap(&mut memory, top - 0x1000, 0x2000),
+        Ok(TlbEffect::Stale)
+    );
     assert_eq!(memory.tables.len(), 1, "only the root is left");
 }
 
@@ -172,9 +195,18 @@ fn what_cannot_be_mapped_is_refused() {
     assert_eq!(map(0, 0x10, 0x1000), Err(TableError::Misaligned));
     assert_eq!(map(0, 0, 0x1001), Err(TableError::Misaligned));
     assert_eq!(map(1 << 47, 0, 0x1000), Err(TableError::OutOfRange));
-    assert_eq!(map((1 << 47) - 0x1000, 0, 0x2000), Err(TableError::OutOfRange));
-    assert_eq!(map(u64::MAX - 0xfff, 0, 0x2000), Err(TableError::OutOfRange));
-    assert_eq!(map(0, u64::MAX - 0xfff, 0x2000), Err(TableError::OutOfRange));
+    assert_eq!(
+        map((1 << 47) - 0x1000, 0, 0x2000),
+        Err(TableError::OutOfRange)
+    );
+    assert_eq!(
+        map(u64::MAX - 0xfff, 0, 0x2000),
+        Err(TableError::OutOfRange)
+    );
+    assert_eq!(
+        map(0, u64::MAX - 0xfff, 0x2000),
+        Err(TableError::OutOfRange)
+    );
     assert_eq!(map(0, 0, 0), Ok(TlbEffect::None));
 }
 
@@ -184,7 +216,14 @@ fn running_out_of_tables_is_an_error_and_loses_no_table() {
         let mut memory = Fake::new();
         memory.limit = limit;
         let mut tables = Tables::<Toy>::new(&mut memory).unwrap();
-        let result = tables.map(&mut memory, 2 * MIB - 0x1000, hpa(0), 0x2000, 0, PageSize::Size4K);
+        let result = tables.map(
+            &mut memory,
+            2 * MIB - 0x1000,
+            hpa(0),
+            0x2000,
+            0,
+            PageSize::Size4K,
+        );
         assert_eq!(result.is_ok(), limit == 5, "root, 3, 2 and two of level 1");
         tables.destroy(&mut memory);
         assert!(memory.tables.is_empty());
@@ -198,11 +237,17 @@ fn protecting_one_page_of_a_gigabyte_splits_just_two_large_pages() {
     let effect = tables.map(&mut memory, 0, hpa(0), GIB, 1, PageSize::Size1G);
     assert_eq!(effect, Ok(TlbEffect::None));
     let before = memory.tables.len();
-    assert_eq!(tables.protect(&mut memory, 5 * MIB, 0x1000, |_| 2), Ok(TlbEffect::Stale));
+    assert_eq!(
+        tables.protect(&mut memory, 5 * MIB, 0x1000, |_| 2),
+        Ok(TlbEffect::Stale)
+    );
     assert_eq!(memory.tables.len(), before + 2);
     let at = |address| tables.translate(&memory, address).unwrap();
     assert_eq!((at(5 * MIB).flags, at(5 * MIB).size), (2, PageSize::Size4K));
-    assert_eq!((at(5 * MIB + 0x1000).flags, at(5 * MIB + 0x1000).size), (1, PageSize::Size4K));
+    assert_eq!(
+        (at(5 * MIB + 0x1000).flags, at(5 * MIB + 0x1000).size),
+        (1, PageSize::Size4K)
+    );
     assert_eq!((at(8 * MIB).flags, at(8 * MIB).size), (1, PageSize::Size2M));
 }
 
@@ -213,15 +258,31 @@ fn protecting_with_the_flags_that_are_there_changes_nothing() {
     let effect = tables.map(&mut memory, 0, hpa(0), GIB, 1, PageSize::Size1G);
     assert_eq!(effect, Ok(TlbEffect::None));
     let writes = memory.log.len();
-    assert_eq!(tables.protect(&mut memory, 0, 0x1000, |flags| flags), Ok(TlbEffect::None));
+    assert_eq!(
+        tables.protect(&mut memory, 0, 0x1000, |flags| flags),
+        Ok(TlbEffect::None)
+    );
     assert_eq!(memory.log.len(), writes);
 }
 
 #[derive(Clone, Debug)]
 enum Step {
-    Map { page: u64, frame: u64, pages: u64, flags: u8, largest: PageSize },
-    Unmap { page: u64, pages: u64 },
-    Protect { page: u64, pages: u64, flags: u8 },
+    Map {
+        page: u64,
+        frame: u64,
+        pages: u64,
+        flags: u8,
+        largest: PageSize,
+    },
+    Unmap {
+        page: u64,
+        pages: u64,
+    },
+    Protect {
+        page: u64,
+        pages: u64,
+        flags: u8,
+    },
 }
 
 /// Page numbers near the edges of 2 MiB and 1 GiB pages, where everything happens.
@@ -231,13 +292,30 @@ fn pages() -> impl Strategy<Value = u64> {
 }
 
 fn lengths() -> impl Strategy<Value = u64> {
-    prop_oneof![1u64..4, Just(511), Just(512), Just(1024), Just(513), Just(512 * 512)]
+    prop_oneof![
+        1u64..4,
+        Just(511),
+        Just(512),
+        Just(1024),
+        Just(513),
+        Just(512 * 512)
+    ]
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let size = prop_oneof![Just(PageSize::Size4K), Just(PageSize::Size2M), Just(PageSize::Size1G)];
+    let size = prop_oneof![
+        Just(PageSize::Size4K),
+        Just(PageSize::Size2M),
+        Just(PageSize::Size1G)
+    ];
     let step = prop_oneof![
-        (pages(), prop_oneof![pages(), pages().prop_map(|p| p & !511)], lengths(), 0u8..4, size)
+        (
+            pages(),
+            prop_oneof![pages(), pages().prop_map(|p| p & !511)],
+            lengths(),
+            0u8..4,
+            size
+        )
             .prop_map(|(page, frame, pages, flags, largest)| Step::Map {
                 page,
                 frame,

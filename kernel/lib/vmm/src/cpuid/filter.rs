@@ -18,8 +18,11 @@ use super::{
 };
 
 /// "PlinthPlinth" as EBX, ECX and EDX spell it.
-const SIGNATURE: [u32; 3] =
-    [u32::from_le_bytes(*b"Plin"), u32::from_le_bytes(*b"thPl"), u32::from_le_bytes(*b"inth")];
+const SIGNATURE: [u32; 3] = [
+    u32::from_le_bytes(*b"Plin"),
+    u32::from_le_bytes(*b"thPl"),
+    u32::from_le_bytes(*b"inth"),
+];
 /// The version of the hypercall interface, leaf 0x4000_0001, EAX.
 const INTERFACE_VERSION: u32 = 1;
 /// A host leaf with subleaves is asked for at most so many.
@@ -144,8 +147,9 @@ const LEAF_7_1_EAX: Leaf7s1Eax = Leaf7s1Eax::AVX_VNNI
     .union(Leaf7s1Eax::FAST_SHORT_REP_STOSB)
     .union(Leaf7s1Eax::FAST_SHORT_REP_CMPSB);
 
-const EXTENDED_ECX: ExtendedEcx =
-    ExtendedEcx::LAHF_SAHF.union(ExtendedEcx::LZCNT).union(ExtendedEcx::PREFETCHW);
+const EXTENDED_ECX: ExtendedEcx = ExtendedEcx::LAHF_SAHF
+    .union(ExtendedEcx::LZCNT)
+    .union(ExtendedEcx::PREFETCHW);
 
 const EXTENDED_EDX: ExtendedEdx = ExtendedEdx::SYSCALL
     .union(ExtendedEdx::NX)
@@ -173,8 +177,10 @@ const AVX512_EDX: Leaf7Edx = Leaf7Edx::AVX512_4VNNIW
     .union(Leaf7Edx::AVX512_VP2INTERSECT)
     .union(Leaf7Edx::AVX512_FP16);
 
-const SPECULATION_EDX: Leaf7Edx =
-    Leaf7Edx::SPEC_CTRL.union(Leaf7Edx::STIBP).union(Leaf7Edx::FLUSH_CMD).union(Leaf7Edx::SSBD);
+const SPECULATION_EDX: Leaf7Edx = Leaf7Edx::SPEC_CTRL
+    .union(Leaf7Edx::STIBP)
+    .union(Leaf7Edx::FLUSH_CMD)
+    .union(Leaf7Edx::SSBD);
 
 /// The feature words while they are being made consistent with each other.
 struct Features {
@@ -194,11 +200,19 @@ impl Features {
     fn new(host: &impl Fn(u32, u32) -> CpuidResult, config: &GuestCpuConfig) -> Self {
         let max_basic = host(0, 0).eax;
         let asked = |leaf: u32, subleaf| {
-            if leaf <= max_basic { host(leaf, subleaf) } else { CpuidResult::ZERO }
+            if leaf <= max_basic {
+                host(leaf, subleaf)
+            } else {
+                CpuidResult::ZERO
+            }
         };
         let leaf_1 = asked(1, 0);
         let leaf_7 = asked(7, 0);
-        let leaf_7_1 = if leaf_7.eax >= 1 { asked(7, 1) } else { CpuidResult::ZERO };
+        let leaf_7_1 = if leaf_7.eax >= 1 {
+            asked(7, 1)
+        } else {
+            CpuidResult::ZERO
+        };
         let extended_1 = if host(CpuidLeaf::EXTENDED, 0).eax > CpuidLeaf::EXTENDED {
             host(CpuidLeaf::EXTENDED + 1, 0)
         } else {
@@ -279,9 +293,11 @@ impl Features {
             self.leaf_7_ecx.remove(Leaf7Ecx::PKU);
         }
         if !allowed.contains(Xcr0::AVX) {
-            self.leaf_1_ecx.remove(Leaf1Ecx::AVX | Leaf1Ecx::FMA | Leaf1Ecx::F16C);
+            self.leaf_1_ecx
+                .remove(Leaf1Ecx::AVX | Leaf1Ecx::FMA | Leaf1Ecx::F16C);
             self.leaf_7_ebx.remove(Leaf7Ebx::AVX2);
-            self.leaf_7_ecx.remove(Leaf7Ecx::VAES | Leaf7Ecx::VPCLMULQDQ);
+            self.leaf_7_ecx
+                .remove(Leaf7Ecx::VAES | Leaf7Ecx::VPCLMULQDQ);
             self.leaf_7_1_eax.remove(Leaf7s1Eax::AVX_VNNI);
         }
         if !allowed.contains(Xcr0::AVX512) {
@@ -293,8 +309,10 @@ impl Features {
     }
 
     fn add_what_we_emulate(&mut self, config: &GuestCpuConfig) {
-        self.leaf_1_ecx.insert(Leaf1Ecx::X2APIC | Leaf1Ecx::TSC_DEADLINE | Leaf1Ecx::HYPERVISOR);
-        self.leaf_1_edx.insert(Leaf1Edx::APIC | Leaf1Edx::MTRR | Leaf1Edx::MCE | Leaf1Edx::MCA);
+        self.leaf_1_ecx
+            .insert(Leaf1Ecx::X2APIC | Leaf1Ecx::TSC_DEADLINE | Leaf1Ecx::HYPERVISOR);
+        self.leaf_1_edx
+            .insert(Leaf1Edx::APIC | Leaf1Edx::MTRR | Leaf1Edx::MCE | Leaf1Edx::MCA);
         self.leaf_7_ebx.insert(Leaf7Ebx::TSC_ADJUST);
         if config.vcpus > 1 {
             self.leaf_1_edx.insert(Leaf1Edx::HTT);
@@ -346,8 +364,11 @@ impl CpuidTable {
     pub fn build(host: &impl Fn(u32, u32) -> CpuidResult, config: &GuestCpuConfig) -> Self {
         let features = Features::new(host, config);
         let physical_address_bits = physical_address_bits(host);
-        let linear_address_bits =
-            if features.leaf_7_ecx.contains(Leaf7Ecx::LA57) { 57 } else { 48 };
+        let linear_address_bits = if features.leaf_7_ecx.contains(Leaf7Ecx::LA57) {
+            57
+        } else {
+            48
+        };
         let mut table = Self {
             basic: [Entry::ZERO; BASIC_LEAVES],
             extended: [Entry::ZERO; EXTENDED_LEAVES],
@@ -390,7 +411,14 @@ impl CpuidTable {
     ) {
         let leaf_0 = host(0, 0);
         let host_has = |leaf| leaf <= leaf_0.eax;
-        self.set(0, CpuidResult { eax: MAX_BASIC, ..leaf_0 }, Rule::Fixed);
+        self.set(
+            0,
+            CpuidResult {
+                eax: MAX_BASIC,
+                ..leaf_0
+            },
+            Rule::Fixed,
+        );
         let leaf_1 = host(1, 0);
         let logical_processors = config.vcpus.max(1).next_power_of_two().min(255);
         let brand_and_clflush = leaf_1.ebx & 0xffff;
@@ -417,7 +445,14 @@ impl CpuidTable {
             self.set(4, CpuidResult::ZERO, Rule::BySubleaf { first, count });
         }
         // The local APIC timer keeps running whatever the CPU sleeps in (ARAT); nothing else of leaf 6.
-        self.set(6, CpuidResult { eax: Leaf6Eax::ARAT.bits(), ..CpuidResult::ZERO }, Rule::Fixed);
+        self.set(
+            6,
+            CpuidResult {
+                eax: Leaf6Eax::ARAT.bits(),
+                ..CpuidResult::ZERO
+            },
+            Rule::Fixed,
+        );
         self.fill_structured(features);
         self.fill_topology(config);
         if features.leaf_1_ecx.contains(Leaf1Ecx::XSAVE) {
@@ -433,7 +468,10 @@ impl CpuidTable {
             ecx: features.leaf_7_ecx.bits(),
             edx: features.leaf_7_edx.bits(),
         };
-        let more = CpuidResult { eax: features.leaf_7_1_eax.bits(), ..CpuidResult::ZERO };
+        let more = CpuidResult {
+            eax: features.leaf_7_1_eax.bits(),
+            ..CpuidResult::ZERO
+        };
         let (first, count) = self.add_subleaves(&[main, more]);
         self.set(7, main, Rule::StructuredFeatures { first, count });
     }
@@ -443,43 +481,82 @@ impl CpuidTable {
         const CORE: u32 = (TopologyLevel::Core as u32) << 8;
         let x2apic_id = config.apic_id;
         let cores = config.vcpus.max(1);
-        let threads = CpuidResult { eax: 0, ebx: 1, ecx: THREAD, edx: x2apic_id };
-        let package =
-            CpuidResult { eax: bits_for(cores), ebx: cores, ecx: CORE | 1, edx: x2apic_id };
+        let threads = CpuidResult {
+            eax: 0,
+            ebx: 1,
+            ecx: THREAD,
+            edx: x2apic_id,
+        };
+        let package = CpuidResult {
+            eax: bits_for(cores),
+            ebx: cores,
+            ecx: CORE | 1,
+            edx: x2apic_id,
+        };
         let (first, count) = self.add_subleaves(&[threads, package]);
-        let beyond = CpuidResult { edx: x2apic_id, ..CpuidResult::ZERO };
+        let beyond = CpuidResult {
+            edx: x2apic_id,
+            ..CpuidResult::ZERO
+        };
         self.set(0xb, beyond, Rule::Topology { first, count });
     }
 
     fn fill_frequencies(&mut self, config: &GuestCpuConfig) {
         if let Some((numerator, denominator)) = frequency::ratio(config.tsc_hz, config.crystal_hz) {
-            let registers =
-                CpuidResult { eax: denominator, ebx: numerator, ecx: config.crystal_hz, edx: 0 };
+            let registers = CpuidResult {
+                eax: denominator,
+                ebx: numerator,
+                ecx: config.crystal_hz,
+                edx: 0,
+            };
             self.set(0x15, registers, Rule::Fixed);
         }
-        let megahertz = u32::try_from(config.tsc_hz / 1_000_000).unwrap_or(0).min(0xffff);
+        let megahertz = u32::try_from(config.tsc_hz / 1_000_000)
+            .unwrap_or(0)
+            .min(0xffff);
         let bus = 100;
-        let registers = CpuidResult { eax: megahertz, ebx: megahertz, ecx: bus, edx: 0 };
+        let registers = CpuidResult {
+            eax: megahertz,
+            ebx: megahertz,
+            ecx: bus,
+            edx: 0,
+        };
         self.set(0x16, registers, Rule::Fixed);
     }
 
     fn fill_extended(&mut self, host: &impl Fn(u32, u32) -> CpuidResult, features: &Features) {
         let max = host(CpuidLeaf::EXTENDED, 0).eax;
-        let asked = |leaf| if leaf <= max { host(leaf, 0) } else { CpuidResult::ZERO };
-        let first = CpuidResult { eax: MAX_EXTENDED, ..CpuidResult::ZERO };
+        let asked = |leaf| {
+            if leaf <= max {
+                host(leaf, 0)
+            } else {
+                CpuidResult::ZERO
+            }
+        };
+        let first = CpuidResult {
+            eax: MAX_EXTENDED,
+            ..CpuidResult::ZERO
+        };
         self.set(CpuidLeaf::EXTENDED, first, Rule::Fixed);
         let registers = CpuidResult {
             ecx: features.extended_1_ecx.bits(),
             edx: features.extended_1_edx.bits(),
             ..CpuidResult::ZERO
         };
-        self.set(CpuidLeaf::EXTENDED_PROCESSOR, registers, Rule::ExtendedFeatures);
+        self.set(
+            CpuidLeaf::EXTENDED_PROCESSOR,
+            registers,
+            Rule::ExtendedFeatures,
+        );
         // The brand string.
         for leaf in 0x8000_0002..=0x8000_0004 {
             self.set(leaf, asked(leaf), Rule::Fixed);
         }
         // Size, ways and line of the second-level cache.
-        let cache = CpuidResult { ecx: asked(0x8000_0006).ecx, ..CpuidResult::ZERO };
+        let cache = CpuidResult {
+            ecx: asked(0x8000_0006).ecx,
+            ..CpuidResult::ZERO
+        };
         self.set(0x8000_0006, cache, Rule::Fixed);
         // The TSC never stops and never changes its rate.
         let invariant = CpuidResult {
@@ -493,7 +570,10 @@ impl CpuidTable {
         };
         self.set(
             CpuidLeaf::ADDRESS_SIZES,
-            CpuidResult { eax: sizes.to_eax(), ..CpuidResult::ZERO },
+            CpuidResult {
+                eax: sizes.to_eax(),
+                ..CpuidResult::ZERO
+            },
             Rule::Fixed,
         );
     }
@@ -501,8 +581,22 @@ impl CpuidTable {
     fn fill_hypervisor(&mut self) {
         let [ebx, ecx, edx] = SIGNATURE;
         let last = CpuidLeaf::HYPERVISOR + 1;
-        self.hypervisor.push((CpuidLeaf::HYPERVISOR, CpuidResult { eax: last, ebx, ecx, edx }));
-        self.hypervisor.push((last, CpuidResult { eax: INTERFACE_VERSION, ..CpuidResult::ZERO }));
+        self.hypervisor.push((
+            CpuidLeaf::HYPERVISOR,
+            CpuidResult {
+                eax: last,
+                ebx,
+                ecx,
+                edx,
+            },
+        ));
+        self.hypervisor.push((
+            last,
+            CpuidResult {
+                eax: INTERFACE_VERSION,
+                ..CpuidResult::ZERO
+            },
+        ));
     }
 }
 
@@ -528,7 +622,10 @@ fn share_cache(cache: CpuidResult, vcpus: u32) -> CpuidResult {
     let ids = vcpus.max(1).next_power_of_two();
     let sharing = if level >= 3 { (ids - 1).min(0xfff) } else { 0 };
     let cores = (ids - 1).min(0x3f);
-    CpuidResult { eax: cache.eax & 0x3fff | sharing << 14 | cores << 26, ..cache }
+    CpuidResult {
+        eax: cache.eax & 0x3fff | sharing << 14 | cores << 26,
+        ..cache
+    }
 }
 
 #[cfg(test)]

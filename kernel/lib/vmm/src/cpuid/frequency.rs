@@ -36,7 +36,10 @@ pub(super) fn ratio(tsc_hz: u64, crystal_hz: u32) -> Option<(u32, u32)> {
     if current.1 == 0 || current.0 == 0 {
         return None;
     }
-    Some((u32::try_from(current.0).ok()?, u32::try_from(current.1).ok()?))
+    Some((
+        u32::try_from(current.0).ok()?,
+        u32::try_from(current.1).ok()?,
+    ))
 }
 
 fn step(previous: (u64, u64), current: (u64, u64), term: u64) -> Option<(u64, u64)> {

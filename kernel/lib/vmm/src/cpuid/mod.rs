@@ -74,7 +74,10 @@ impl Entry {
     const ZERO: Self = Self::fixed(CpuidResult::ZERO);
 
     const fn fixed(registers: CpuidResult) -> Self {
-        Self { registers, rule: Rule::Fixed }
+        Self {
+            registers,
+            rule: Rule::Fixed,
+        }
     }
 }
 
@@ -101,7 +104,10 @@ impl CpuidTable {
     pub fn lookup(&self, leaf: u32, subleaf: u32, live: &impl Live) -> CpuidResult {
         let entry = match self.basic.get(leaf as usize) {
             Some(entry) => entry,
-            None => match self.extended.get(leaf.wrapping_sub(CpuidLeaf::EXTENDED) as usize) {
+            None => match self
+                .extended
+                .get(leaf.wrapping_sub(CpuidLeaf::EXTENDED) as usize)
+            {
                 Some(entry) => entry,
                 None => match self.hypervisor_leaf(leaf) {
                     Some(registers) => return registers,
@@ -117,7 +123,10 @@ impl CpuidTable {
 
     #[cold]
     fn hypervisor_leaf(&self, leaf: u32) -> Option<CpuidResult> {
-        let at = self.hypervisor.binary_search_by_key(&leaf, |(number, _)| *number).ok()?;
+        let at = self
+            .hypervisor
+            .binary_search_by_key(&leaf, |(number, _)| *number)
+            .ok()?;
         self.hypervisor.get(at).map(|(_, registers)| *registers)
     }
 
@@ -145,18 +154,23 @@ impl CpuidTable {
                 }
             }
             Rule::BySubleaf { first, count } => {
-                result = self.subleaf(first, count, subleaf).unwrap_or(CpuidResult::ZERO);
+                result = self
+                    .subleaf(first, count, subleaf)
+                    .unwrap_or(CpuidResult::ZERO);
             }
             Rule::StructuredFeatures { first, count } => {
-                result = self.subleaf(first, count, subleaf).unwrap_or(CpuidResult::ZERO);
+                result = self
+                    .subleaf(first, count, subleaf)
+                    .unwrap_or(CpuidResult::ZERO);
                 if subleaf == 0 && live.cr4().contains(Cr4::PKE) {
                     result.ecx |= Leaf7Ecx::OSPKE.bits();
                 }
             }
             Rule::Topology { first, count } => {
-                result = self
-                    .subleaf(first, count, subleaf)
-                    .unwrap_or(CpuidResult { ecx: subleaf & 0xff, ..stored });
+                result = self.subleaf(first, count, subleaf).unwrap_or(CpuidResult {
+                    ecx: subleaf & 0xff,
+                    ..stored
+                });
             }
             Rule::Xsave => result = self.xsave.leaf(subleaf, live),
         }
@@ -167,7 +181,9 @@ impl CpuidTable {
         if subleaf >= u32::from(count) {
             return None;
         }
-        self.subleaves.get(usize::from(first) + subleaf as usize).copied()
+        self.subleaves
+            .get(usize::from(first) + subleaf as usize)
+            .copied()
     }
 
     /// The bits of CR4 that the guest may set.
@@ -187,7 +203,10 @@ impl CpuidTable {
 
     /// The bits of IA32_XSS that the guest may set, or `None` where it has no such register.
     pub fn allowed_xss(&self) -> Option<u64> {
-        self.xsave.features().contains(LeafDs1Eax::XSAVES).then_some(0)
+        self.xsave
+            .features()
+            .contains(LeafDs1Eax::XSAVES)
+            .then_some(0)
     }
 
     /// The x2APIC ID.

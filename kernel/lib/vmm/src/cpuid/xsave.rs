@@ -62,7 +62,11 @@ impl XsaveLayout {
                 allowed.remove(bit);
             } else {
                 let aligned = kind.contains(XsaveComponentEcx::ALIGNED_64);
-                *component = Component { bytes: found.eax, offset: found.ebx, aligned };
+                *component = Component {
+                    bytes: found.eax,
+                    offset: found.ebx,
+                    aligned,
+                };
             }
         }
         if !allowed.contains(Xcr0::SSE) {
@@ -76,7 +80,11 @@ impl XsaveLayout {
         if !allowed.contains(Xcr0::AVX) {
             allowed.remove(Xcr0::AVX512);
         }
-        Self { components, allowed, features }
+        Self {
+            components,
+            allowed,
+            features,
+        }
     }
 
     pub(super) const fn allowed(&self) -> Xcr0 {
@@ -102,7 +110,10 @@ impl XsaveLayout {
             },
             1 => CpuidResult {
                 eax: self.features.bits(),
-                ebx: if self.features.intersects(LeafDs1Eax::XSAVEC | LeafDs1Eax::XSAVES) {
+                ebx: if self
+                    .features
+                    .intersects(LeafDs1Eax::XSAVEC | LeafDs1Eax::XSAVES)
+                {
                     self.compacted_bytes(live.xcr0().bits() | live.xss())
                 } else {
                     0
@@ -132,12 +143,18 @@ impl XsaveLayout {
     }
 
     fn standard_bytes(&self, xcr0: u64) -> u32 {
-        self.enabled(xcr0).map(|c| c.offset.wrapping_add(c.bytes)).fold(HEADER_END, u32::max)
+        self.enabled(xcr0)
+            .map(|c| c.offset.wrapping_add(c.bytes))
+            .fold(HEADER_END, u32::max)
     }
 
     fn compacted_bytes(&self, components: u64) -> u32 {
         self.enabled(components).fold(HEADER_END, |end, component| {
-            let start = if component.aligned { end.next_multiple_of(64) } else { end };
+            let start = if component.aligned {
+                end.next_multiple_of(64)
+            } else {
+                end
+            };
             start.wrapping_add(component.bytes)
         })
     }

@@ -46,7 +46,10 @@ pub(crate) fn unary(
 ) -> (u64, Rflags) {
     let a = width.truncate(a);
     let keep_carry = |(result, status): (u64, Rflags)| {
-        (result, (rflags - (STATUS - Rflags::CF)) | (status - Rflags::CF))
+        (
+            result,
+            (rflags - (STATUS - Rflags::CF)) | (status - Rflags::CF),
+        )
     };
     match operation {
         UnaryOperation::Not => (width.truncate(!a), rflags),
@@ -78,7 +81,11 @@ pub(crate) fn shift(
     match operation {
         ShiftOperation::Rol | ShiftOperation::Ror => {
             let by = count % bits;
-            let by = if operation == ShiftOperation::Rol { by } else { (bits - by) % bits };
+            let by = if operation == ShiftOperation::Rol {
+                by
+            } else {
+                (bits - by) % bits
+            };
             let result = match by {
                 0 => a,
                 _ => width.truncate(a << by | a >> (bits - by)),
@@ -88,7 +95,10 @@ pub(crate) fn shift(
             } else {
                 (top(result), top(result) != bit(result, bits - 2))
             };
-            (result, with(rflags, &[(Rflags::CF, carry), (Rflags::OF, overflow)]))
+            (
+                result,
+                with(rflags, &[(Rflags::CF, carry), (Rflags::OF, overflow)]),
+            )
         }
         ShiftOperation::Rcl | ShiftOperation::Rcr => {
             let mut carry = rflags.contains(Rflags::CF);
@@ -109,7 +119,10 @@ pub(crate) fn shift(
             } else {
                 top(result) != bit(result, bits - 2)
             };
-            (result, with(rflags, &[(Rflags::CF, carry), (Rflags::OF, overflow)]))
+            (
+                result,
+                with(rflags, &[(Rflags::CF, carry), (Rflags::OF, overflow)]),
+            )
         }
         ShiftOperation::Shl | ShiftOperation::Shr | ShiftOperation::Sar => {
             let (result, carry, overflow) = match operation {
@@ -127,7 +140,10 @@ pub(crate) fn shift(
             };
             let status = logic(width, result).1;
             let rflags = (rflags - STATUS) | status;
-            (result, with(rflags, &[(Rflags::CF, carry), (Rflags::OF, overflow)]))
+            (
+                result,
+                with(rflags, &[(Rflags::CF, carry), (Rflags::OF, overflow)]),
+            )
         }
     }
 }
@@ -161,7 +177,10 @@ fn add(width: Width, a: u64, b: u64, carry: u64) -> (u64, Rflags) {
 fn subtract(width: Width, a: u64, b: u64, borrow: u64) -> (u64, Rflags) {
     let result = width.truncate(a.wrapping_sub(b).wrapping_sub(borrow));
     let mut status = sign_zero_parity(width, result);
-    status.set(Rflags::CF, u128::from(a) < u128::from(b) + u128::from(borrow));
+    status.set(
+        Rflags::CF,
+        u128::from(a) < u128::from(b) + u128::from(borrow),
+    );
     status.set(Rflags::AF, (a ^ b ^ result) & 0x10 != 0);
     status.set(Rflags::OF, top(width, (a ^ b) & (a ^ result)));
     (result, status)
@@ -199,7 +218,12 @@ mod tests {
     use super::*;
 
     fn widths() -> impl Strategy<Value = Width> {
-        prop_oneof![Just(Width::Byte), Just(Width::Word), Just(Width::Dword), Just(Width::Qword)]
+        prop_oneof![
+            Just(Width::Byte),
+            Just(Width::Word),
+            Just(Width::Dword),
+            Just(Width::Qword)
+        ]
     }
 
     fn values() -> impl Strategy<Value = u64> {
@@ -235,7 +259,10 @@ mod tests {
         flags.set(Rflags::OF, carries[bits] != carries[bits - 1]);
         flags.set(Rflags::ZF, (0..bits).all(|bit| result >> bit & 1 == 0));
         flags.set(Rflags::SF, result >> (bits - 1) & 1 == 1);
-        flags.set(Rflags::PF, (0..8).filter(|bit| result >> bit & 1 == 1).count() % 2 == 0);
+        flags.set(
+            Rflags::PF,
+            (0..8).filter(|bit| result >> bit & 1 == 1).count() % 2 == 0,
+        );
         flags
     }
 
@@ -317,7 +344,11 @@ mod tests {
     fn shifts_by_one_set_the_flags_of_the_manual() {
         let none = Rflags::empty();
         let cf_of = |(result, flags): (u64, Rflags)| {
-            (result, flags.contains(Rflags::CF), flags.contains(Rflags::OF))
+            (
+                result,
+                flags.contains(Rflags::CF),
+                flags.contains(Rflags::OF),
+            )
         };
         let one = |operation, a, flags| cf_of(shift(operation, Width::Byte, a, 1, flags));
         assert_eq!(one(ShiftOperation::Shl, 0x81, none), (0x02, true, true));
@@ -329,16 +360,31 @@ mod tests {
         assert_eq!(one(ShiftOperation::Rol, 0x40, none), (0x80, false, true));
         assert_eq!(one(ShiftOperation::Ror, 0x01, none), (0x80, true, true));
         assert_eq!(one(ShiftOperation::Ror, 0x81, none), (0xc0, true, false));
-        assert_eq!(one(ShiftOperation::Rcl, 0x40, Rflags::CF), (0x81, false, true));
-        assert_eq!(one(ShiftOperation::Rcr, 0x02, Rflags::CF), (0x81, false, true));
-        assert_eq!(shift(ShiftOperation::Shl, Width::Dword, 5, 32, Rflags::CF), (5, Rflags::CF));
+        assert_eq!(
+            one(ShiftOperation::Rcl, 0x40, Rflags::CF),
+            (0x81, false, true)
+        );
+        assert_eq!(
+            one(ShiftOperation::Rcr, 0x02, Rflags::CF),
+            (0x81, false, true)
+        );
+        assert_eq!(
+            shift(ShiftOperation::Shl, Width::Dword, 5, 32, Rflags::CF),
+            (5, Rflags::CF)
+        );
     }
 
     #[test]
     fn logic_clears_carry_and_overflow() {
         let before = STATUS | Rflags::IF;
         assert_eq!(
-            binary(BinaryOperation::And, Width::Word, 0x1_8003, 0xffff_8001, before),
+            binary(
+                BinaryOperation::And,
+                Width::Word,
+                0x1_8003,
+                0xffff_8001,
+                before
+            ),
             (0x8001, Rflags::IF | Rflags::SF)
         );
         assert_eq!(
@@ -354,9 +400,21 @@ mod tests {
     #[test]
     fn conditions_are_those_of_the_manuals_table() {
         // After comparing the first number with the second, as signed and unsigned bytes.
-        for (a, b) in [(1u8, 2u8), (2, 1), (5, 5), (0x80, 1), (1, 0x80), (0xff, 0x7f)] {
-            let (_, flags) =
-                binary(BinaryOperation::Cmp, Width::Byte, a.into(), b.into(), Rflags::empty());
+        for (a, b) in [
+            (1u8, 2u8),
+            (2, 1),
+            (5, 5),
+            (0x80, 1),
+            (1, 0x80),
+            (0xff, 0x7f),
+        ] {
+            let (_, flags) = binary(
+                BinaryOperation::Cmp,
+                Width::Byte,
+                a.into(),
+                b.into(),
+                Rflags::empty(),
+            );
             let (sa, sb) = (a as i8, b as i8);
             let table = [
                 (2, a < b),
@@ -375,7 +433,11 @@ mod tests {
                 (9, sa.wrapping_sub(sb) >= 0),
             ];
             for (number, expected) in table {
-                assert_eq!(holds(Condition(number), flags), expected, "{a} {b} {number}");
+                assert_eq!(
+                    holds(Condition(number), flags),
+                    expected,
+                    "{a} {b} {number}"
+                );
             }
         }
     }

@@ -65,11 +65,21 @@ impl Key {
         let rip = cpu.rip();
         // Only 64-bit code gets above 4 GiB; for the rest CS has to be asked.
         if !efer.contains(Efer::LMA)
-            || rip >> 32 == 0 && !cpu.segment(SegmentName::Cs).access.contains(AccessRights::LONG)
+            || rip >> 32 == 0
+                && !cpu
+                    .segment(SegmentName::Cs)
+                    .access
+                    .contains(AccessRights::LONG)
         {
             return None;
         }
-        Some(Self { rip, cr3: cpu.cr3(), cr4: cpu.cr4(), efer, cpl: cpu.cpl() })
+        Some(Self {
+            rip,
+            cr3: cpu.cr3(),
+            cr4: cpu.cr4(),
+            efer,
+            cpl: cpu.cpl(),
+        })
     }
 
     const fn slot(&self) -> usize {
@@ -79,7 +89,13 @@ impl Key {
 
 impl Trail {
     const fn new() -> Self {
-        Self { reads: [Read { at: GuestPhys::new(0), value: 0 }; LEVELS + 2], count: 0 }
+        Self {
+            reads: [Read {
+                at: GuestPhys::new(0),
+                value: 0,
+            }; LEVELS + 2],
+            count: 0,
+        }
     }
 
     /// Remembers a read.
@@ -103,13 +119,18 @@ impl Trail {
     /// Whether everything reads as it did.
     #[inline]
     fn still_holds<G: GuestMemory>(&self, memory: &G) -> bool {
-        self.reads.iter().take(self.count).all(|read| memory.read_u64(read.at) == Ok(read.value))
+        self.reads
+            .iter()
+            .take(self.count)
+            .all(|read| memory.read_u64(read.at) == Ok(read.value))
     }
 }
 
 impl Cache {
     pub(super) const fn new() -> Self {
-        Self { entries: [const { None }; ENTRIES] }
+        Self {
+            entries: [const { None }; ENTRIES],
+        }
     }
 
     /// The instruction that these registers lead to, where it is known.
@@ -122,7 +143,11 @@ impl Cache {
     /// Remembers an instruction.
     fn insert(&mut self, key: Key, trail: Trail, instruction: Instruction) {
         if let Some(slot) = self.entries.get_mut(key.slot()) {
-            *slot = Some(Entry { key, trail, instruction });
+            *slot = Some(Entry {
+                key,
+                trail,
+                instruction,
+            });
         }
     }
 }

@@ -65,9 +65,9 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             Operation::Move | Operation::MoveExtended(..) => {
                 self.convert(instruction, width, |value| value)
             }
-            Operation::MoveSwapped => {
-                self.convert(instruction, width, |value| value.swap_bytes() >> (64 - width.bits()))
-            }
+            Operation::MoveSwapped => self.convert(instruction, width, |value| {
+                value.swap_bytes() >> (64 - width.bits())
+            }),
             Operation::Binary(operation) => self.binary(instruction, operation),
             Operation::Unary(operation) => self.modify(instruction, |_, value, rflags| {
                 arithmetic::unary(operation, width, value, rflags)
@@ -102,8 +102,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             Operation::Pop => self.pop(instruction),
             Operation::Call | Operation::Jump => self.branch(instruction),
             Operation::Set(condition) => {
-                let destination =
-                    self.target(instruction, instruction.destination, width, AccessKind::Write)?;
+                let destination = self.target(
+                    instruction,
+                    instruction.destination,
+                    width,
+                    AccessKind::Write,
+                )?;
                 let holds = arithmetic::holds(condition, self.cpu.rflags());
                 self.put(destination, width, u64::from(holds));
                 Ok(Outcome::Next)
@@ -148,7 +152,11 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         operation: BinaryOperation,
     ) -> Result<Outcome, AccessError> {
         let only_compares = matches!(operation, BinaryOperation::Cmp | BinaryOperation::Test);
-        let kind = if only_compares { AccessKind::Read } else { AccessKind::Write };
+        let kind = if only_compares {
+            AccessKind::Read
+        } else {
+            AccessKind::Write
+        };
         let (destination, source) = self.both(instruction, kind)?;
         let width = instruction.width;
         let a = self.get(destination, width);
@@ -168,8 +176,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         change: impl FnOnce(u64, u64, Rflags) -> (u64, Rflags),
     ) -> Result<Outcome, AccessError> {
         let width = instruction.width;
-        let destination =
-            self.target(instruction, instruction.destination, width, AccessKind::Write)?;
+        let destination = self.target(
+            instruction,
+            instruction.destination,
+            width,
+            AccessKind::Write,
+        )?;
         // The count of a shift is a byte; operations on one operand have no source.
         let source = match instruction.source {
             Operand::None => 0,
@@ -277,7 +289,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
 
     fn push(&mut self, instruction: &Instruction) -> Result<Outcome, AccessError> {
         let width = instruction.width;
-        let source = self.target(instruction, instruction.destination, width, AccessKind::Read)?;
+        let source = self.target(
+            instruction,
+            instruction.destination,
+            width,
+            AccessKind::Read,
+        )?;
         let (rsp, place) = self.locate_push(width)?;
         let value = self.get(source, width);
         self.put(Target::Memory(place), width, value);
@@ -304,8 +321,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         let place = self.locate(SegmentName::Ss, rsp, width, AccessKind::Read)?;
         // An address that RSP is part of is computed after the increment.
         self.set_stack_pointer(rsp.wrapping_add(width.bytes() as u64));
-        let destination =
-            self.target(instruction, instruction.destination, width, AccessKind::Write);
+        let destination = self.target(
+            instruction,
+            instruction.destination,
+            width,
+            AccessKind::Write,
+        );
         match destination {
             Ok(destination) => {
                 let value = self.get(Target::Memory(place), width);
@@ -322,7 +343,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
     /// CALL and JMP to the address in the operand.
     fn branch(&mut self, instruction: &Instruction) -> Result<Outcome, AccessError> {
         let width = instruction.width;
-        let operand = self.target(instruction, instruction.destination, width, AccessKind::Read)?;
+        let operand = self.target(
+            instruction,
+            instruction.destination,
+            width,
+            AccessKind::Read,
+        )?;
         let pushed = match instruction.operation {
             Operation::Call => Some(self.locate_push(width)?),
             _ => None,
@@ -353,13 +379,19 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             (Operand::Memory, Operand::Vector(number)) => (number, AccessKind::Write),
             _ => return Ok(Outcome::Unknown),
         };
-        let Some(vector) = self.cpu.vector(number) else { return Ok(Outcome::Unknown) };
+        let Some(vector) = self.cpu.vector(number) else {
+            return Ok(Outcome::Unknown);
+        };
         let memory = &instruction.memory;
         let offset = self.offset(memory);
         if part == VectorPart::All(Alignment::Sixteen) {
             self.check_alignment(memory, offset)?;
         }
-        let width = if part == VectorPart::Low4 { Width::Dword } else { Width::Qword };
+        let width = if part == VectorPart::Low4 {
+            Width::Dword
+        } else {
+            Width::Qword
+        };
         let first = self.locate(memory.segment, offset, width, kind)?;
         let second = match part {
             VectorPart::All(_) => {
@@ -370,7 +402,11 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         };
         let (low, high) = (vector as u64, (vector >> 64) as u64);
         if kind == AccessKind::Write {
-            let value = if part == VectorPart::High8Merge { high } else { low };
+            let value = if part == VectorPart::High8Merge {
+                high
+            } else {
+                low
+            };
             self.put(Target::Memory(first), width, value);
             if let Some(second) = second {
                 self.put(Target::Memory(second), width, high);
@@ -384,7 +420,10 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             VectorPart::High8Merge => (low, value),
             VectorPart::Low4 | VectorPart::Low8 | VectorPart::All(_) => (value, upper),
         };
-        if self.cpu.set_vector(number, u128::from(high) << 64 | u128::from(low)) {
+        if self
+            .cpu
+            .set_vector(number, u128::from(high) << 64 | u128::from(low))
+        {
             Ok(Outcome::Next)
         } else {
             Ok(Outcome::Unknown)
@@ -394,9 +433,18 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
     /// #GP(0) where an operand that must be is not at a multiple of 16.
     fn check_alignment(&self, memory: &MemoryOperand, offset: u64) -> Result<(), AccessError> {
         let linear = self.space.linear();
-        let gva =
-            linear.operand(self.cpu, memory.segment, offset, Width::Byte, AccessKind::Read)?;
-        if gva.as_u64() & 15 == 0 { Ok(()) } else { Err(AccessError::Fault(GuestFault::GP0)) }
+        let gva = linear.operand(
+            self.cpu,
+            memory.segment,
+            offset,
+            Width::Byte,
+            AccessKind::Read,
+        )?;
+        if gva.as_u64() & 15 == 0 {
+            Ok(())
+        } else {
+            Err(AccessError::Fault(GuestFault::GP0))
+        }
     }
 
     /// Both operands of an instruction, the destination first.
@@ -437,8 +485,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
     #[inline]
     fn offset(&self, memory: &MemoryOperand) -> u64 {
         let base = memory.base.map_or(0, |base| self.cpu.gpr(base));
-        let index = memory.index.map_or(0, |index| self.cpu.gpr(index) << (memory.scale & 3));
-        memory.address_width.truncate(memory.displacement.wrapping_add(base).wrapping_add(index))
+        let index = memory
+            .index
+            .map_or(0, |index| self.cpu.gpr(index) << (memory.scale & 3));
+        memory
+            .address_width
+            .truncate(memory.displacement.wrapping_add(base).wrapping_add(index))
     }
 
     #[inline]
@@ -449,7 +501,8 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         width: Width,
         kind: AccessKind,
     ) -> Result<Place, AccessError> {
-        self.space.locate(self.cpu, self.machine, segment, offset, width, kind)
+        self.space
+            .locate(self.cpu, self.machine, segment, offset, width, kind)
     }
 
     #[inline]
@@ -460,7 +513,8 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             Target::Register(Register::High(register)) => self.cpu.gpr(register) >> 8 & 0xff,
             Target::Selector(name) => u64::from(self.cpu.segment(name).selector),
             Target::Memory(place) => {
-                self.space.read(self.cpu, self.vcpu, self.machine, place, width)
+                self.space
+                    .read(self.cpu, self.vcpu, self.machine, place, width)
             }
         }
     }
@@ -473,10 +527,12 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             }
             Target::Register(Register::High(register)) => {
                 let old = self.cpu.gpr(register);
-                self.cpu.set_gpr(register, old & !0xff00 | (value & 0xff) << 8);
+                self.cpu
+                    .set_gpr(register, old & !0xff00 | (value & 0xff) << 8);
             }
             Target::Memory(place) => {
-                self.space.write(self.cpu, self.vcpu, self.machine, place, width, value);
+                self.space
+                    .write(self.cpu, self.vcpu, self.machine, place, width, value);
             }
             // The decoder makes neither a destination.
             Target::Value(_) | Target::Selector(_) => {}
@@ -489,7 +545,11 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             return Width::Qword;
         }
         let ss = self.cpu.segment(SegmentName::Ss).access;
-        if ss.contains(AccessRights::DEFAULT_BIG) { Width::Dword } else { Width::Word }
+        if ss.contains(AccessRights::DEFAULT_BIG) {
+            Width::Dword
+        } else {
+            Width::Word
+        }
     }
 
     fn set_stack_pointer(&mut self, rsp: u64) {

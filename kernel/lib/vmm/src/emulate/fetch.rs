@@ -70,7 +70,11 @@ pub(super) fn fetch<C: Cpu, M: Machine>(
         Err(DecodeError::Invalid) => Err(invalid()),
         Err(DecodeError::Unsupported) => Err(FetchError::Unknown(Unknown { bytes, fetched })),
         Err(DecodeError::Incomplete) => {
-            let at = Start { gva, rip, code_width };
+            let at = Start {
+                gva,
+                rip,
+                code_width,
+            };
             fetch_rest(cpu, vcpu, machine, space, bytes, fetched, at)
         }
     }
@@ -113,7 +117,13 @@ fn fetch_rest<C: Cpu, M: Machine>(
     // The code segment may end with the page.
     let second = start.rip.wrapping_add(fetched as u64);
     linear
-        .operand(cpu, SegmentName::Cs, second, Width::Byte, AccessKind::Execute)
+        .operand(
+            cpu,
+            SegmentName::Cs,
+            second,
+            Width::Byte,
+            AccessKind::Execute,
+        )
         .map_err(AccessError::Fault)?;
     let gva = linear.next_page(start.gva);
     let gpa = linear.translate(machine.memory(), gva, AccessKind::Execute, linear.privilege)?;
@@ -122,9 +132,10 @@ fn fetch_rest<C: Cpu, M: Machine>(
     match decode::decode(&bytes, MAX_LENGTH, start.rip, start.code_width) {
         Ok(instruction) => Ok(Fetched { instruction, bytes }),
         Err(DecodeError::Invalid | DecodeError::Incomplete) => Err(invalid()),
-        Err(DecodeError::Unsupported) => {
-            Err(FetchError::Unknown(Unknown { bytes, fetched: MAX_LENGTH }))
-        }
+        Err(DecodeError::Unsupported) => Err(FetchError::Unknown(Unknown {
+            bytes,
+            fetched: MAX_LENGTH,
+        })),
     }
 }
 

@@ -37,7 +37,9 @@ pub(super) fn emulate<C: Cpu, M: Machine>(
     };
     let memory = &instruction.memory;
     let base = memory.base.map_or(0, |base| cpu.gpr(base));
-    let index = memory.index.map_or(0, |index| cpu.gpr(index) << (memory.scale & 3));
+    let index = memory
+        .index
+        .map_or(0, |index| cpu.gpr(index) << (memory.scale & 3));
     let mut address = memory.displacement.wrapping_add(base).wrapping_add(index);
     if matches!(memory.segment, SegmentName::Fs | SegmentName::Gs) {
         address = address.wrapping_add(cpu.segment(memory.segment).base);

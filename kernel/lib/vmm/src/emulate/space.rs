@@ -111,9 +111,17 @@ impl Space {
             first
         };
         if let Some(slot) = self.touches.iter_mut().find(|slot| slot.is_none()) {
-            *slot = Some(Touch { gva, bytes: bytes as u64, kind });
+            *slot = Some(Touch {
+                gva,
+                bytes: bytes as u64,
+                kind,
+            });
         }
-        Ok(Place { first, room, second })
+        Ok(Place {
+            first,
+            room,
+            second,
+        })
     }
 
     /// The accesses so far that a data breakpoint may concern.
@@ -129,15 +137,24 @@ impl Space {
         kind: AccessKind,
     ) -> Result<GuestPhys, AccessError> {
         let linear = gva.align_down(PageSize::Size4K);
-        let known = if kind == AccessKind::Write { &mut self.writable } else { &mut self.readable };
+        let known = if kind == AccessKind::Write {
+            &mut self.writable
+        } else {
+            &mut self.readable
+        };
         let offset = gva.page_offset(PageSize::Size4K);
         if let Some(page) = known
             && page.linear == linear
         {
             return Ok(page.physical.wrapping_add(offset));
         }
-        let gpa = self.linear.translate(machine.memory(), gva, kind, self.linear.privilege)?;
-        *known = Some(Page { linear, physical: gpa.align_down(PageSize::Size4K) });
+        let gpa = self
+            .linear
+            .translate(machine.memory(), gva, kind, self.linear.privilege)?;
+        *known = Some(Page {
+            linear,
+            physical: gpa.align_down(PageSize::Size4K),
+        });
         Ok(gpa)
     }
 

@@ -40,7 +40,11 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
                 return Ok(Outcome::Next);
             }
         }
-        Ok(if left == 0 { Outcome::Next } else { Outcome::Continue })
+        Ok(if left == 0 {
+            Outcome::Next
+        } else {
+            Outcome::Continue
+        })
     }
 
     fn element(
@@ -107,16 +111,23 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         instruction: &Instruction,
         kind: AccessKind,
     ) -> Result<Target, AccessError> {
-        let offset = instruction.memory.address_width.truncate(self.cpu.gpr(Gpr::Rdi));
+        let offset = instruction
+            .memory
+            .address_width
+            .truncate(self.cpu.gpr(Gpr::Rdi));
         let place = self.locate(SegmentName::Es, offset, instruction.width, kind)?;
         Ok(Target::Memory(place))
     }
 
     fn advance(&mut self, instruction: &Instruction, register: Gpr) {
         let bytes = instruction.width.bytes() as u64;
-        let step =
-            if self.cpu.rflags().contains(Rflags::DF) { bytes.wrapping_neg() } else { bytes };
+        let step = if self.cpu.rflags().contains(Rflags::DF) {
+            bytes.wrapping_neg()
+        } else {
+            bytes
+        };
         let next = self.cpu.gpr(register).wrapping_add(step);
-        self.cpu.write_gpr(register, instruction.memory.address_width, next);
+        self.cpu
+            .write_gpr(register, instruction.memory.address_width, next);
     }
 }

@@ -63,7 +63,11 @@ fn long() -> FakeCpu {
 fn run_with(mut cpu: FakeCpu, bytes: &[u8], mut machine: FakeMachine, access: MemoryAccess) -> Run {
     machine.memory.put(cpu.rip, bytes);
     let result = emulate(&mut cpu, &mut vcpu(), &mut machine, access);
-    Run { cpu, machine, result }
+    Run {
+        cpu,
+        machine,
+        result,
+    }
 }
 
 fn access(gpa: u64, gva: Option<u64>, kind: AccessKind) -> MemoryAccess {
@@ -100,7 +104,10 @@ fn write(cpu: &FakeCpu, bytes: &[u8], value: u64) -> Run {
 
 /// RDI and RSI at the device, RBX in RAM.
 fn cpu() -> FakeCpu {
-    long().with(Gpr::Rdi, DEVICE).with(Gpr::Rsi, DEVICE).with(Gpr::Rbx, RAM)
+    long()
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rsi, DEVICE)
+        .with(Gpr::Rbx, RAM)
 }
 
 #[test]
@@ -115,12 +122,24 @@ fn loads_of_every_width_write_what_an_instruction_writes() {
         (&[0x48, 0x8b, 0x07], Width::Qword, value),
         (&[0x0f, 0xb6, 0x07], Width::Byte, 0xf1),
         (&[0x0f, 0xbe, 0x07], Width::Byte, 0xffff_fff1),
-        (&[0x48, 0x0f, 0xbe, 0x07], Width::Byte, 0xffff_ffff_ffff_fff1),
-        (&[0x66, 0x0f, 0xb6, 0x07], Width::Byte, 0x1111_2222_3333_00f1),
+        (
+            &[0x48, 0x0f, 0xbe, 0x07],
+            Width::Byte,
+            0xffff_ffff_ffff_fff1,
+        ),
+        (
+            &[0x66, 0x0f, 0xb6, 0x07],
+            Width::Byte,
+            0x1111_2222_3333_00f1,
+        ),
         (&[0x0f, 0xb7, 0x07], Width::Word, 0x22f1),
         (&[0x48, 0x63, 0x07], Width::Dword, 0x4433_22f1),
         (&[0x0f, 0x38, 0xf0, 0x07], Width::Dword, 0xf122_3344),
-        (&[0x66, 0x0f, 0x38, 0xf0, 0x07], Width::Word, 0x1111_2222_3333_f122),
+        (
+            &[0x66, 0x0f, 0x38, 0xf0, 0x07],
+            Width::Word,
+            0x1111_2222_3333_f122,
+        ),
     ] {
         let run = read(&old, bytes, value).ended(bytes.len() as u64);
         assert_eq!(run.gpr(Gpr::Rax), expected, "{bytes:x?}");
@@ -140,14 +159,22 @@ fn stores_of_every_width_reach_the_device_as_one_write() {
         (&[0x48, 0x89, 0x07], Width::Qword, 0x8877_6655_4433_22f1),
         (&[0xc6, 0x07, 0x5a], Width::Byte, 0x5a),
         (&[0xc7, 0x07, 1, 2, 3, 0x84], Width::Dword, 0x8403_0201),
-        (&[0x48, 0xc7, 0x07, 1, 2, 3, 0x84], Width::Qword, 0xffff_ffff_8403_0201),
+        (
+            &[0x48, 0xc7, 0x07, 1, 2, 3, 0x84],
+            Width::Qword,
+            0xffff_ffff_8403_0201,
+        ),
         (&[0x0f, 0xc3, 0x07], Width::Dword, 0x4433_22f1),
         (&[0x0f, 0x38, 0xf1, 0x07], Width::Dword, 0xf122_3344),
         (&[0x8c, 0x1f], Width::Word, 0x10),
         (&[0xa2, 0, 0, 0, 0x20, 0, 0, 0, 0], Width::Byte, 0xf1),
     ] {
         let run = write(&cpu, bytes, 0).ended(bytes.len() as u64);
-        assert_eq!(run.machine.mmio_writes, [(DEVICE, width, expected)], "{bytes:x?}");
+        assert_eq!(
+            run.machine.mmio_writes,
+            [(DEVICE, width, expected)],
+            "{bytes:x?}"
+        );
         assert!(run.machine.mmio_reads.is_empty(), "{bytes:x?}");
     }
 }
@@ -160,21 +187,45 @@ fn read_modify_write_does_one_read_and_one_write() {
         (&[0x09, 0x07][..], 0x8000_00ff, Rflags::SF | Rflags::PF),
         (&[0x21, 0x07], 0x01, Rflags::empty()),
         (&[0x31, 0x07], 0x8000_00fe, Rflags::SF),
-        (&[0xf0, 0x01, 0x07], 0x8000_0100, Rflags::SF | Rflags::AF | Rflags::PF),
-        (&[0x29, 0x07], 0x8000_00e2, Rflags::SF | Rflags::AF | Rflags::PF),
+        (
+            &[0xf0, 0x01, 0x07],
+            0x8000_0100,
+            Rflags::SF | Rflags::AF | Rflags::PF,
+        ),
+        (
+            &[0x29, 0x07],
+            0x8000_00e2,
+            Rflags::SF | Rflags::AF | Rflags::PF,
+        ),
         (&[0x83, 0x0f, 0x02], 0x8000_00f3, Rflags::SF | Rflags::PF),
         (&[0xff, 0x07], 0x8000_00f2, Rflags::SF),
         (&[0xff, 0x0f], 0x8000_00f0, Rflags::SF | Rflags::PF),
-        (&[0xf7, 0x1f], 0x7fff_ff0f, Rflags::CF | Rflags::AF | Rflags::PF),
+        (
+            &[0xf7, 0x1f],
+            0x7fff_ff0f,
+            Rflags::CF | Rflags::AF | Rflags::PF,
+        ),
         (&[0xf7, 0x17], 0x7fff_ff0e, Rflags::empty()),
-        (&[0xd1, 0x27], 0x0000_01e2, Rflags::CF | Rflags::OF | Rflags::PF),
+        (
+            &[0xd1, 0x27],
+            0x0000_01e2,
+            Rflags::CF | Rflags::OF | Rflags::PF,
+        ),
         (&[0xd3, 0x2f], 0x0800_000f, Rflags::PF | Rflags::OF),
         (&[0x0f, 0xba, 0x2f, 1], 0x8000_00f3, Rflags::empty()),
         (&[0x0f, 0xba, 0x37, 31], 0x0000_00f1, Rflags::CF),
     ] {
         let run = write(&cpu, bytes, before).ended(bytes.len() as u64);
-        assert_eq!(run.machine.mmio_reads, [(DEVICE, Width::Dword)], "{bytes:x?}");
-        assert_eq!(run.machine.mmio_writes, [(DEVICE, Width::Dword, expected)], "{bytes:x?}");
+        assert_eq!(
+            run.machine.mmio_reads,
+            [(DEVICE, Width::Dword)],
+            "{bytes:x?}"
+        );
+        assert_eq!(
+            run.machine.mmio_writes,
+            [(DEVICE, Width::Dword, expected)],
+            "{bytes:x?}"
+        );
         assert_eq!(run.status(), status, "{bytes:x?}");
     }
 }
@@ -184,7 +235,10 @@ fn compares_and_loads_that_compute_do_not_write_the_device() {
     let cpu = cpu().with(Gpr::Rax, 0xffff_ffff_0000_0005);
     // cmp eax, [rdi]; cmp [rdi], eax; test [rdi], eax
     let run = read(&cpu, &[0x3b, 0x07], 6).ended(2);
-    assert_eq!(run.status(), Rflags::CF | Rflags::SF | Rflags::AF | Rflags::PF);
+    assert_eq!(
+        run.status(),
+        Rflags::CF | Rflags::SF | Rflags::AF | Rflags::PF
+    );
     let run = read(&cpu, &[0x39, 0x07], 6).ended(2);
     assert_eq!(run.status(), Rflags::empty());
     let run = read(&cpu, &[0x85, 0x07], 2).ended(2);
@@ -212,7 +266,9 @@ fn bit_offsets_in_registers_reach_beyond_the_operand() {
 
 #[test]
 fn exchanges_write_both_sides() {
-    let cpu = cpu().with(Gpr::Rcx, 0xffff_ffff_0000_0007).with(Gpr::Rax, 5);
+    let cpu = cpu()
+        .with(Gpr::Rcx, 0xffff_ffff_0000_0007)
+        .with(Gpr::Rax, 5);
     let run = write(&cpu, &[0x87, 0x0f], 0x8000_0000).ended(2);
     assert_eq!(run.machine.mmio_writes, [(DEVICE, Width::Dword, 7)]);
     assert_eq!(run.gpr(Gpr::Rcx), 0x8000_0000);
@@ -227,28 +283,53 @@ fn exchanges_write_both_sides() {
     assert!(run.status().contains(Rflags::ZF));
     assert_eq!(run.gpr(Gpr::Rax), 5);
     let run = write(&cpu, &[0xf0, 0x0f, 0xb1, 0x0f], 0x8000_0006).ended(4);
-    assert_eq!(run.machine.mmio_writes, [(DEVICE, Width::Dword, 0x8000_0006)]);
+    assert_eq!(
+        run.machine.mmio_writes,
+        [(DEVICE, Width::Dword, 0x8000_0006)]
+    );
     assert!(!run.status().contains(Rflags::ZF));
     assert_eq!(run.gpr(Gpr::Rax), 0x8000_0006);
 }
 
 #[test]
 fn pairs_are_compared_and_exchanged_as_one() {
-    let cpu = cpu().with(Gpr::Rax, 1).with(Gpr::Rdx, 2).with(Gpr::Rbx, 0x11).with(Gpr::Rcx, 0x22);
+    let cpu = cpu()
+        .with(Gpr::Rax, 1)
+        .with(Gpr::Rdx, 2)
+        .with(Gpr::Rbx, 0x11)
+        .with(Gpr::Rcx, 0x22);
     let registers = [(DEVICE, 1), (DEVICE + 4, 2)];
     let hit = both_ways(&cpu, &[0x0f, 0xc7, 0x0f], &registers, AccessKind::Write).ended(3);
     assert_eq!(
         hit.machine.mmio_writes,
-        [(DEVICE, Width::Dword, 0x11), (DEVICE + 4, Width::Dword, 0x22)]
+        [
+            (DEVICE, Width::Dword, 0x11),
+            (DEVICE + 4, Width::Dword, 0x22)
+        ]
     );
     assert_eq!(hit.status(), Rflags::ZF);
     let registers = [(DEVICE, 1), (DEVICE + 8, 3)];
-    let miss = both_ways(&cpu, &[0x48, 0x0f, 0xc7, 0x0f], &registers, AccessKind::Write).ended(4);
+    let miss = both_ways(
+        &cpu,
+        &[0x48, 0x0f, 0xc7, 0x0f],
+        &registers,
+        AccessKind::Write,
+    )
+    .ended(4);
     assert_eq!((miss.gpr(Gpr::Rax), miss.gpr(Gpr::Rdx)), (1, 3));
     assert_eq!(miss.status(), Rflags::empty());
     let crooked = cpu.with(Gpr::Rdi, DEVICE + 8);
-    let run = both_ways(&crooked, &[0x48, 0x0f, 0xc7, 0x0f], &registers, AccessKind::Write);
-    assert_eq!(run.result, Err(GuestFault::GP0), "CMPXCHG16B wants its operand at 16");
+    let run = both_ways(
+        &crooked,
+        &[0x48, 0x0f, 0xc7, 0x0f],
+        &registers,
+        AccessKind::Write,
+    );
+    assert_eq!(
+        run.result,
+        Err(GuestFault::GP0),
+        "CMPXCHG16B wants its operand at 16"
+    );
 }
 
 #[test]
@@ -257,7 +338,10 @@ fn stack_instructions_move_between_device_and_stack() {
     // push qword [rdi]
     let run = read(&cpu, &[0xff, 0x37], 0x1234_5678_9abc_def0).ended(2);
     assert_eq!(run.gpr(Gpr::Rsp), RAM + 0xf8);
-    assert_eq!(run.machine.memory.get(RAM + 0xf8), 0x1234_5678_9abc_def0u64.to_le_bytes());
+    assert_eq!(
+        run.machine.memory.get(RAM + 0xf8),
+        0x1234_5678_9abc_def0u64.to_le_bytes()
+    );
     // pop qword [rdi]
     let device = machine(&[]);
     device.memory.put_u64(RAM + 0x100, 77);
@@ -307,7 +391,10 @@ fn conditions_read_and_write_as_the_manual_says() {
 #[test]
 fn string_instructions_move_pointers_and_count() {
     // rep movsd from RAM to the device
-    let cpu = long().with(Gpr::Rsi, RAM).with(Gpr::Rdi, DEVICE).with(Gpr::Rcx, 3);
+    let cpu = long()
+        .with(Gpr::Rsi, RAM)
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rcx, 3);
     let device = machine(&[]);
     for (index, value) in [10u32, 20, 30].into_iter().enumerate() {
         device.memory.put_u32(RAM + 4 * index as u64, value);
@@ -322,7 +409,10 @@ fn string_instructions_move_pointers_and_count() {
             (DEVICE + 8, Width::Dword, 30)
         ]
     );
-    assert_eq!((run.gpr(Gpr::Rsi), run.gpr(Gpr::Rdi)), (RAM + 12, DEVICE + 12));
+    assert_eq!(
+        (run.gpr(Gpr::Rsi), run.gpr(Gpr::Rdi)),
+        (RAM + 12, DEVICE + 12)
+    );
     assert_eq!(run.gpr(Gpr::Rcx), 0);
 
     // movsb downwards from the device to RAM
@@ -330,12 +420,21 @@ fn string_instructions_move_pointers_and_count() {
     cpu.rflags |= Rflags::DF;
     let run = read(&cpu, &[0xa4], 0x5a).ended(1);
     assert_eq!(run.machine.memory.get(RAM), [0x5a]);
-    assert_eq!((run.gpr(Gpr::Rsi), run.gpr(Gpr::Rdi)), (DEVICE - 1, RAM - 1));
+    assert_eq!(
+        (run.gpr(Gpr::Rsi), run.gpr(Gpr::Rdi)),
+        (DEVICE - 1, RAM - 1)
+    );
 
     // rep stosq, lodsw
-    let cpu = long().with(Gpr::Rdi, DEVICE).with(Gpr::Rax, 7).with(Gpr::Rcx, 2);
+    let cpu = long()
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rax, 7)
+        .with(Gpr::Rcx, 2);
     let run = write(&cpu, &[0xf3, 0x48, 0xab], 0).ended(3);
-    assert_eq!(run.machine.mmio_writes, [(DEVICE, Width::Qword, 7), (DEVICE + 8, Width::Qword, 7)]);
+    assert_eq!(
+        run.machine.mmio_writes,
+        [(DEVICE, Width::Qword, 7), (DEVICE + 8, Width::Qword, 7)]
+    );
     let cpu = long().with(Gpr::Rsi, DEVICE).with(Gpr::Rax, 0xffff_ffff);
     let run = read(&cpu, &[0x66, 0xad], 0x1234).ended(2);
     assert_eq!(run.gpr(Gpr::Rax), 0xffff_1234);
@@ -344,7 +443,10 @@ fn string_instructions_move_pointers_and_count() {
 #[test]
 fn repeated_compares_stop_at_the_first_difference() {
     // repe cmpsb of RAM with the device's registers
-    let cpu = long().with(Gpr::Rsi, RAM).with(Gpr::Rdi, DEVICE).with(Gpr::Rcx, 5);
+    let cpu = long()
+        .with(Gpr::Rsi, RAM)
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rcx, 5);
     let device = machine(&[(DEVICE, 1), (DEVICE + 1, 2), (DEVICE + 2, 9)]);
     device.memory.put(RAM, &[1, 2, 3, 4, 5]);
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
@@ -354,7 +456,10 @@ fn repeated_compares_stop_at_the_first_difference() {
     assert!(run.status().contains(Rflags::CF), "3 is less than 9");
 
     // repne scasb for 9
-    let cpu = long().with(Gpr::Rdi, DEVICE).with(Gpr::Rcx, 5).with(Gpr::Rax, 9);
+    let cpu = long()
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rcx, 5)
+        .with(Gpr::Rax, 9);
     let device = machine(&[(DEVICE, 1), (DEVICE + 1, 2), (DEVICE + 2, 9)]);
     let run = run_with(cpu, &[0xf2, 0xae], device, stopped).ended(2);
     assert_eq!((run.gpr(Gpr::Rcx), run.gpr(Gpr::Rdi)), (2, DEVICE + 3));
@@ -363,7 +468,9 @@ fn repeated_compares_stop_at_the_first_difference() {
 
 #[test]
 fn a_count_of_zero_moves_nothing() {
-    let cpu = long().with(Gpr::Rdi, DEVICE).with(Gpr::Rcx, 0xffff_ffff_0000_0000);
+    let cpu = long()
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rcx, 0xffff_ffff_0000_0000);
     // rep stosb with 32-bit addresses: only ECX counts.
     let run = write(&cpu, &[0x67, 0xf3, 0xaa], 0).ended(3);
     assert!(run.machine.mmio_writes.is_empty());
@@ -376,7 +483,10 @@ fn long_repetitions_come_back_to_the_guest_with_rip_unchanged() {
     let mut entries = 1;
     while run.cpu.rip == CODE {
         assert_eq!(run.result, Ok(Next::Resume));
-        assert!(run.cpu.rflags.contains(Rflags::RF), "no second instruction breakpoint");
+        assert!(
+            run.cpu.rflags.contains(Rflags::RF),
+            "no second instruction breakpoint"
+        );
         let at = run.cpu.gprs.get(Gpr::Rdi);
         let stopped = access(at, Some(at), AccessKind::Write);
         run = run_with(run.cpu, &[0xf3, 0xaa], run.machine, stopped);
@@ -395,16 +505,31 @@ fn a_fault_in_the_middle_of_a_repetition_keeps_what_is_done() {
     let last = 0x1ff000;
     device.memory.put_u64(ROOT + 0x2000, (ROOT + 0x3000) | 3);
     for page in 0..512 {
-        let present = if page * 0x1000 == last + 0x1000 - 0x1000 { 3 } else { 0 };
-        device.memory.put_u64(ROOT + 0x3000 + page * 8, page << 12 | present);
+        let present = if page * 0x1000 == last + 0x1000 - 0x1000 {
+            3
+        } else {
+            0
+        };
+        device
+            .memory
+            .put_u64(ROOT + 0x3000 + page * 8, page << 12 | present);
     }
     device.memory.put_u64(ROOT + 0x3000 + 8, CODE | 3);
     device.memory.put_u64(ROOT + 0x2008, 0);
-    let cpu = long().with(Gpr::Rsi, last + 0xffd).with(Gpr::Rdi, DEVICE).with(Gpr::Rcx, 9);
+    let cpu = long()
+        .with(Gpr::Rsi, last + 0xffd)
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rcx, 9);
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Write);
     let run = run_with(cpu, &[0xf3, 0xa4], device, stopped);
     let address = GuestVirt::new(last + 0x1000);
-    assert_eq!(run.result, Err(GuestFault::PageFault { address, error_code: 0 }));
+    assert_eq!(
+        run.result,
+        Err(GuestFault::PageFault {
+            address,
+            error_code: 0
+        })
+    );
     assert_eq!((run.gpr(Gpr::Rcx), run.cpu.rip), (6, CODE));
     assert_eq!(run.machine.mmio_writes.len(), 3);
 }
@@ -426,8 +551,18 @@ fn vectors_move_in_pieces_of_eight_bytes() {
     let load = run_load(&cpu, &[0x0f, 0x10, 0x1f], &registers);
     assert_eq!(load.cpu.vectors[3], 2 << 64 | 1);
     // movd and movq clear, movhps merges.
-    assert_eq!(run_load(&cpu, &[0x66, 0x0f, 0x6e, 0x1f], &registers).cpu.vectors[3], 1);
-    assert_eq!(run_load(&cpu, &[0xf3, 0x0f, 0x7e, 0x1f], &registers).cpu.vectors[3], 1);
+    assert_eq!(
+        run_load(&cpu, &[0x66, 0x0f, 0x6e, 0x1f], &registers)
+            .cpu
+            .vectors[3],
+        1
+    );
+    assert_eq!(
+        run_load(&cpu, &[0xf3, 0x0f, 0x7e, 0x1f], &registers)
+            .cpu
+            .vectors[3],
+        1
+    );
     assert_eq!(
         run_load(&cpu, &[0x0f, 0x16, 0x1f], &registers).cpu.vectors[3],
         1 << 64 | 0x5555_6666_7777_8888
@@ -450,12 +585,17 @@ fn an_instruction_that_crosses_a_page_is_fetched_from_both() {
     // mov dword [rdi], 0x04030201
     let run = run_with(cpu, &[0xc7, 0x07, 1, 2, 3, 4], machine(&[]), stopped);
     assert_eq!((run.result, run.cpu.rip), (Ok(Next::Resume), CODE + 0x1004));
-    assert_eq!(run.machine.mmio_writes, [(DEVICE, Width::Dword, 0x0403_0201)]);
+    assert_eq!(
+        run.machine.mmio_writes,
+        [(DEVICE, Width::Dword, 0x0403_0201)]
+    );
 }
 
 /// Maps linear 0x0060_0000 and the page behind it by 4 KiB entries with these values.
 fn map_pages(machine: &FakeMachine, first: u64, second: u64) {
-    machine.memory.put_u64(ROOT + 0x2000 + 3 * 8, (ROOT + 0x3000) | 7);
+    machine
+        .memory
+        .put_u64(ROOT + 0x2000 + 3 * 8, (ROOT + 0x3000) | 7);
     machine.memory.put_u64(ROOT + 0x3000, first);
     machine.memory.put_u64(ROOT + 0x3008, second);
 }
@@ -471,7 +611,10 @@ fn an_instruction_that_ends_with_its_page_needs_no_other() {
     cpu.rip = PAGES + 0xffe;
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Write);
     let mut device = device;
-    assert_eq!(emulate(&mut cpu, &mut vcpu(), &mut device, stopped), Ok(Next::Resume));
+    assert_eq!(
+        emulate(&mut cpu, &mut vcpu(), &mut device, stopped),
+        Ok(Next::Resume)
+    );
     assert_eq!(cpu.rip, PAGES + 0x1000);
 
     // One that goes on there faults there, as a fetch.
@@ -481,7 +624,10 @@ fn an_instruction_that_ends_with_its_page_needs_no_other() {
     let address = GuestVirt::new(PAGES + 0x1000);
     assert_eq!(
         emulate(&mut cpu, &mut vcpu(), &mut device, stopped),
-        Err(GuestFault::PageFault { address, error_code })
+        Err(GuestFault::PageFault {
+            address,
+            error_code
+        })
     );
 }
 
@@ -491,7 +637,9 @@ fn an_operand_may_lie_in_ram_and_device_at_once() {
     let device = machine(&[(DEVICE, 0xbbaa)]);
     map_pages(&device, 0x5003, DEVICE | 3);
     device.memory.put(0x5ffe, &[0x11, 0x22]);
-    let cpu = long().with(Gpr::Rdi, PAGES + 0xffe).with(Gpr::Rax, 0x4433_2211);
+    let cpu = long()
+        .with(Gpr::Rdi, PAGES + 0xffe)
+        .with(Gpr::Rax, 0x4433_2211);
     let stopped = access(DEVICE, Some(PAGES + 0x1000), AccessKind::Read);
     let run = run_with(cpu.clone(), &[0x8b, 0x07], device, stopped).ended(2);
     assert_eq!(run.gpr(Gpr::Rax), 0xbbaa_2211);
@@ -549,12 +697,20 @@ fn ring_3_faults_where_hardware_would() {
     let run = run_with(cpu, &[0xff, 0x37], device, stopped);
     let code = PageFaultCode::PRESENT | PageFaultCode::WRITE | PageFaultCode::USER;
     let address = GuestVirt::new(PAGES + 0x78);
-    assert_eq!(run.result, Err(GuestFault::PageFault { address, error_code: code.bits() }));
+    assert_eq!(
+        run.result,
+        Err(GuestFault::PageFault {
+            address,
+            error_code: code.bits()
+        })
+    );
 }
 
 #[test]
 fn real_mode_addresses_are_segment_and_offset() {
-    let mut cpu = FakeCpu::real_mode().with(Gpr::Rbx, 0xffff_0004).with(Gpr::Rax, 0xbeef);
+    let mut cpu = FakeCpu::real_mode()
+        .with(Gpr::Rbx, 0xffff_0004)
+        .with(Gpr::Rax, 0xbeef);
     cpu.segments[SegmentName::Ds as usize].base = 0xa_0000;
     // mov [bx + 4], ax: 0xa0008, which is RAM here, so take the device's window above it.
     cpu.segments[SegmentName::Ds as usize].base = DEVICE - 8;
@@ -569,7 +725,9 @@ fn real_mode_addresses_are_segment_and_offset() {
 
 #[test]
 fn protected_mode_segments_have_types_and_limits() {
-    let mut cpu = FakeCpu::protected_mode().with(Gpr::Rdi, 0x10).with(Gpr::Rax, 5);
+    let mut cpu = FakeCpu::protected_mode()
+        .with(Gpr::Rdi, 0x10)
+        .with(Gpr::Rax, 5);
     let segment = &mut cpu.segments[SegmentName::Es as usize];
     segment.base = DEVICE - 0x10;
     segment.limit = 0x13;
@@ -580,10 +738,16 @@ fn protected_mode_segments_have_types_and_limits() {
     assert_eq!(run.machine.mmio_writes, [(DEVICE, Width::Dword, 5)]);
     let mut short = cpu.clone();
     short.segments[SegmentName::Es as usize].limit = 0x12;
-    assert_eq!(run_with(short, &bytes, machine(&[]), stopped).result, Err(GuestFault::GP0));
+    assert_eq!(
+        run_with(short, &bytes, machine(&[]), stopped).result,
+        Err(GuestFault::GP0)
+    );
     let mut read_only = cpu.clone();
     read_only.segments[SegmentName::Es as usize].access -= AccessRights::WRITABLE;
-    assert_eq!(run_with(read_only, &bytes, machine(&[]), stopped).result, Err(GuestFault::GP0));
+    assert_eq!(
+        run_with(read_only, &bytes, machine(&[]), stopped).result,
+        Err(GuestFault::GP0)
+    );
     // mov ss:[edi], eax
     let mut stack = cpu;
     stack.segments[SegmentName::Ss as usize].limit = 0xf;
@@ -602,10 +766,16 @@ fn rip_and_fs_are_part_of_addresses_in_64_bit_mode() {
     // mov eax, fs:[rbx]
     let mut cpu = long().with(Gpr::Rbx, 0x10);
     cpu.segments[SegmentName::Fs as usize].base = DEVICE - 0x10;
-    assert_eq!(read(&cpu, &[0x64, 0x8b, 0x03], 43).ended(3).gpr(Gpr::Rax), 43);
+    assert_eq!(
+        read(&cpu, &[0x64, 0x8b, 0x03], 43).ended(3).gpr(Gpr::Rax),
+        43
+    );
     // mov eax, [ebx]: the upper half does not count.
     let cpu = long().with(Gpr::Rbx, 0xffff_ffff_0000_0000 | DEVICE);
-    assert_eq!(read(&cpu, &[0x67, 0x8b, 0x03], 44).ended(3).gpr(Gpr::Rax), 44);
+    assert_eq!(
+        read(&cpu, &[0x67, 0x8b, 0x03], 44).ended(3).gpr(Gpr::Rax),
+        44
+    );
 }
 
 #[test]
@@ -645,8 +815,15 @@ fn data_breakpoints_see_emulated_accesses() {
     assert_eq!(run.cpu.rip, CODE + 2);
     assert_eq!(read(&cpu, &[0x8b, 0x07], 0).result, Ok(Next::Resume));
     cpu.debug_registers[7] = on_both;
-    assert_eq!(read(&cpu, &[0x8b, 0x07], 0).result, Err(GuestFault::Debug { dr6: 2 }));
-    assert_eq!(read(&cpu, &[0x66, 0x8b, 0x07], 0).result, Ok(Next::Resume), "2 bytes end before");
+    assert_eq!(
+        read(&cpu, &[0x8b, 0x07], 0).result,
+        Err(GuestFault::Debug { dr6: 2 })
+    );
+    assert_eq!(
+        read(&cpu, &[0x66, 0x8b, 0x07], 0).result,
+        Ok(Next::Resume),
+        "2 bytes end before"
+    );
 }
 
 #[test]
@@ -655,7 +832,9 @@ fn what_cannot_be_done_raises_ud() {
     let mut device = machine(&[]);
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
     // fld dword [rdi], mov ds, [rdi], pop fs
-    for (index, bytes) in [&[0xd9, 0x07][..], &[0x8e, 0x1f], &[0x0f, 0xa1]].into_iter().enumerate()
+    for (index, bytes) in [&[0xd9, 0x07][..], &[0x8e, 0x1f], &[0x0f, 0xa1]]
+        .into_iter()
+        .enumerate()
     {
         let mut cpu = cpu().with(Gpr::Rsp, RAM);
         device.memory.put(CODE, bytes);
@@ -667,7 +846,10 @@ fn what_cannot_be_done_raises_ud() {
     // What is no instruction anywhere is no failure of ours.
     device.memory.put(CODE, &[0xf0, 0x8b, 0x07]);
     let result = emulate(&mut cpu(), &mut state, &mut device, stopped);
-    assert_eq!((result, state.emulator.failures), (Err(GuestFault::InvalidOpcode), 3));
+    assert_eq!(
+        (result, state.emulator.failures),
+        (Err(GuestFault::InvalidOpcode), 3)
+    );
 }
 
 #[test]
@@ -687,12 +869,17 @@ fn an_event_that_cannot_be_delivered_stops_the_vm() {
     let mut state = vcpu();
     let mut device = machine(&[]);
     device.memory.put(CODE, &[0x8b, 0x07]);
-    state.pending.interrupted(Some(Event::Interrupt(Vector(0x30))));
+    state
+        .pending
+        .interrupted(Some(Event::Interrupt(Vector(0x30))));
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Write);
     let before = cpu();
     let mut cpu = before.clone();
     let result = emulate(&mut cpu, &mut state, &mut device, stopped);
-    assert_eq!(result, Ok(Next::Stop(VmError::Unbacked(GuestPhys::new(DEVICE)))));
+    assert_eq!(
+        result,
+        Ok(Next::Stop(VmError::Unbacked(GuestPhys::new(DEVICE))))
+    );
     assert_eq!((cpu.rip, cpu.gprs), (before.rip, before.gprs));
     assert!(device.mmio_reads.is_empty() && device.mmio_writes.is_empty());
 }
@@ -716,9 +903,16 @@ fn the_local_apic_answers_at_its_page() {
     let stopped = |kind| access(page + 0x80, Some(page + 0x80), kind);
     device.memory.put(CODE, &[0x89, 0x07, 0x8b, 0x0f]);
     for kind in [AccessKind::Write, AccessKind::Read] {
-        assert_eq!(emulate(&mut cpu, &mut state, &mut device, stopped(kind)), Ok(Next::Resume));
+        assert_eq!(
+            emulate(&mut cpu, &mut state, &mut device, stopped(kind)),
+            Ok(Next::Resume)
+        );
     }
-    assert_eq!(cpu.gprs.get(Gpr::Rcx), 0x20, "the task priority that was written");
+    assert_eq!(
+        cpu.gprs.get(Gpr::Rcx),
+        0x20,
+        "the task priority that was written"
+    );
     assert!(device.mmio_reads.is_empty() && device.mmio_writes.is_empty());
 }
 
@@ -731,12 +925,21 @@ fn smap_stops_an_emulated_access_that_the_hardware_has_not_checked() {
         device.memory.put_u64(entry, value | 4);
     }
     map_pages(&device, 0x5007, 0);
-    let mut cpu = long().with(Gpr::Rsi, PAGES).with(Gpr::Rdi, DEVICE).with(Gpr::Rcx, 1);
+    let mut cpu = long()
+        .with(Gpr::Rsi, PAGES)
+        .with(Gpr::Rdi, DEVICE)
+        .with(Gpr::Rcx, 1);
     cpu.cr4 |= Cr4::SMAP;
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Write);
     let run = run_with(cpu.clone(), &[0xf3, 0xa4], device, stopped);
     let address = GuestVirt::new(PAGES);
-    assert_eq!(run.result, Err(GuestFault::PageFault { address, error_code: 1 }));
+    assert_eq!(
+        run.result,
+        Err(GuestFault::PageFault {
+            address,
+            error_code: 1
+        })
+    );
     cpu.rflags |= Rflags::AC;
     run_with(cpu, &[0xf3, 0xa4], run.machine, stopped).ended(2);
 }

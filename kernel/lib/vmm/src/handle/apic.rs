@@ -79,7 +79,9 @@ pub(super) fn write_msr<C: Cpu, M: Machine>(
     index: u32,
     value: u64,
 ) -> Result<(), GuestFault> {
-    let action = vcpu.lapic.write_msr(index, value, &VcpuClock::new(cpu, machine))?;
+    let action = vcpu
+        .lapic
+        .write_msr(index, value, &VcpuClock::new(cpu, machine))?;
     act(cpu, vcpu, machine, action);
     Ok(())
 }
@@ -114,7 +116,9 @@ pub(super) fn complete_write<C: Cpu, M: Machine>(
     machine: &mut M,
     offset: u16,
 ) -> Next {
-    let action = vcpu.lapic.complete_write(offset, &VcpuClock::new(cpu, machine));
+    let action = vcpu
+        .lapic
+        .complete_write(offset, &VcpuClock::new(cpu, machine));
     act(cpu, vcpu, machine, action);
     Next::Resume
 }
@@ -138,7 +142,8 @@ pub(crate) fn read_page<C: Cpu, M: Machine>(
     offset: u16,
     width: Width,
 ) -> u64 {
-    vcpu.lapic.read_mmio(offset, width, &VcpuClock::new(cpu, machine))
+    vcpu.lapic
+        .read_mmio(offset, width, &VcpuClock::new(cpu, machine))
 }
 
 /// Writes the register page at this offset, in xAPIC mode.
@@ -150,6 +155,8 @@ pub(crate) fn write_page<C: Cpu, M: Machine>(
     width: Width,
     value: u64,
 ) {
-    let action = vcpu.lapic.write_mmio(offset, width, value, &VcpuClock::new(cpu, machine));
+    let action = vcpu
+        .lapic
+        .write_mmio(offset, width, value, &VcpuClock::new(cpu, machine));
     act(cpu, vcpu, machine, action);
 }

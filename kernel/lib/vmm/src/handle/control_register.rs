@@ -44,7 +44,11 @@ pub(super) fn access<C: Cpu, M: Machine>(
     machine: &mut M,
     access: ControlRegisterAccess,
 ) -> Result<Next, GuestFault> {
-    let width = if in_64_bit_mode(cpu) { Width::Qword } else { Width::Dword };
+    let width = if in_64_bit_mode(cpu) {
+        Width::Qword
+    } else {
+        Width::Dword
+    };
     match access {
         ControlRegisterAccess::Write { register, source } => {
             let value = width.truncate(cpu.gpr(source));
@@ -128,7 +132,10 @@ fn efer_with_paging_on<C: Cpu>(cpu: &C, efer: Efer, cr4: Cr4) -> Result<Efer, Gu
     }
     const AVAILABLE_16_BIT_TSS: u8 = 1;
     const BUSY_16_BIT_TSS: u8 = 3;
-    let has_64_bit_code = cpu.segment(SegmentName::Cs).access.contains(AccessRights::LONG);
+    let has_64_bit_code = cpu
+        .segment(SegmentName::Cs)
+        .access
+        .contains(AccessRights::LONG);
     let tss = cpu.segment(SegmentName::Tr).access.kind();
     let has_16_bit_tss = matches!(tss, AVAILABLE_16_BIT_TSS | BUSY_16_BIT_TSS);
     if !cr4.contains(Cr4::PAE) || has_64_bit_code || has_16_bit_tss {
@@ -209,7 +216,10 @@ pub(super) fn load_pdptes<C: Cpu>(
     const PRESENT: u64 = 1;
     const RESERVED: u64 = 0b1_1110_0110;
     let mut bytes = [0; 32];
-    if memory.read(GuestPhys::new(cr3 & 0xffff_ffe0), &mut bytes).is_err() {
+    if memory
+        .read(GuestPhys::new(cr3 & 0xffff_ffe0), &mut bytes)
+        .is_err()
+    {
         bytes = [0xff; 32];
     }
     let mut pdptes = [0; 4];

@@ -31,7 +31,11 @@ pub(super) fn access<C: Cpu>(cpu: &mut C, access: DebugRegisterAccess) -> Result
     if cpu.debug_register(7) & DR7_GENERAL_DETECT != 0 {
         return Err(GuestFault::Debug { dr6: DR6_BD });
     }
-    let width = if in_64_bit_mode(cpu) { Width::Qword } else { Width::Dword };
+    let width = if in_64_bit_mode(cpu) {
+        Width::Qword
+    } else {
+        Width::Dword
+    };
     match access.direction {
         Direction::In => {
             let value = cpu.debug_register(register);

@@ -25,7 +25,11 @@ pub(super) fn reflect<C: Cpu>(cpu: &C, info: ExceptionInfo) -> Result<Next, Gues
         Exception::MachineCheck => Ok(Next::Stop(VmError::MachineCheck)),
         exception => {
             let length = cpu.instruction_length();
-            Ok(Next::Inject(exception_event(exception, info.error_code, length)))
+            Ok(Next::Inject(exception_event(
+                exception,
+                info.error_code,
+                length,
+            )))
         }
     }
 }

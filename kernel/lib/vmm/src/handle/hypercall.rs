@@ -23,7 +23,11 @@ const NOT_PERMITTED: i64 = -1;
 /// Answers in RAX. An unknown number and a caller outside ring 0 get an error code, never a fault.
 #[inline]
 pub(super) fn hypercall<C: Cpu, M: Machine>(cpu: &mut C, machine: &M) {
-    let width = if in_64_bit_mode(cpu) { Width::Qword } else { Width::Dword };
+    let width = if in_64_bit_mode(cpu) {
+        Width::Qword
+    } else {
+        Width::Dword
+    };
     let number = width.truncate(cpu.gpr(Gpr::Rax));
     let result = if cpu.cpl() != 0 {
         NOT_PERMITTED

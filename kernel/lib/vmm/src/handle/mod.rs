@@ -119,10 +119,17 @@ pub fn handle<C: Cpu, M: Machine>(
         VmExit::ApicAccess { offset, kind } => {
             let page = vcpu.lapic.mmio_base().unwrap_or(APIC_PAGE_AT_RESET);
             let gpa = page.wrapping_add(u64::from(offset));
-            let access = MemoryAccess { gpa, gva: None, kind, during_page_walk: false };
+            let access = MemoryAccess {
+                gpa,
+                gva: None,
+                kind,
+                during_page_walk: false,
+            };
             emulate(cpu, vcpu, machine, access)
         }
-        VmExit::DescriptorTable => Ok(Next::Stop(VmError::Unsupported("an exit by LGDT, SIDT and their like"))),
+        VmExit::DescriptorTable => Ok(Next::Stop(VmError::Unsupported(
+            "an exit by LGDT, SIDT and their like",
+        ))),
         VmExit::TprBelowThreshold
         | VmExit::InterruptWindow
         | VmExit::NmiWindow
@@ -183,8 +190,9 @@ fn finish_with_flags<C: Cpu>(cpu: &mut C, rflags: Rflags, next: Next) -> Result<
     if rflags.contains(Rflags::RF) {
         cpu.set_rflags(rflags - Rflags::RF);
     }
-    let branches_only =
-        cpu.hardware_msr(arch::msr::IA32_DEBUGCTL).is_some_and(|value| value & DEBUGCTL_BTF != 0);
+    let branches_only = cpu
+        .hardware_msr(arch::msr::IA32_DEBUGCTL)
+        .is_some_and(|value| value & DEBUGCTL_BTF != 0);
     match next {
         Next::Resume | Next::Halt | Next::Yield
             if rflags.contains(Rflags::TF) && !branches_only =>
@@ -198,7 +206,10 @@ fn finish_with_flags<C: Cpu>(cpu: &mut C, rflags: Rflags, next: Next) -> Result<
 /// Whether the CPU is in 64-bit mode (SDM vol. 3, IA-32e Mode Operation).
 pub(crate) fn in_64_bit_mode<C: Cpu>(cpu: &C) -> bool {
     cpu.efer().contains(Efer::LMA)
-        && cpu.segment(SegmentName::Cs).access.contains(AccessRights::LONG)
+        && cpu
+            .segment(SegmentName::Cs)
+            .access
+            .contains(AccessRights::LONG)
 }
 
 /// The event that delivers an exception that exited before its delivery.
@@ -207,7 +218,10 @@ fn exception_event(exception: Exception, error_code: Option<u32>, length: u8) ->
         Exception::Breakpoint | Exception::Overflow => {
             Event::SoftwareException { exception, length }
         }
-        _ => Event::Exception { exception, error_code },
+        _ => Event::Exception {
+            exception,
+            error_code,
+        },
     }
 }
 

@@ -67,7 +67,8 @@ pub(super) fn write<C: Cpu, M: Machine>(
             apic::write_msr(cpu, vcpu, machine, index, value)
         }
         msr::IA32_TSC_DEADLINE => {
-            vcpu.lapic.set_tsc_deadline(value, &VcpuClock::new(cpu, machine));
+            vcpu.lapic
+                .set_tsc_deadline(value, &VcpuClock::new(cpu, machine));
             Ok(())
         }
         msr::IA32_APIC_BASE => apic::write_base(cpu, vcpu, machine, value),

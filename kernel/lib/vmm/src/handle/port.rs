@@ -112,8 +112,16 @@ fn string_access<C: Cpu, M: Machine>(
         }
     }
     // Traps come between elements, with RIP still at the instruction while there are more.
-    let outcome = if left == 0 { complete(cpu, Next::Resume) } else { finish(cpu, Next::Resume) };
-    if met == 0 { outcome } else { with_breakpoints(outcome, met) }
+    let outcome = if left == 0 {
+        complete(cpu, Next::Resume)
+    } else {
+        finish(cpu, Next::Resume)
+    };
+    if met == 0 {
+        outcome
+    } else {
+        with_breakpoints(outcome, met)
+    }
 }
 
 /// Moves elements, and remembers where the last page was.
@@ -153,7 +161,9 @@ impl Walker {
                 let bytes = value.get(..width.bytes()).unwrap_or(&[]);
                 match target {
                     Some(gpa) => write_physical(machine, gpa, bytes),
-                    None => self.linear.write(machine, gva, bytes, self.linear.privilege)?,
+                    None => self
+                        .linear
+                        .write(machine, gva, bytes, self.linear.privilege)?,
                 }
             }
         }
@@ -168,7 +178,9 @@ impl Walker {
     ) -> Result<(), AccessError> {
         match self.in_one_page(machine, gva, bytes.len(), AccessKind::Read)? {
             Some(gpa) => read_physical(machine, gpa, bytes),
-            None => self.linear.read(machine, gva, bytes, self.linear.privilege)?,
+            None => self
+                .linear
+                .read(machine, gva, bytes, self.linear.privilege)?,
         }
         Ok(())
     }
@@ -183,7 +195,8 @@ impl Walker {
         let target = self.in_one_page(machine, gva, width.bytes(), AccessKind::Write)?;
         if target.is_none() {
             let privilege = self.linear.privilege;
-            self.linear.pieces(machine, gva, width.bytes(), AccessKind::Write, privilege)?;
+            self.linear
+                .pieces(machine, gva, width.bytes(), AccessKind::Write, privilege)?;
         }
         Ok(target)
     }
@@ -206,7 +219,9 @@ impl Walker {
             Some((known, frame)) if known == page => frame,
             _ => {
                 let privilege = self.linear.privilege;
-                let gpa = self.linear.translate(machine.memory(), gva, kind, privilege)?;
+                let gpa = self
+                    .linear
+                    .translate(machine.memory(), gva, kind, privilege)?;
                 let frame = gpa.align_down(PageSize::Size4K);
                 self.page = Some((page, frame));
                 frame

@@ -107,7 +107,10 @@ fn what_cannot_go_on_stops_with_its_reason() {
     for (exit, error) in [
         (VmExit::TripleFault, VmError::TripleFault),
         (VmExit::HostMachineCheck, VmError::MachineCheck),
-        (VmExit::MemoryMisconfigured(gpa), VmError::MemoryMisconfigured(gpa)),
+        (
+            VmExit::MemoryMisconfigured(gpa),
+            VmError::MemoryMisconfigured(gpa),
+        ),
         (VmExit::EntryRefused { code: 33 }, VmError::EntryRefused(33)),
         (VmExit::Unexpected { code: 99 }, VmError::UnexpectedExit(99)),
     ] {
@@ -141,7 +144,12 @@ fn cpuid_shows_osxsave_as_cr4_has_it() {
 }
 
 fn port(direction: Direction, width: Width) -> VmExit {
-    VmExit::PortIo(PortIo { port: 0x80, width, direction, string: None })
+    VmExit::PortIo(PortIo {
+        port: 0x80,
+        width,
+        direction,
+        string: None,
+    })
 }
 
 #[test]
@@ -154,10 +162,22 @@ fn in_writes_its_width_and_out_sends_its_width() {
     ] {
         machine.script_port(0x80, &[0xaabb_ccdd]);
         let mut cpu = FakeCpu::long_mode(ROOT).with(Gpr::Rax, 0x1111_2222_3333_4444);
-        handle(&mut cpu, &mut vcpu(), &mut machine, port(Direction::In, width)).unwrap();
+        handle(
+            &mut cpu,
+            &mut vcpu(),
+            &mut machine,
+            port(Direction::In, width),
+        )
+        .unwrap();
         assert_eq!(cpu.gprs.get(Gpr::Rax), expected);
         let mut cpu = FakeCpu::long_mode(ROOT).with(Gpr::Rax, 0x1111_2222_3333_4444);
-        handle(&mut cpu, &mut vcpu(), &mut machine, port(Direction::Out, width)).unwrap();
+        handle(
+            &mut cpu,
+            &mut vcpu(),
+            &mut machine,
+            port(Direction::Out, width),
+        )
+        .unwrap();
         assert_eq!(cpu.rip, 0x1002);
     }
     let sent = [(0x80, Width::Byte, 0x44), (0x80, Width::Word, 0x4444)];
@@ -177,7 +197,9 @@ fn an_unknown_hypercall_returns_an_error_code() {
 
 #[test]
 fn a_hypercall_from_ring_3_is_not_permitted() {
-    let mut cpu = FakeCpu::long_mode(ROOT).in_ring_3().with(Gpr::Rax, 0x504c_0000);
+    let mut cpu = FakeCpu::long_mode(ROOT)
+        .in_ring_3()
+        .with(Gpr::Rax, 0x504c_0000);
     run(&mut cpu, VmExit::Hypercall).unwrap();
     assert_eq!(cpu.gprs.get(Gpr::Rax) as i64, -1);
     let mut cpu = FakeCpu::long_mode(ROOT).with(Gpr::Rax, 0x504c_0000);
@@ -227,18 +249,46 @@ fn an_exception_that_exited_goes_back_to_the_guest() {
     let mut cpu = FakeCpu::long_mode(ROOT);
     cpu.instruction_length = 1;
     let reflect = |cpu: &mut FakeCpu, exception, error_code, detail| {
-        run(cpu, VmExit::Exception(ExceptionInfo { exception, error_code, detail }))
+        run(
+            cpu,
+            VmExit::Exception(ExceptionInfo {
+                exception,
+                error_code,
+                detail,
+            }),
+        )
     };
-    let fault = GuestFault::PageFault { address: GuestVirt::new(0x5000), error_code: 6 };
-    assert_eq!(reflect(&mut cpu, Exception::PageFault, Some(6), 0x5000), Err(fault));
+    let fault = GuestFault::PageFault {
+        address: GuestVirt::new(0x5000),
+        error_code: 6,
+    };
+    assert_eq!(
+        reflect(&mut cpu, Exception::PageFault, Some(6), 0x5000),
+        Err(fault)
+    );
     let debug = reflect(&mut cpu, Exception::Debug, None, 0x4001);
     assert_eq!(debug, Err(GuestFault::Debug { dr6: 0x4001 }));
     let int1 = Event::PrivilegedSoftwareException { length: 1 };
-    assert_eq!(reflect(&mut cpu, Exception::Debug, None, 0), Ok(Next::Inject(int1)));
-    let breakpoint = Event::SoftwareException { exception: Exception::Breakpoint, length: 1 };
-    assert_eq!(reflect(&mut cpu, Exception::Breakpoint, None, 0), Ok(Next::Inject(breakpoint)));
-    let gp = Event::Exception { exception: Exception::GeneralProtection, error_code: Some(8) };
-    assert_eq!(reflect(&mut cpu, Exception::GeneralProtection, Some(8), 0), Ok(Next::Inject(gp)));
+    assert_eq!(
+        reflect(&mut cpu, Exception::Debug, None, 0),
+        Ok(Next::Inject(int1))
+    );
+    let breakpoint = Event::SoftwareException {
+        exception: Exception::Breakpoint,
+        length: 1,
+    };
+    assert_eq!(
+        reflect(&mut cpu, Exception::Breakpoint, None, 0),
+        Ok(Next::Inject(breakpoint))
+    );
+    let gp = Event::Exception {
+        exception: Exception::GeneralProtection,
+        error_code: Some(8),
+    };
+    assert_eq!(
+        reflect(&mut cpu, Exception::GeneralProtection, Some(8), 0),
+        Ok(Next::Inject(gp))
+    );
     assert_eq!(cpu.rip, 0x1000);
 }
 
@@ -247,6 +297,9 @@ fn the_io_apic_hears_of_an_eoi_that_the_hardware_did() {
     let mut machine = FakeMachine::new(0);
     let mut cpu = FakeCpu::long_mode(ROOT);
     let exit = VmExit::ApicEoi(Vector(0x31));
-    assert_eq!(handle(&mut cpu, &mut vcpu(), &mut machine, exit), Ok(Next::Resume));
+    assert_eq!(
+        handle(&mut cpu, &mut vcpu(), &mut machine, exit),
+        Ok(Next::Resume)
+    );
     assert_eq!(machine.ends_of_interrupt, [Vector(0x31)]);
 }

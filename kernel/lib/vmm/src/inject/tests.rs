@@ -68,16 +68,29 @@ impl Bench {
     }
 
     fn decide(&mut self) -> Decision {
-        let Self { pending, cpu, lapic, activity, delivery, acknowledged } = self;
+        let Self {
+            pending,
+            cpu,
+            lapic,
+            activity,
+            delivery,
+            acknowledged,
+        } = self;
         decide(pending, cpu, lapic, *activity, *delivery, || {
             *acknowledged += 1;
-            PicAnswer { vector: PIC_VECTOR, intr: Level::Deasserted }
+            PicAnswer {
+                vector: PIC_VECTOR,
+                intr: Level::Deasserted,
+            }
         })
     }
 
     fn nmis(&mut self, count: usize) {
         let nmis = signals(&[(DeliveryMode::Nmi, 2)].repeat(count));
-        assert_eq!(self.pending.note(nmis, self.activity, Role::Bootstrap), None);
+        assert_eq!(
+            self.pending.note(nmis, self.activity, Role::Bootstrap),
+            None
+        );
     }
 
     fn pic(&mut self) {
@@ -90,11 +103,17 @@ impl Bench {
 }
 
 fn exception(exception: Exception, error_code: Option<u32>) -> Event {
-    Event::Exception { exception, error_code }
+    Event::Exception {
+        exception,
+        error_code,
+    }
 }
 
 fn event(event: Event) -> Decision {
-    Decision { event: Some(event), ..Decision::default() }
+    Decision {
+        event: Some(event),
+        ..Decision::default()
+    }
 }
 
 #[test]
@@ -108,7 +127,10 @@ fn with_nothing_pending_nothing_happens() {
 #[test]
 fn an_interrupted_event_is_delivered_again_before_everything_else() {
     let mut bench = Bench::new();
-    let soft = Event::SoftwareInterrupt { vector: Vector(0x80), length: 2 };
+    let soft = Event::SoftwareInterrupt {
+        vector: Vector(0x80),
+        length: 2,
+    };
     bench.pending.interrupted(Some(soft));
     bench.nmis(1);
     bench.apic(0x50);
@@ -119,7 +141,10 @@ fn an_interrupted_event_is_delivered_again_before_everything_else() {
         wake_from_halt: false,
     };
     assert_eq!(bench.decide(), wanted);
-    let wanted = Decision { want_interrupt_window: true, ..event(Event::Nmi) };
+    let wanted = Decision {
+        want_interrupt_window: true,
+        ..event(Event::Nmi)
+    };
     assert_eq!(bench.decide(), wanted);
     assert_eq!(bench.decide(), event(Event::Interrupt(Vector(0x50))));
     assert_eq!(bench.decide(), Decision::default());
@@ -139,8 +164,14 @@ fn a_debug_trap_comes_before_an_nmi_and_an_nmi_before_an_interrupt() {
     let mut bench = Bench::new();
     bench.nmis(1);
     bench.apic(0x50);
-    bench.pending.raise(GuestFault::Debug { dr6: 1 << 14 }, &mut bench.cpu).unwrap();
-    assert_eq!(bench.decide().event, Some(exception(Exception::Debug, None)));
+    bench
+        .pending
+        .raise(GuestFault::Debug { dr6: 1 << 14 }, &mut bench.cpu)
+        .unwrap();
+    assert_eq!(
+        bench.decide().event,
+        Some(exception(Exception::Debug, None))
+    );
     assert_eq!(bench.decide().event, Some(Event::Nmi));
     assert_eq!(bench.decide().event, Some(Event::Interrupt(Vector(0x50))));
 }
@@ -149,24 +180,44 @@ fn a_debug_trap_comes_before_an_nmi_and_an_nmi_before_an_interrupt() {
 fn nmis_wait_for_the_shadows_and_for_iret() {
     let mut bench = Bench::new();
     bench.nmis(1);
-    let window = Decision { want_nmi_window: true, ..Decision::default() };
-    for blocking in [Blocking::NMI, Blocking::MOV_SS, Blocking::NMI | Blocking::STI] {
+    let window = Decision {
+        want_nmi_window: true,
+        ..Decision::default()
+    };
+    for blocking in [
+        Blocking::NMI,
+        Blocking::MOV_SS,
+        Blocking::NMI | Blocking::STI,
+    ] {
         bench.cpu.blocking = blocking;
         assert_eq!(bench.decide(), window, "{blocking:?}");
     }
     bench.cpu.blocking = Blocking::STI;
-    let behind_sti = Decision { want_interrupt_window: true, ..Decision::default() };
+    let behind_sti = Decision {
+        want_interrupt_window: true,
+        ..Decision::default()
+    };
     assert_eq!(bench.decide(), behind_sti);
     bench.cpu.blocking = Blocking::empty();
     bench.cpu.rflags = Rflags::ONE;
-    assert_eq!(bench.decide(), event(Event::Nmi), "IF does not hold back NMIs");
+    assert_eq!(
+        bench.decide(),
+        event(Event::Nmi),
+        "IF does not hold back NMIs"
+    );
 }
 
 #[test]
 fn of_many_nmis_two_are_kept_and_one_while_the_first_is_handled() {
     let mut bench = Bench::new();
     bench.nmis(5);
-    assert_eq!(bench.decide(), Decision { want_nmi_window: true, ..event(Event::Nmi) });
+    assert_eq!(
+        bench.decide(),
+        Decision {
+            want_nmi_window: true,
+            ..event(Event::Nmi)
+        }
+    );
     bench.cpu.blocking = Blocking::NMI;
     bench.nmis(5);
     assert!(bench.decide().want_nmi_window);
@@ -177,15 +228,19 @@ fn of_many_nmis_two_are_kept_and_one_while_the_first_is_handled() {
 
 #[test]
 fn interrupts_wait_for_if_and_the_shadows() {
-    for (interrupt, wanted) in
-        [(PendingInterrupt::Pic, PIC_VECTOR), (PendingInterrupt::Apic(Vector(0x61)), Vector(0x61))]
-    {
+    for (interrupt, wanted) in [
+        (PendingInterrupt::Pic, PIC_VECTOR),
+        (PendingInterrupt::Apic(Vector(0x61)), Vector(0x61)),
+    ] {
         let mut bench = Bench::new();
         match interrupt {
             PendingInterrupt::Pic => bench.pic(),
             PendingInterrupt::Apic(vector) => bench.apic(vector.0),
         }
-        let window = Decision { want_interrupt_window: true, ..Decision::default() };
+        let window = Decision {
+            want_interrupt_window: true,
+            ..Decision::default()
+        };
         bench.cpu.rflags = Rflags::ONE;
         assert_eq!(bench.decide(), window);
         bench.cpu.rflags = Rflags::ONE | Rflags::IF;
@@ -206,7 +261,13 @@ fn the_8259_comes_first_and_the_local_apic_waits_for_its_window() {
     bench.pic();
     bench.apic(0xf0);
     let first = Event::Interrupt(PIC_VECTOR);
-    assert_eq!(bench.decide(), Decision { want_interrupt_window: true, ..event(first) });
+    assert_eq!(
+        bench.decide(),
+        Decision {
+            want_interrupt_window: true,
+            ..event(first)
+        }
+    );
     assert_eq!(bench.acknowledged, 1);
     assert_eq!(bench.decide(), event(Event::Interrupt(Vector(0xf0))));
 }
@@ -230,11 +291,18 @@ fn with_hardware_delivery_only_the_8259_is_injected() {
     bench.cpu.rflags = Rflags::ONE;
     assert_eq!(bench.decide(), Decision::default());
     bench.pic();
-    let window = Decision { want_interrupt_window: true, ..Decision::default() };
+    let window = Decision {
+        want_interrupt_window: true,
+        ..Decision::default()
+    };
     assert_eq!(bench.decide(), window);
     bench.cpu.rflags = Rflags::ONE | Rflags::IF;
     assert_eq!(bench.decide(), event(Event::Interrupt(PIC_VECTOR)));
-    assert_eq!(bench.lapic.pending_vector(), Some(Vector(0x50)), "left to the hardware");
+    assert_eq!(
+        bench.lapic.pending_vector(),
+        Some(Vector(0x50)),
+        "left to the hardware"
+    );
 }
 
 #[test]
@@ -289,14 +357,21 @@ fn a_timer_that_ran_out_wakes_a_halted_cpu() {
     let mut bench = Bench::new();
     bench.activity = Activity::Halted;
     let start = Now::default();
-    let _ = bench.lapic.write_mmio(0x320, arch::Width::Dword, 0x77, &start);
-    let _ = bench.lapic.write_mmio(0x380, arch::Width::Dword, 10, &start);
+    let _ = bench
+        .lapic
+        .write_mmio(0x320, arch::Width::Dword, 0x77, &start);
+    let _ = bench
+        .lapic
+        .write_mmio(0x380, arch::Width::Dword, 10, &start);
     bench.lapic.expire(&start);
     assert!(!bench.decide().wake_from_halt);
     bench.lapic.expire(&Now { ns: 20, ..start });
     assert_eq!(
         bench.decide(),
-        Decision { wake_from_halt: true, ..event(Event::Interrupt(Vector(0x77))) }
+        Decision {
+            wake_from_halt: true,
+            ..event(Event::Interrupt(Vector(0x77)))
+        }
     );
 }
 
@@ -306,8 +381,14 @@ fn an_exception_during_a_delivery_follows_the_double_fault_table() {
     let benign = [
         Event::Interrupt(Vector(0x40)),
         Event::Nmi,
-        Event::SoftwareInterrupt { vector: Vector(13), length: 2 },
-        Event::SoftwareException { exception: Exception::Breakpoint, length: 1 },
+        Event::SoftwareInterrupt {
+            vector: Vector(13),
+            length: 2,
+        },
+        Event::SoftwareException {
+            exception: Exception::Breakpoint,
+            length: 1,
+        },
         exception(Exception::Debug, None),
         exception(Exception::InvalidOpcode, None),
         exception(Exception::DeviceNotAvailable, None),
@@ -322,14 +403,19 @@ fn an_exception_during_a_delivery_follows_the_double_fault_table() {
         exception(Exception::GeneralProtection, Some(8)),
         exception(Exception::ControlProtection, Some(1)),
     ];
-    let page =
-        [exception(Exception::PageFault, Some(2)), exception(Exception::Virtualization, None)];
+    let page = [
+        exception(Exception::PageFault, Some(2)),
+        exception(Exception::Virtualization, None),
+    ];
     let double = exception(Exception::DoubleFault, Some(0));
 
     let meet = |first: Event, second: Event| {
         let mut bench = Bench::new();
         bench.pending.interrupted(Some(first));
-        bench.pending.reflect(second, &bench.cpu).map(|()| bench.decide().event)
+        bench
+            .pending
+            .reflect(second, &bench.cpu)
+            .map(|()| bench.decide().event)
     };
     let exceptions: Vec<Event> = benign
         .into_iter()
@@ -339,19 +425,39 @@ fn an_exception_during_a_delivery_follows_the_double_fault_table() {
         .collect();
     for &second in &exceptions {
         for first in benign {
-            assert_eq!(meet(first, second), Ok(Some(second)), "{first:?}, {second:?}");
+            assert_eq!(
+                meet(first, second),
+                Ok(Some(second)),
+                "{first:?}, {second:?}"
+            );
         }
         for first in contributory {
-            let wanted = if contributory.contains(&second) { double } else { second };
-            assert_eq!(meet(first, second), Ok(Some(wanted)), "{first:?}, {second:?}");
+            let wanted = if contributory.contains(&second) {
+                double
+            } else {
+                second
+            };
+            assert_eq!(
+                meet(first, second),
+                Ok(Some(wanted)),
+                "{first:?}, {second:?}"
+            );
         }
         for first in page {
             let serious = contributory.contains(&second) || page.contains(&second);
             let wanted = if serious { double } else { second };
-            assert_eq!(meet(first, second), Ok(Some(wanted)), "{first:?}, {second:?}");
+            assert_eq!(
+                meet(first, second),
+                Ok(Some(wanted)),
+                "{first:?}, {second:?}"
+            );
         }
         let serious = contributory.contains(&second) || page.contains(&second);
-        let wanted = if serious { Err(VmError::TripleFault) } else { Ok(Some(second)) };
+        let wanted = if serious {
+            Err(VmError::TripleFault)
+        } else {
+            Ok(Some(second))
+        };
         assert_eq!(meet(double, second), wanted, "{second:?}");
     }
 }
@@ -360,21 +466,41 @@ fn an_exception_during_a_delivery_follows_the_double_fault_table() {
 fn real_mode_pushes_no_error_codes() {
     let mut bench = Bench::new();
     bench.cpu.cr0 = Cr0::ET;
-    bench.pending.raise(GuestFault::GP0, &mut bench.cpu).unwrap();
-    assert_eq!(bench.decide().event, Some(exception(Exception::GeneralProtection, None)));
-    bench.pending.interrupted(Some(exception(Exception::GeneralProtection, None)));
-    bench.pending.raise(GuestFault::StackFault(0), &mut bench.cpu).unwrap();
-    assert_eq!(bench.decide().event, Some(exception(Exception::DoubleFault, None)));
+    bench
+        .pending
+        .raise(GuestFault::GP0, &mut bench.cpu)
+        .unwrap();
+    assert_eq!(
+        bench.decide().event,
+        Some(exception(Exception::GeneralProtection, None))
+    );
+    bench
+        .pending
+        .interrupted(Some(exception(Exception::GeneralProtection, None)));
+    bench
+        .pending
+        .raise(GuestFault::StackFault(0), &mut bench.cpu)
+        .unwrap();
+    assert_eq!(
+        bench.decide().event,
+        Some(exception(Exception::DoubleFault, None))
+    );
 }
 
 #[test]
 fn a_page_fault_sets_cr2_and_rf() {
     let mut bench = Bench::new();
-    let fault = GuestFault::PageFault { address: GuestVirt::new(0xdead_b000), error_code: 6 };
+    let fault = GuestFault::PageFault {
+        address: GuestVirt::new(0xdead_b000),
+        error_code: 6,
+    };
     bench.pending.raise(fault, &mut bench.cpu).unwrap();
     assert_eq!(bench.cpu.cr2, 0xdead_b000);
     assert!(bench.cpu.rflags.contains(Rflags::RF));
-    assert_eq!(bench.decide().event, Some(exception(Exception::PageFault, Some(6))));
+    assert_eq!(
+        bench.decide().event,
+        Some(exception(Exception::PageFault, Some(6)))
+    );
 }
 
 #[test]
@@ -383,14 +509,23 @@ fn a_debug_trap_sets_dr6_and_ends_what_debug_exceptions_end() {
     bench.cpu.debug_registers[6] = 0xffff_0ff0;
     bench.cpu.debug_registers[7] = 0x2400;
     bench.cpu.hardware_msrs.insert(msr::IA32_DEBUGCTL, 0x203);
-    bench.pending.raise(GuestFault::Debug { dr6: 1 << 14 }, &mut bench.cpu).unwrap();
+    bench
+        .pending
+        .raise(GuestFault::Debug { dr6: 1 << 14 }, &mut bench.cpu)
+        .unwrap();
     assert_eq!(bench.cpu.debug_registers[6], 0xffff_4ff0);
     assert_eq!(bench.cpu.debug_registers[7], 0x0400);
     assert_eq!(bench.cpu.hardware_msrs[&msr::IA32_DEBUGCTL], 0x200);
     assert!(!bench.cpu.rflags.contains(Rflags::RF), "a trap");
     let mut bench = Bench::new();
-    bench.pending.raise(GuestFault::Debug { dr6: 1 << 13 }, &mut bench.cpu).unwrap();
-    assert!(bench.cpu.rflags.contains(Rflags::RF), "general detect is a fault");
+    bench
+        .pending
+        .raise(GuestFault::Debug { dr6: 1 << 13 }, &mut bench.cpu)
+        .unwrap();
+    assert!(
+        bench.cpu.rflags.contains(Rflags::RF),
+        "general detect is a fault"
+    );
 }
 
 #[test]
@@ -399,23 +534,52 @@ fn init_and_start_up_restart_whom_they_concern() {
     use DeliveryMode::{Init, Nmi, StartUp};
     let bsp = Role::Bootstrap;
     let ap = Role::Application;
-    type Case = (&'static [(DeliveryMode, u8)], Activity, Role, Option<Restart>);
+    type Case = (
+        &'static [(DeliveryMode, u8)],
+        Activity,
+        Role,
+        Option<Restart>,
+    );
     let table: [Case; 11] = [
         (&[], WaitingForStartUp, ap, None),
         (&[(Init, 0)], Active, ap, Some(Restart::Init)),
         (&[(Init, 0)], Halted, bsp, Some(Restart::Init)),
-        (&[(Init, 0), (StartUp, 9)], Active, ap, Some(Restart::InitThenStartUp(Vector(9)))),
+        (
+            &[(Init, 0), (StartUp, 9)],
+            Active,
+            ap,
+            Some(Restart::InitThenStartUp(Vector(9))),
+        ),
         (&[(Init, 0), (StartUp, 9)], Active, bsp, Some(Restart::Init)),
-        (&[(StartUp, 9), (Init, 0)], WaitingForStartUp, ap, Some(Restart::Init)),
-        (&[(StartUp, 9)], WaitingForStartUp, ap, Some(Restart::StartUp(Vector(9)))),
-        (&[(StartUp, 9), (StartUp, 8)], WaitingForStartUp, ap, Some(Restart::StartUp(Vector(9)))),
+        (
+            &[(StartUp, 9), (Init, 0)],
+            WaitingForStartUp,
+            ap,
+            Some(Restart::Init),
+        ),
+        (
+            &[(StartUp, 9)],
+            WaitingForStartUp,
+            ap,
+            Some(Restart::StartUp(Vector(9))),
+        ),
+        (
+            &[(StartUp, 9), (StartUp, 8)],
+            WaitingForStartUp,
+            ap,
+            Some(Restart::StartUp(Vector(9))),
+        ),
         (&[(StartUp, 9)], Active, ap, None),
         (&[(StartUp, 9)], Halted, ap, None),
         (&[(Nmi, 2)], WaitingForStartUp, ap, None),
     ];
     for (modes, activity, role, wanted) in table {
         let mut pending = Pending::new();
-        assert_eq!(pending.note(signals(modes), activity, role), wanted, "{modes:?} {activity:?}");
+        assert_eq!(
+            pending.note(signals(modes), activity, role),
+            wanted,
+            "{modes:?} {activity:?}"
+        );
     }
 }
 
@@ -425,7 +589,12 @@ fn init_forgets_what_was_pending() {
     bench.nmis(2);
     bench.pending.interrupted(Some(Event::Nmi));
     let init = signals(&[(DeliveryMode::Init, 0)]);
-    assert_eq!(bench.pending.note(init, Activity::Active, Role::Application), Some(Restart::Init));
+    assert_eq!(
+        bench
+            .pending
+            .note(init, Activity::Active, Role::Application),
+        Some(Restart::Init)
+    );
     assert_eq!(bench.decide(), Decision::default());
 }
 

@@ -23,7 +23,9 @@ impl CpuSet {
 
     /// Whether the CPU is in it.
     pub fn contains(&self, cpu: u16) -> bool {
-        self.0.get(usize::from(cpu) / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0)
+        self.0
+            .get(usize::from(cpu) / 64)
+            .is_some_and(|word| word >> (cpu % 64) & 1 != 0)
     }
 
     /// Adds a CPU; one that cannot be is left out.
@@ -96,7 +98,10 @@ pub struct Plan {
 impl Plan {
     /// All of these CPUs, shared by everybody.
     pub const fn new(all: CpuSet) -> Self {
-        Self { all, dedicated: CpuSet::EMPTY }
+        Self {
+            all,
+            dedicated: CpuSet::EMPTY,
+        }
     }
 
     /// Makes one of the allowed CPUs (an empty set allows all) the property of one vCPU. One CPU stays for
@@ -106,7 +111,11 @@ impl Plan {
         if free.len() <= 1 {
             return None;
         }
-        let wanted = if affinity.is_empty() { free } else { free.and(affinity) };
+        let wanted = if affinity.is_empty() {
+            free
+        } else {
+            free.and(affinity)
+        };
         // The first CPU of the machine has most to do with the host's own affairs.
         let cpu = wanted.iter().last()?;
         self.dedicated.insert(cpu);
@@ -157,7 +166,9 @@ pub enum Occupied {
 /// A CPU with nothing to do takes what waits elsewhere. One that has something takes from a queue that has
 /// fallen behind by more than the usual inaccuracy: its vCPUs get less than their share.
 pub fn should_steal(own: &Summary, other: &Summary) -> bool {
-    let Some(theirs) = other.next_waiting else { return false };
+    let Some(theirs) = other.next_waiting else {
+        return false;
+    };
     match own.furthest_behind {
         None => true,
         Some(ours) => {
@@ -199,9 +210,15 @@ mod tests {
     #[test]
     fn sets_of_cpus_reach_to_the_last_one() {
         let mut cpus = set(&[0, 63, 64, 255, 256, 1000]);
-        assert_eq!(cpus.iter().collect::<alloc::vec::Vec<_>>(), [0, 63, 64, 255]);
+        assert_eq!(
+            cpus.iter().collect::<alloc::vec::Vec<_>>(),
+            [0, 63, 64, 255]
+        );
         cpus.remove(64);
-        assert_eq!((cpus.len(), cpus.contains(64), cpus.contains(300)), (3, false, false));
+        assert_eq!(
+            (cpus.len(), cpus.contains(64), cpus.contains(300)),
+            (3, false, false)
+        );
         assert_eq!(CpuSet::first(3), set(&[0, 1, 2]));
     }
 
@@ -227,7 +244,13 @@ mod tests {
     fn summary(waiting: usize, occupied: Occupied, time: Option<u64>) -> Summary {
         let time = time.map(|ns| VirtualTime::of(ns, Weight::DEFAULT));
         let round = VirtualTime::of(10_000_000, Weight::DEFAULT);
-        Summary { waiting, occupied, next_waiting: time, furthest_behind: time, round }
+        Summary {
+            waiting,
+            occupied,
+            next_waiting: time,
+            furthest_behind: time,
+            round,
+        }
     }
 
     #[test]
@@ -240,9 +263,18 @@ mod tests {
     #[test]
     fn a_busy_cpu_takes_from_a_queue_that_has_fallen_behind() {
         let own = summary(1, Occupied::No, Some(100_000_000));
-        assert!(should_steal(&own, &summary(3, Occupied::Yes, Some(90_000_000))));
-        assert!(!should_steal(&own, &summary(3, Occupied::Yes, Some(98_000_000))));
-        assert!(!should_steal(&own, &summary(3, Occupied::Yes, Some(110_000_000))));
+        assert!(should_steal(
+            &own,
+            &summary(3, Occupied::Yes, Some(90_000_000))
+        ));
+        assert!(!should_steal(
+            &own,
+            &summary(3, Occupied::Yes, Some(98_000_000))
+        ));
+        assert!(!should_steal(
+            &own,
+            &summary(3, Occupied::Yes, Some(110_000_000))
+        ));
     }
 
     #[test]
@@ -251,7 +283,10 @@ mod tests {
         let free = Summary::default();
         let all = CpuSet::first(3);
         assert_eq!(place(&all, Some(1), |_| free), Some(1));
-        assert_eq!(place(&all, Some(1), |cpu| if cpu == 2 { free } else { busy }), Some(2));
+        assert_eq!(
+            place(&all, Some(1), |cpu| if cpu == 2 { free } else { busy }),
+            Some(2)
+        );
         assert_eq!(place(&all, Some(1), |_| busy), Some(1));
         assert_eq!(place(&set(&[2]), Some(1), |_| busy), Some(2));
         let waiting = |cpu| summary(usize::from(3 - cpu), Occupied::Yes, Some(0));

@@ -46,7 +46,10 @@ struct State {
 
 impl State {
     const fn unpack(word: u64) -> Self {
-        Self { period: (word >> 32) as u32, used_ns: word as u32 }
+        Self {
+            period: (word >> 32) as u32,
+            used_ns: word as u32,
+        }
     }
 
     const fn pack(self) -> u64 {
@@ -60,7 +63,10 @@ impl State {
             return self;
         }
         let paid = budget_ns.saturating_mul(passed as u64);
-        Self { period, used_ns: (self.used_ns as u64).saturating_sub(paid) as u32 }
+        Self {
+            period,
+            used_ns: (self.used_ns as u64).saturating_sub(paid) as u32,
+        }
     }
 }
 
@@ -74,8 +80,15 @@ impl Cap {
     pub const fn percent(percent: u32) -> Self {
         let percent = if percent == 0 { 1 } else { percent as u64 };
         let budget = percent * (PERIOD_NS / 100);
-        let budget_ns = if budget > MAX_BUDGET_NS { MAX_BUDGET_NS } else { budget };
-        Self { budget_ns, state: AtomicU64::new(0) }
+        let budget_ns = if budget > MAX_BUDGET_NS {
+            MAX_BUDGET_NS
+        } else {
+            budget
+        };
+        Self {
+            budget_ns,
+            state: AtomicU64::new(0),
+        }
     }
 
     /// Takes up to `wanted_ns` out of the budget of the present period.
@@ -89,7 +102,9 @@ impl Cap {
         });
         if granted == 0 {
             let next = (now_ns / PERIOD_NS).saturating_add(1);
-            return Grant::Wait { until_ns: next.saturating_mul(PERIOD_NS) };
+            return Grant::Wait {
+                until_ns: next.saturating_mul(PERIOD_NS),
+            };
         }
         Grant::Run { ns: granted }
     }
@@ -116,7 +131,10 @@ impl Cap {
             let state = State::unpack(word).in_period(period, self.budget_ns);
             let used_ns = change(state.used_ns.into()).min(MAX_BUDGET_NS) as u32;
             let new = State { used_ns, ..state }.pack();
-            match self.state.compare_exchange_weak(word, new, Relaxed, Relaxed) {
+            match self
+                .state
+                .compare_exchange_weak(word, new, Relaxed, Relaxed)
+            {
                 Ok(_) => return,
                 Err(found) => word = found,
             }

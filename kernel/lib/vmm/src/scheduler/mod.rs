@@ -133,7 +133,12 @@ pub struct Share {
 impl Share {
     /// A vCPU that has not run yet.
     pub const fn new(weight: Weight, cap: Option<Arc<Cap>>) -> Self {
-        Self { weight, cap, virtual_time: VirtualTime(0), borrowing_ns: 0 }
+        Self {
+            weight,
+            cap,
+            virtual_time: VirtualTime(0),
+            borrowing_ns: 0,
+        }
     }
 
     /// Its weight.
@@ -161,7 +166,9 @@ impl Share {
     }
 
     fn charge(&mut self, ran_ns: u64) {
-        self.virtual_time = self.virtual_time.saturating_add(VirtualTime::of(ran_ns, self.weight));
+        self.virtual_time = self
+            .virtual_time
+            .saturating_add(VirtualTime::of(ran_ns, self.weight));
         self.borrowing_ns = self.borrowing_ns.saturating_sub(ran_ns);
     }
 }

@@ -121,13 +121,15 @@ struct Running {
 impl Running {
     fn virtual_time(&self, now_ns: u64) -> VirtualTime {
         let ran = now_ns.saturating_sub(self.began_ns);
-        self.virtual_time.saturating_add(VirtualTime::of(ran, self.weight))
+        self.virtual_time
+            .saturating_add(VirtualTime::of(ran, self.weight))
     }
 
     fn effective(&self, now_ns: u64, round: VirtualTime) -> VirtualTime {
         let borrows = now_ns.saturating_sub(self.began_ns) < self.borrowing_ns;
         let rounds = if borrows { BORROW_ROUNDS } else { 0 };
-        self.virtual_time(now_ns).saturating_sub(round.times(rounds))
+        self.virtual_time(now_ns)
+            .saturating_sub(round.times(rounds))
     }
 }
 
@@ -168,7 +170,8 @@ impl<T> RunQueue<T> {
     /// Makes room, so that up to this many vCPUs join without an allocation.
     pub fn reserve(&mut self, vcpus: usize) {
         self.ready.reserve(vcpus.saturating_sub(self.ready.len()));
-        self.throttled.reserve(vcpus.saturating_sub(self.throttled.len()));
+        self.throttled
+            .reserve(vcpus.saturating_sub(self.throttled.len()));
     }
 
     /// How many vCPUs wait for their turn.
@@ -188,11 +191,18 @@ impl<T> RunQueue<T> {
 
     /// What other CPUs should know.
     pub fn summary(&self, now_ns: u64) -> Summary {
-        let next_waiting = self.ready.peek().map(|Reverse(ready)| ready.share.virtual_time);
+        let next_waiting = self
+            .ready
+            .peek()
+            .map(|Reverse(ready)| ready.share.virtual_time);
         let running = self.running.map(|running| running.virtual_time(now_ns));
         Summary {
             waiting: self.ready.len(),
-            occupied: if running.is_some() { Occupied::Yes } else { Occupied::No },
+            occupied: if running.is_some() {
+                Occupied::Yes
+            } else {
+                Occupied::No
+            },
             next_waiting,
             furthest_behind: match (next_waiting, running) {
                 (Some(waiting), Some(running)) => Some(waiting.min(running)),
@@ -235,12 +245,16 @@ impl<T> RunQueue<T> {
                 self.passed = self.passed.max(share.virtual_time);
             }
             Arrival::Moved => {
-                let least = self.passed.saturating_sub(self.round().times(CATCH_UP_ROUNDS));
+                let least = self
+                    .passed
+                    .saturating_sub(self.round().times(CATCH_UP_ROUNDS));
                 share.virtual_time = self.not_far_ahead(&share).max(least);
             }
         }
         let key = self.push(vcpu, share);
-        let Some(running) = self.running else { return Preemption::NotNow };
+        let Some(running) = self.running else {
+            return Preemption::NotNow;
+        };
         if arrival == Arrival::Woken && key < running.effective(now_ns, self.round()) {
             return Preemption::Now;
         }
@@ -257,8 +271,13 @@ impl<T> RunQueue<T> {
             }
             _ if ran_ns >= slice_ns => Preemption::Now,
             _ => {
-                self.running = Some(Running { slice: Slice::Ns(slice_ns), ..running });
-                Preemption::Within { ns: slice_ns - ran_ns }
+                self.running = Some(Running {
+                    slice: Slice::Ns(slice_ns),
+                    ..running
+                });
+                Preemption::Within {
+                    ns: slice_ns - ran_ns,
+                }
             }
         }
     }
@@ -282,7 +301,12 @@ impl<T> RunQueue<T> {
         let key = share.effective(self.round());
         let order = self.arrivals;
         self.arrivals = self.arrivals.wrapping_add(1);
-        self.ready.push(Reverse(Ready { key, order, vcpu, share }));
+        self.ready.push(Reverse(Ready {
+            key,
+            order,
+            vcpu,
+            share,
+        }));
         key
     }
 
@@ -309,7 +333,9 @@ impl<T> RunQueue<T> {
             self.release(now_ns);
         }
         loop {
-            let Reverse(Ready { key, vcpu, share, .. }) = self.ready.pop()?;
+            let Reverse(Ready {
+                key, vcpu, share, ..
+            }) = self.ready.pop()?;
             let slice_ns = self.slice(key, share.weight, share.borrowing_ns);
             let cap = share.cap.clone();
             let (slice, granted_ns) = match cap.as_deref() {
@@ -320,7 +346,11 @@ impl<T> RunQueue<T> {
                     Grant::Wait { until_ns } => {
                         self.next_release_ns = self.next_release_ns.min(until_ns);
                         self.total_weight -= u64::from(share.weight.get());
-                        self.throttled.push(Throttled { until_ns, vcpu, share });
+                        self.throttled.push(Throttled {
+                            until_ns,
+                            vcpu,
+                            share,
+                        });
                         continue;
                     }
                 },
@@ -334,18 +364,30 @@ impl<T> RunQueue<T> {
                 slice,
             });
             self.advance(now_ns);
-            return Some(Turn { vcpu, share, slice, began_ns: now_ns, granted_ns });
+            return Some(Turn {
+                vcpu,
+                share,
+                slice,
+                began_ns: now_ns,
+                granted_ns,
+            });
         }
     }
 
     /// How long the vCPU may run before the one behind it has its turn.
     fn slice(&self, key: VirtualTime, weight: Weight, borrowing_ns: u64) -> u64 {
-        let Some(Reverse(next)) = self.ready.peek() else { return BALANCE_NS };
+        let Some(Reverse(next)) = self.ready.peek() else {
+            return BALANCE_NS;
+        };
         // Those that sleep do not count: the round is theirs that are ready.
         let until = next.key.saturating_add(self.round());
         let slice = until.saturating_sub(key).to_ns(weight).max(MIN_SLICE_NS);
         // Borrowed time is for a moment; after it the turn is decided anew.
-        if borrowing_ns > 0 { slice.min(borrowing_ns) } else { slice }
+        if borrowing_ns > 0 {
+            slice.min(borrowing_ns)
+        } else {
+            slice
+        }
     }
 
     /// Lets those go whose cap has a new period.
@@ -360,7 +402,9 @@ impl<T> RunQueue<T> {
                 at += 1;
                 continue;
             }
-            let Throttled { vcpu, mut share, .. } = self.throttled.swap_remove(at);
+            let Throttled {
+                vcpu, mut share, ..
+            } = self.throttled.swap_remove(at);
             share.virtual_time = self.bounded(&share);
             let _ = self.push(vcpu, share);
         }
@@ -369,7 +413,13 @@ impl<T> RunQueue<T> {
     /// Ends a turn: charges what the vCPU ran, up to now, and hands it back for the caller to enqueue it
     /// [`Again`](Arrival::Again), or to let it sleep.
     pub fn end_turn(&mut self, turn: Turn<T>, now_ns: u64) -> (T, Share) {
-        let Turn { vcpu, mut share, began_ns, granted_ns, slice: _ } = turn;
+        let Turn {
+            vcpu,
+            mut share,
+            began_ns,
+            granted_ns,
+            slice: _,
+        } = turn;
         let ran_ns = now_ns.saturating_sub(began_ns);
         share.charge(ran_ns);
         if let (Some(cap), Some(granted_ns)) = (&share.cap, granted_ns) {

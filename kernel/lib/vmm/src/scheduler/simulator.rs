@@ -60,7 +60,10 @@ pub(super) struct Simulator {
 
 impl Simulator {
     pub(super) fn new(cpus: usize, seed: u64) -> Self {
-        let cpu = |_| Cpu { queue: RunQueue::new(Use::Shared), running: None };
+        let cpu = |_| Cpu {
+            queue: RunQueue::new(Use::Shared),
+            running: None,
+        };
         Self {
             cpus: (0..cpus).map(cpu).collect(),
             vcpus: Vec::new(),
@@ -170,7 +173,9 @@ impl Simulator {
 
     /// Ends the turn on a CPU; its vCPU waits for another one, or sleeps.
     fn end_turn(&mut self, cpu: usize) {
-        let Some(Running { turn, began_ns, .. }) = self.cpus[cpu].running.take() else { return };
+        let Some(Running { turn, began_ns, .. }) = self.cpus[cpu].running.take() else {
+            return;
+        };
         let (number, share) = self.cpus[cpu].queue.end_turn(turn, self.now_ns);
         let ran_ns = self.now_ns - began_ns;
         let vcpu = &mut self.vcpus[number];
@@ -185,23 +190,33 @@ impl Simulator {
             }
             _ => {
                 vcpu.ready_since_ns = self.now_ns;
-                let _ = self.cpus[cpu].queue.enqueue(number, share, Arrival::Again, self.now_ns);
+                let _ = self.cpus[cpu]
+                    .queue
+                    .enqueue(number, share, Arrival::Again, self.now_ns);
             }
         }
     }
 
     fn dispatch(&mut self, cpu: usize) {
         self.steal(cpu);
-        let Some(turn) = self.cpus[cpu].queue.choose(self.now_ns) else { return };
+        let Some(turn) = self.cpus[cpu].queue.choose(self.now_ns) else {
+            return;
+        };
         let vcpu = &mut self.vcpus[turn.vcpu];
         vcpu.longest_wait_ns = vcpu.longest_wait_ns.max(self.now_ns - vcpu.ready_since_ns);
         if let Some(woke_ns) = vcpu.woke_ns.take() {
             vcpu.wake_latencies_ns.push(self.now_ns - woke_ns);
         }
-        let Slice::Ns(slice_ns) = turn.slice else { panic!("no CPU is dedicated here") };
+        let Slice::Ns(slice_ns) = turn.slice else {
+            panic!("no CPU is dedicated here")
+        };
         assert!(slice_ns > 0);
         let ends_ns = self.now_ns + slice_ns.min(vcpu.burst_ns);
-        self.cpus[cpu].running = Some(Running { turn, began_ns: self.now_ns, ends_ns });
+        self.cpus[cpu].running = Some(Running {
+            turn,
+            began_ns: self.now_ns,
+            ends_ns,
+        });
     }
 
     fn steal(&mut self, cpu: usize) {
@@ -215,7 +230,9 @@ impl Simulator {
         let vcpus = &self.vcpus;
         let may_move = |number: &usize| vcpus[*number].allowed.contains(cpu as u16);
         if let Some((number, share)) = self.cpus[victim].queue.steal(may_move) {
-            let _ = self.cpus[cpu].queue.enqueue(number, share, Arrival::Moved, self.now_ns);
+            let _ = self.cpus[cpu]
+                .queue
+                .enqueue(number, share, Arrival::Moved, self.now_ns);
             self.steals += 1;
         }
     }
@@ -226,8 +243,10 @@ impl Simulator {
         while let Some(next_ns) = self.next_event().filter(|next_ns| *next_ns <= end_ns) {
             self.now_ns = self.now_ns.max(next_ns);
             for cpu in 0..self.cpus.len() {
-                let is_over =
-                    self.cpus[cpu].running.as_ref().is_some_and(|r| r.ends_ns <= self.now_ns);
+                let is_over = self.cpus[cpu]
+                    .running
+                    .as_ref()
+                    .is_some_and(|r| r.ends_ns <= self.now_ns);
                 if is_over {
                     self.end_turn(cpu);
                 }
@@ -263,8 +282,9 @@ pub(super) fn fair_shares(weights: &[u32], cpus: usize) -> Vec<f64> {
     let mut left = cpus as f64;
     loop {
         let total: f64 = open.iter().map(|&i| f64::from(weights[i])).sum();
-        let (full, rest): (Vec<_>, Vec<_>) =
-            open.iter().partition(|&&i| total > 0.0 && f64::from(weights[i]) / total * left >= 1.0);
+        let (full, rest): (Vec<_>, Vec<_>) = open
+            .iter()
+            .partition(|&&i| total > 0.0 && f64::from(weights[i]) / total * left >= 1.0);
         if full.is_empty() {
             for &i in &rest {
                 shares[i] = f64::from(weights[i]) / total * left;

@@ -26,7 +26,11 @@ fn shares_over_a_second(simulator: &mut Simulator) -> Vec<f64> {
     let before = simulator.run_times();
     simulator.run(SECOND);
     let after = simulator.run_times();
-    after.iter().zip(before).map(|(after, before)| (after - before) as f64 / 1e9).collect()
+    after
+        .iter()
+        .zip(before)
+        .map(|(after, before)| (after - before) as f64 / 1e9)
+        .collect()
 }
 
 fn light_sleeper() -> impl Strategy<Value = Behaviour> {
@@ -202,8 +206,13 @@ fn a_lone_sleeper_beside_hogs_runs_at_once() {
     for _ in 0..16 {
         simulator.add(Behaviour::Hog, share(256));
     }
-    let sleeper =
-        simulator.add(Behaviour::Interactive { run_ns: MS / 2, sleep_ns: 50 * MS }, share(256));
+    let sleeper = simulator.add(
+        Behaviour::Interactive {
+            run_ns: MS / 2,
+            sleep_ns: 50 * MS,
+        },
+        share(256),
+    );
     simulator.run(10 * SECOND);
     let latencies = &simulator.vcpus[sleeper].wake_latencies_ns;
     assert!(latencies.len() > 100 && latencies.iter().all(|latency| *latency == 0));
@@ -216,7 +225,11 @@ fn moving_between_cpus_is_rare() {
         simulator.add(Behaviour::Hog, share(256));
     }
     simulator.run(10 * SECOND);
-    assert!(simulator.steals < 1500, "{} in ten seconds", simulator.steals);
+    assert!(
+        simulator.steals < 1500,
+        "{} in ten seconds",
+        simulator.steals
+    );
     // Where the vCPUs spread evenly there is nothing to move.
     let mut simulator = Simulator::new(4, 3);
     for _ in 0..8 {

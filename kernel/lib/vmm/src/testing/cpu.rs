@@ -14,7 +14,10 @@ use crate::cpu::{Blocking, Cpu};
 
 /// A CPU whose whole state is plain fields.
 #[derive(Clone, Debug)]
-#[allow(missing_docs, reason = "the fields are the registers that they are named after")]
+#[allow(
+    missing_docs,
+    reason = "the fields are the registers that they are named after"
+)]
 pub struct FakeCpu {
     pub gprs: Gprs,
     pub rip: u64,
@@ -54,7 +57,12 @@ fn code_segment(selector: u16, access: AccessRights) -> Segment {
         | AccessRights::CODE_OR_DATA
         | AccessRights::PRESENT
         | AccessRights::GRANULARITY;
-    Segment { selector, base: 0, limit: 0xffff_ffff, access: code | access }
+    Segment {
+        selector,
+        base: 0,
+        limit: 0xffff_ffff,
+        access: code | access,
+    }
 }
 
 fn data_segment(selector: u16) -> Segment {
@@ -64,14 +72,24 @@ fn data_segment(selector: u16) -> Segment {
         | AccessRights::PRESENT
         | AccessRights::GRANULARITY
         | AccessRights::DEFAULT_BIG;
-    Segment { selector, base: 0, limit: 0xffff_ffff, access }
+    Segment {
+        selector,
+        base: 0,
+        limit: 0xffff_ffff,
+        access,
+    }
 }
 
 impl FakeCpu {
     fn new(cr0: Cr0, code: Segment) -> Self {
         let data = data_segment(0x10);
         let busy_tss = AccessRights::from_bits_retain(0xb) | AccessRights::PRESENT;
-        let tr = Segment { selector: 0x18, base: 0, limit: 0x67, access: busy_tss };
+        let tr = Segment {
+            selector: 0x18,
+            base: 0,
+            limit: 0x67,
+            access: busy_tss,
+        };
         let mut segments = [data; 8];
         segments[SegmentName::Cs as usize] = code;
         segments[SegmentName::Ldtr as usize] = Segment::UNUSABLE;
@@ -148,7 +166,9 @@ impl FakeCpu {
             let segment = &mut cpu.segments[name as usize];
             segment.selector = 0;
             segment.limit = 0xffff;
-            segment.access.remove(AccessRights::GRANULARITY | AccessRights::DEFAULT_BIG);
+            segment
+                .access
+                .remove(AccessRights::GRANULARITY | AccessRights::DEFAULT_BIG);
         }
         cpu
     }
@@ -156,8 +176,12 @@ impl FakeCpu {
     /// Moves the CPU to ring 3 as far as SS tells it.
     #[must_use]
     pub fn in_ring_3(mut self) -> Self {
-        self.segments[SegmentName::Ss as usize].access.insert(AccessRights::DPL);
-        self.segments[SegmentName::Cs as usize].access.insert(AccessRights::DPL);
+        self.segments[SegmentName::Ss as usize]
+            .access
+            .insert(AccessRights::DPL);
+        self.segments[SegmentName::Cs as usize]
+            .access
+            .insert(AccessRights::DPL);
         self
     }
 
@@ -288,12 +312,18 @@ impl Cpu for FakeCpu {
     }
 
     fn debug_register(&self, register: u8) -> u64 {
-        assert!(!matches!(register, 4 | 5), "the aliases are the caller's business");
+        assert!(
+            !matches!(register, 4 | 5),
+            "the aliases are the caller's business"
+        );
         self.debug_registers[register as usize]
     }
 
     fn set_debug_register(&mut self, register: u8, value: u64) {
-        assert!(!matches!(register, 4 | 5), "the aliases are the caller's business");
+        assert!(
+            !matches!(register, 4 | 5),
+            "the aliases are the caller's business"
+        );
         self.debug_registers[register as usize] = value;
     }
 
@@ -302,7 +332,10 @@ impl Cpu for FakeCpu {
     }
 
     fn set_hardware_msr(&mut self, index: u32, value: u64) -> bool {
-        self.hardware_msrs.get_mut(&index).map(|slot| *slot = value).is_some()
+        self.hardware_msrs
+            .get_mut(&index)
+            .map(|slot| *slot = value)
+            .is_some()
     }
 
     fn blocking(&self) -> Blocking {

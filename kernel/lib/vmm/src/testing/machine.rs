@@ -21,7 +21,9 @@ pub struct FakeMemory {
 impl FakeMemory {
     /// This many bytes of zeroes.
     pub fn new(bytes: usize) -> Self {
-        Self { bytes: RefCell::new(vec![0; bytes]) }
+        Self {
+            bytes: RefCell::new(vec![0; bytes]),
+        }
     }
 
     fn span(&self, gpa: GuestPhys, len: usize) -> Result<core::ops::Range<usize>, Unbacked> {
@@ -35,23 +37,27 @@ impl FakeMemory {
 
     /// Stores a 64-bit value; for setting up a test.
     pub fn put_u64(&self, gpa: u64, value: u64) {
-        self.write(GuestPhys::new(gpa), &value.to_le_bytes()).expect("a test's own address");
+        self.write(GuestPhys::new(gpa), &value.to_le_bytes())
+            .expect("a test's own address");
     }
 
     /// Stores a 32-bit value; for setting up a test.
     pub fn put_u32(&self, gpa: u64, value: u32) {
-        self.write(GuestPhys::new(gpa), &value.to_le_bytes()).expect("a test's own address");
+        self.write(GuestPhys::new(gpa), &value.to_le_bytes())
+            .expect("a test's own address");
     }
 
     /// Stores bytes; for setting up a test.
     pub fn put(&self, gpa: u64, bytes: &[u8]) {
-        self.write(GuestPhys::new(gpa), bytes).expect("a test's own address");
+        self.write(GuestPhys::new(gpa), bytes)
+            .expect("a test's own address");
     }
 
     /// Loads bytes; for looking at a result.
     pub fn get<const N: usize>(&self, gpa: u64) -> [u8; N] {
         let mut bytes = [0; N];
-        self.read(GuestPhys::new(gpa), &mut bytes).expect("a test's own address");
+        self.read(GuestPhys::new(gpa), &mut bytes)
+            .expect("a test's own address");
         bytes
     }
 
@@ -184,7 +190,10 @@ impl Machine for FakeMachine {
 
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
         self.port_reads.push((port, width));
-        let value = self.port_script.get_mut(&port).and_then(VecDeque::pop_front);
+        let value = self
+            .port_script
+            .get_mut(&port)
+            .and_then(VecDeque::pop_front);
         width.truncate(u64::from(value.unwrap_or(u32::MAX))) as u32
     }
 

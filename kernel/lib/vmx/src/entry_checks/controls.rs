@@ -18,14 +18,22 @@ impl<V: VmcsReader> Checker<'_, V> {
     pub(super) fn execution_controls(&mut self) {
         self.reserved::<PinControls, _>(fields::PIN_BASED_CONTROLS);
         self.reserved::<PrimaryControls, _>(fields::PRIMARY_CONTROLS);
-        if self.primary.contains(PrimaryControls::ACTIVATE_SECONDARY_CONTROLS) {
+        if self
+            .primary
+            .contains(PrimaryControls::ACTIVATE_SECONDARY_CONTROLS)
+        {
             self.reserved::<SecondaryControls, _>(fields::SECONDARY_CONTROLS);
         }
-        if self.primary.contains(PrimaryControls::ACTIVATE_TERTIARY_CONTROLS) {
+        if self
+            .primary
+            .contains(PrimaryControls::ACTIVATE_TERTIARY_CONTROLS)
+        {
             self.reserved::<TertiaryControls, _>(fields::TERTIARY_CONTROLS);
         }
         let targets = self.caps.cr3_targets();
-        self.require(Rule::Cr3TargetCount, fields::CR3_TARGET_COUNT, |count| count <= targets);
+        self.require(Rule::Cr3TargetCount, fields::CR3_TARGET_COUNT, |count| {
+            count <= targets
+        });
 
         if self.primary.contains(PrimaryControls::USE_IO_BITMAPS) {
             self.page(fields::IO_BITMAP_A);
@@ -46,48 +54,68 @@ impl<V: VmcsReader> Checker<'_, V> {
 
     fn nmi_controls(&mut self) {
         let pin = self.pin;
-        self.require(Rule::VirtualNmisNeedExiting, fields::PIN_BASED_CONTROLS, |_| {
-            !pin.contains(PinControls::VIRTUAL_NMIS) || pin.contains(PinControls::NMI_EXITING)
-        });
+        self.require(
+            Rule::VirtualNmisNeedExiting,
+            fields::PIN_BASED_CONTROLS,
+            |_| !pin.contains(PinControls::VIRTUAL_NMIS) || pin.contains(PinControls::NMI_EXITING),
+        );
         let window = self.primary.contains(PrimaryControls::NMI_WINDOW_EXITING);
-        self.require(Rule::NmiWindowNeedsVirtualNmis, fields::PRIMARY_CONTROLS, |_| {
-            !window || pin.contains(PinControls::VIRTUAL_NMIS)
-        });
+        self.require(
+            Rule::NmiWindowNeedsVirtualNmis,
+            fields::PRIMARY_CONTROLS,
+            |_| !window || pin.contains(PinControls::VIRTUAL_NMIS),
+        );
     }
 
     fn apic_controls(&mut self) {
-        let Self { secondary, tertiary, .. } = *self;
+        let Self {
+            secondary,
+            tertiary,
+            ..
+        } = *self;
         let delivery = secondary.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
         if self.primary.contains(PrimaryControls::USE_TPR_SHADOW) {
             self.page(fields::VIRTUAL_APIC_ADDRESS);
             if !delivery {
-                self.require(Rule::TprThresholdReserved, fields::TPR_THRESHOLD, |value| value < 16);
+                self.require(Rule::TprThresholdReserved, fields::TPR_THRESHOLD, |value| {
+                    value < 16
+                });
             }
         } else {
             let dependent = SecondaryControls::VIRTUALIZE_X2APIC_MODE
                 | SecondaryControls::APIC_REGISTER_VIRTUALIZATION
                 | SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY;
-            self.require(Rule::ApicControlsNeedTprShadow, fields::SECONDARY_CONTROLS, |_| {
-                !secondary.intersects(dependent)
-            });
-            self.require(Rule::ApicControlsNeedTprShadow, fields::TERTIARY_CONTROLS, |_| {
-                !tertiary.contains(TertiaryControls::IPI_VIRTUALIZATION)
-            });
+            self.require(
+                Rule::ApicControlsNeedTprShadow,
+                fields::SECONDARY_CONTROLS,
+                |_| !secondary.intersects(dependent),
+            );
+            self.require(
+                Rule::ApicControlsNeedTprShadow,
+                fields::TERTIARY_CONTROLS,
+                |_| !tertiary.contains(TertiaryControls::IPI_VIRTUALIZATION),
+            );
         }
         if secondary.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
             self.page(fields::APIC_ACCESS_ADDRESS);
-            self.require(Rule::X2apicExcludesAccesses, fields::SECONDARY_CONTROLS, |_| {
-                !secondary.contains(SecondaryControls::VIRTUALIZE_X2APIC_MODE)
-            });
+            self.require(
+                Rule::X2apicExcludesAccesses,
+                fields::SECONDARY_CONTROLS,
+                |_| !secondary.contains(SecondaryControls::VIRTUALIZE_X2APIC_MODE),
+            );
         }
         let exiting = self.pin.contains(PinControls::EXTERNAL_INTERRUPT_EXITING);
-        self.require(Rule::DeliveryNeedsInterruptExiting, fields::SECONDARY_CONTROLS, |_| {
-            !delivery || exiting
-        });
+        self.require(
+            Rule::DeliveryNeedsInterruptExiting,
+            fields::SECONDARY_CONTROLS,
+            |_| !delivery || exiting,
+        );
         if tertiary.contains(TertiaryControls::IPI_VIRTUALIZATION) {
-            self.require(Rule::IpiVirtualizationTable, fields::PID_POINTER_TABLE, |table| {
-                table.is_multiple_of(8)
-            });
+            self.require(
+                Rule::IpiVirtualizationTable,
+                fields::PID_POINTER_TABLE,
+                |table| table.is_multiple_of(8),
+            );
             let last = u64::from(self.get(fields::LAST_PID_POINTER_INDEX)) * 8;
             let end = self.get(fields::PID_POINTER_TABLE).saturating_add(last + 7);
             let fits = self.in_physical_width(end);
@@ -99,15 +127,29 @@ impl<V: VmcsReader> Checker<'_, V> {
         if !self.pin.contains(PinControls::PROCESS_POSTED_INTERRUPTS) {
             return;
         }
-        let delivery = self.secondary.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
-        self.require(Rule::PostedNeedsDelivery, fields::SECONDARY_CONTROLS, |_| delivery);
-        let acknowledge = self.exit.contains(ExitControls::ACKNOWLEDGE_INTERRUPT_ON_EXIT);
-        self.require(Rule::PostedNeedsAcknowledge, fields::EXIT_CONTROLS, |_| acknowledge);
-        self.require(Rule::PostedVector, fields::POSTED_INTERRUPT_NOTIFICATION_VECTOR, |vector| {
-            vector <= 0xff
+        let delivery = self
+            .secondary
+            .contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
+        self.require(
+            Rule::PostedNeedsDelivery,
+            fields::SECONDARY_CONTROLS,
+            |_| delivery,
+        );
+        let acknowledge = self
+            .exit
+            .contains(ExitControls::ACKNOWLEDGE_INTERRUPT_ON_EXIT);
+        self.require(Rule::PostedNeedsAcknowledge, fields::EXIT_CONTROLS, |_| {
+            acknowledge
         });
+        self.require(
+            Rule::PostedVector,
+            fields::POSTED_INTERRUPT_NOTIFICATION_VECTOR,
+            |vector| vector <= 0xff,
+        );
         let descriptor = fields::POSTED_INTERRUPT_DESCRIPTOR;
-        self.require(Rule::PostedDescriptorAlignment, descriptor, |at| at.is_multiple_of(64));
+        self.require(Rule::PostedDescriptorAlignment, descriptor, |at| {
+            at.is_multiple_of(64)
+        });
         self.width(descriptor);
     }
 
@@ -138,10 +180,12 @@ impl<V: VmcsReader> Checker<'_, V> {
             6 => can.contains(EptVpid::WRITE_BACK),
             _ => false,
         });
-        self.require(Rule::EptWalkLength, eptp, |pointer| match (pointer >> 3) & 7 {
-            3 => can.contains(EptVpid::WALK_4),
-            4 => can.contains(EptVpid::WALK_5),
-            _ => false,
+        self.require(Rule::EptWalkLength, eptp, |pointer| {
+            match (pointer >> 3) & 7 {
+                3 => can.contains(EptVpid::WALK_4),
+                4 => can.contains(EptVpid::WALK_5),
+                _ => false,
+            }
         });
         self.require(Rule::EptAccessedDirty, eptp, |pointer| {
             pointer & (1 << 6) == 0 || can.contains(EptVpid::ACCESSED_DIRTY)
@@ -155,15 +199,31 @@ impl<V: VmcsReader> Checker<'_, V> {
 
     /// Pages that single controls need.
     fn optional_pages(&mut self) {
-        let Self { secondary, tertiary, .. } = *self;
+        let Self {
+            secondary,
+            tertiary,
+            ..
+        } = *self;
         for (control, page) in [
             (SecondaryControls::ENABLE_PML, fields::PML_ADDRESS),
-            (SecondaryControls::EPT_VIOLATION_VE, fields::VE_INFORMATION_ADDRESS),
-            (SecondaryControls::SUB_PAGE_WRITE_PERMISSIONS, fields::SPP_TABLE_POINTER),
+            (
+                SecondaryControls::EPT_VIOLATION_VE,
+                fields::VE_INFORMATION_ADDRESS,
+            ),
+            (
+                SecondaryControls::SUB_PAGE_WRITE_PERMISSIONS,
+                fields::SPP_TABLE_POINTER,
+            ),
             (SecondaryControls::VMCS_SHADOWING, fields::VMREAD_BITMAP),
             (SecondaryControls::VMCS_SHADOWING, fields::VMWRITE_BITMAP),
-            (SecondaryControls::PASID_TRANSLATION, fields::LOW_PASID_DIRECTORY),
-            (SecondaryControls::PASID_TRANSLATION, fields::HIGH_PASID_DIRECTORY),
+            (
+                SecondaryControls::PASID_TRANSLATION,
+                fields::LOW_PASID_DIRECTORY,
+            ),
+            (
+                SecondaryControls::PASID_TRANSLATION,
+                fields::HIGH_PASID_DIRECTORY,
+            ),
         ] {
             if secondary.contains(control) {
                 self.page(page);
@@ -171,18 +231,24 @@ impl<V: VmcsReader> Checker<'_, V> {
         }
         if secondary.contains(SecondaryControls::ENABLE_VM_FUNCTIONS) {
             let allowed = self.caps.vm_functions();
-            self.require(Rule::VmFunctionBits, fields::VM_FUNCTION_CONTROLS, |functions| {
-                functions & !allowed == 0
-            });
+            self.require(
+                Rule::VmFunctionBits,
+                fields::VM_FUNCTION_CONTROLS,
+                |functions| functions & !allowed == 0,
+            );
             if self.get(fields::VM_FUNCTION_CONTROLS) & EPTP_SWITCHING != 0 {
-                self.require(Rule::EptpSwitchingNeedsEpt, fields::VM_FUNCTION_CONTROLS, |_| {
-                    secondary.contains(SecondaryControls::ENABLE_EPT)
-                });
+                self.require(
+                    Rule::EptpSwitchingNeedsEpt,
+                    fields::VM_FUNCTION_CONTROLS,
+                    |_| secondary.contains(SecondaryControls::ENABLE_EPT),
+                );
                 self.page(fields::EPTP_LIST_ADDRESS);
             }
         }
         if secondary.contains(SecondaryControls::USE_TSC_SCALING) {
-            self.require(Rule::TscMultiplierZero, fields::TSC_MULTIPLIER, |value| value != 0);
+            self.require(Rule::TscMultiplierZero, fields::TSC_MULTIPLIER, |value| {
+                value != 0
+            });
         }
         let switches_rtit = self.entry.contains(EntryControls::LOAD_RTIT_CTL)
             && self.exit.contains(ExitControls::CLEAR_RTIT_CTL);
@@ -199,12 +265,17 @@ impl<V: VmcsReader> Checker<'_, V> {
 
     pub(super) fn exit_controls(&mut self) {
         self.reserved::<ExitControls, _>(fields::EXIT_CONTROLS);
-        if self.exit.contains(ExitControls::ACTIVATE_SECONDARY_CONTROLS) {
+        if self
+            .exit
+            .contains(ExitControls::ACTIVATE_SECONDARY_CONTROLS)
+        {
             self.reserved::<SecondaryExitControls, _>(fields::SECONDARY_EXIT_CONTROLS);
         }
         let timer = self.pin.contains(PinControls::ACTIVATE_PREEMPTION_TIMER);
         let saved = self.exit.contains(ExitControls::SAVE_PREEMPTION_TIMER);
-        self.require(Rule::TimerSavedWithoutTimer, fields::EXIT_CONTROLS, |_| timer || !saved);
+        self.require(Rule::TimerSavedWithoutTimer, fields::EXIT_CONTROLS, |_| {
+            timer || !saved
+        });
         self.msr_area(fields::EXIT_MSR_STORE_COUNT, fields::EXIT_MSR_STORE_ADDRESS);
         self.msr_area(fields::EXIT_MSR_LOAD_COUNT, fields::EXIT_MSR_LOAD_ADDRESS);
     }
@@ -217,7 +288,9 @@ impl<V: VmcsReader> Checker<'_, V> {
         self.msr_area(fields::ENTRY_MSR_LOAD_COUNT, fields::ENTRY_MSR_LOAD_ADDRESS);
         let smm = EntryControls::ENTRY_TO_SMM | EntryControls::DEACTIVATE_DUAL_MONITOR;
         let entry = self.entry;
-        self.require(Rule::SmmOutsideSmm, fields::ENTRY_CONTROLS, |_| !entry.intersects(smm));
+        self.require(Rule::SmmOutsideSmm, fields::ENTRY_CONTROLS, |_| {
+            !entry.intersects(smm)
+        });
     }
 
     fn event(&mut self, event: InterruptionInfo) {
@@ -279,17 +352,23 @@ impl<V: VmcsReader> Checker<'_, V> {
     /// The word must keep what its capability MSR fixes.
     fn reserved<C: ControlWord, W: FieldWidth>(&mut self, field: Field<W, ReadWrite>) {
         let allowed = self.caps.allowed(C::KIND);
-        self.require(Rule::ControlBits, field, |word| allowed.wrong_bits(word.into_u64()) == 0);
+        self.require(Rule::ControlBits, field, |word| {
+            allowed.wrong_bits(word.into_u64()) == 0
+        });
     }
 
     fn page(&mut self, field: Field<u64, ReadWrite>) {
-        self.require(Rule::PageAddress, field, |address| address.is_multiple_of(4096));
+        self.require(Rule::PageAddress, field, |address| {
+            address.is_multiple_of(4096)
+        });
         self.width(field);
     }
 
     fn width(&mut self, field: Field<u64, ReadWrite>) {
         let bits = self.caps.address_widths().physical;
-        self.require(Rule::PhysicalWidth, field, |address| upper(address, bits) == 0);
+        self.require(Rule::PhysicalWidth, field, |address| {
+            upper(address, bits) == 0
+        });
     }
 
     /// Entries of 16 bytes.

@@ -59,20 +59,31 @@ impl<V: VmcsReader> Checker<'_, V> {
     pub(super) fn guest_activity(&mut self) {
         let field = fields::GUEST_ACTIVITY;
         let misc = self.caps.misc();
-        self.require(Rule::ActivityUnsupported, field, |activity| match activity {
-            ACTIVE => true,
-            HLT => misc.contains(Misc::HLT_STATE),
-            SHUTDOWN => misc.contains(Misc::SHUTDOWN_STATE),
-            WAIT_FOR_SIPI => misc.contains(Misc::WAIT_FOR_SIPI_STATE),
-            _ => false,
-        });
+        self.require(
+            Rule::ActivityUnsupported,
+            field,
+            |activity| match activity {
+                ACTIVE => true,
+                HLT => misc.contains(Misc::HLT_STATE),
+                SHUTDOWN => misc.contains(Misc::SHUTDOWN_STATE),
+                WAIT_FOR_SIPI => misc.contains(Misc::WAIT_FOR_SIPI_STATE),
+                _ => false,
+            },
+        );
         let cpl = self.cpl();
-        self.require(Rule::ActivityHltDpl, field, |activity| activity != HLT || cpl == 0);
-        let blocked =
-            self.interruptibility().intersects(Interruptibility::STI | Interruptibility::MOV_SS);
-        self.require(Rule::ActivityBlocked, field, |activity| activity == ACTIVE || !blocked);
+        self.require(Rule::ActivityHltDpl, field, |activity| {
+            activity != HLT || cpl == 0
+        });
+        let blocked = self
+            .interruptibility()
+            .intersects(Interruptibility::STI | Interruptibility::MOV_SS);
+        self.require(Rule::ActivityBlocked, field, |activity| {
+            activity == ACTIVE || !blocked
+        });
         if let Some(event) = self.injected() {
-            self.require(Rule::ActivityEvent, field, |activity| is_let_in(activity, event));
+            self.require(Rule::ActivityEvent, field, |activity| {
+                is_let_in(activity, event)
+            });
         }
     }
 
@@ -86,11 +97,15 @@ impl<V: VmcsReader> Checker<'_, V> {
         let interrupts = self.guest_rflags().contains(Rflags::IF);
         self.require(Rule::BlockingStiWithoutIf, field, |_| interrupts || !sti);
         let interrupt = self.injects(InterruptionType::ExternalInterrupt);
-        self.require(Rule::BlockingInterrupt, field, |_| !interrupt || !(sti || mov_ss));
+        self.require(Rule::BlockingInterrupt, field, |_| {
+            !interrupt || !(sti || mov_ss)
+        });
         let nmi = self.injects(InterruptionType::Nmi);
         self.require(Rule::BlockingNmiByMovSs, field, |_| !nmi || !mov_ss);
         self.require(Rule::BlockingNmiBySti, field, |_| !nmi || !sti);
-        self.require(Rule::BlockingSmi, field, |_| !blocking.contains(Interruptibility::SMI));
+        self.require(Rule::BlockingSmi, field, |_| {
+            !blocking.contains(Interruptibility::SMI)
+        });
         let virtual_nmis = self.pin.contains(PinControls::VIRTUAL_NMIS);
         self.require(Rule::BlockingNmi, field, |_| {
             !(virtual_nmis && nmi && blocking.contains(Interruptibility::NMI))
@@ -102,7 +117,9 @@ impl<V: VmcsReader> Checker<'_, V> {
 
     pub(super) fn guest_pending_debug(&mut self) {
         let field = fields::GUEST_PENDING_DEBUG_EXCEPTIONS;
-        self.require(Rule::PendingReserved, field, |bits| bits & PENDING_RESERVED == 0);
+        self.require(Rule::PendingReserved, field, |bits| {
+            bits & PENDING_RESERVED == 0
+        });
 
         let blocking = self.interruptibility();
         let held = blocking.intersects(Interruptibility::STI | Interruptibility::MOV_SS)
@@ -130,7 +147,9 @@ impl<V: VmcsReader> Checker<'_, V> {
         if pointer == u64::MAX {
             return;
         }
-        self.require(Rule::LinkPointerAlignment, field, |_| pointer.is_multiple_of(4096));
+        self.require(Rule::LinkPointerAlignment, field, |_| {
+            pointer.is_multiple_of(4096)
+        });
         let fits = self.in_physical_width(pointer);
         self.require(Rule::LinkPointerWidth, field, |_| fits);
     }

@@ -30,8 +30,11 @@ impl<V: VmcsReader> Checker<'_, V> {
         let long = self.is_long_mode_guest();
         let cr0 = self.guest_cr0();
         let cr4 = Cr4::from_bits_retain(self.get(fields::GUEST_CR4));
-        let allowed =
-            if self.is_unrestricted() { self.caps.unrestricted_cr0() } else { self.caps.cr0() };
+        let allowed = if self.is_unrestricted() {
+            self.caps.unrestricted_cr0()
+        } else {
+            self.caps.cr0()
+        };
         self.require(Rule::GuestCr0Fixed, fields::GUEST_CR0, |value| {
             allowed.wrong_bits(value) == 0
         });
@@ -57,10 +60,14 @@ impl<V: VmcsReader> Checker<'_, V> {
         let fits = self.is_cr3_in_width(self.get(fields::GUEST_CR3));
         self.require(Rule::GuestCr3Width, fields::GUEST_CR3, |_| fits);
         if self.entry.contains(EntryControls::LOAD_DEBUG_CONTROLS) {
-            self.require(Rule::GuestDebugctlReserved, fields::GUEST_DEBUGCTL, |value| {
-                value & DEBUGCTL_RESERVED == 0
+            self.require(
+                Rule::GuestDebugctlReserved,
+                fields::GUEST_DEBUGCTL,
+                |value| value & DEBUGCTL_RESERVED == 0,
+            );
+            self.require(Rule::GuestDr7High, fields::GUEST_DR7, |value| {
+                value >> 32 == 0
             });
-            self.require(Rule::GuestDr7High, fields::GUEST_DR7, |value| value >> 32 == 0);
         }
     }
 
@@ -88,7 +95,9 @@ impl<V: VmcsReader> Checker<'_, V> {
             self.require(Rule::GuestBndcfgs, fields::GUEST_BNDCFGS, |_| valid);
         }
         if entry.contains(EntryControls::LOAD_PKRS) {
-            self.require(Rule::GuestPkrsReserved, fields::GUEST_PKRS, |value| value >> 32 == 0);
+            self.require(Rule::GuestPkrsReserved, fields::GUEST_PKRS, |value| {
+                value >> 32 == 0
+            });
         }
         if entry.contains(EntryControls::LOAD_UINV) {
             self.require(Rule::GuestUinv, fields::GUEST_UINV, |value| value <= 0xff);
@@ -104,8 +113,12 @@ impl<V: VmcsReader> Checker<'_, V> {
         let long = self.is_long_mode_guest();
         let paging = self.guest_cr0().contains(Cr0::PG);
         let efer = Efer::from_bits_retain(self.get(fields::GUEST_EFER));
-        self.require(Rule::GuestEferReserved, fields::GUEST_EFER, |value| value & !EFER_BITS == 0);
-        self.require(Rule::GuestEferLma, fields::GUEST_EFER, |_| efer.contains(Efer::LMA) == long);
+        self.require(Rule::GuestEferReserved, fields::GUEST_EFER, |value| {
+            value & !EFER_BITS == 0
+        });
+        self.require(Rule::GuestEferLma, fields::GUEST_EFER, |_| {
+            efer.contains(Efer::LMA) == long
+        });
         self.require(Rule::GuestEferLme, fields::GUEST_EFER, |_| {
             !paging || efer.contains(Efer::LME) == efer.contains(Efer::LMA)
         });
@@ -114,8 +127,12 @@ impl<V: VmcsReader> Checker<'_, V> {
     pub(super) fn guest_descriptor_tables(&mut self) {
         self.require_canonical(Rule::TableBaseCanonical, fields::GUEST_GDTR_BASE);
         self.require_canonical(Rule::TableBaseCanonical, fields::GUEST_IDTR_BASE);
-        self.require(Rule::TableLimit, fields::GUEST_GDTR_LIMIT, |limit| limit >> 16 == 0);
-        self.require(Rule::TableLimit, fields::GUEST_IDTR_LIMIT, |limit| limit >> 16 == 0);
+        self.require(Rule::TableLimit, fields::GUEST_GDTR_LIMIT, |limit| {
+            limit >> 16 == 0
+        });
+        self.require(Rule::TableLimit, fields::GUEST_IDTR_LIMIT, |limit| {
+            limit >> 16 == 0
+        });
     }
 
     pub(super) fn guest_rip_rflags_ssp(&mut self) {
@@ -146,7 +163,11 @@ impl<V: VmcsReader> Checker<'_, V> {
         if self.entry.contains(EntryControls::LOAD_CET_STATE) {
             self.require(Rule::SspAlignment, fields::GUEST_SSP, |ssp| ssp & 3 == 0);
             self.require(Rule::SspUpper, fields::GUEST_SSP, |ssp| {
-                if in_64_bit_mode { is_within(ssp) } else { ssp >> 32 == 0 }
+                if in_64_bit_mode {
+                    is_within(ssp)
+                } else {
+                    ssp >> 32 == 0
+                }
             });
         }
     }
@@ -159,9 +180,12 @@ impl<V: VmcsReader> Checker<'_, V> {
         if !pae_paging || !self.secondary.contains(SecondaryControls::ENABLE_EPT) {
             return;
         }
-        for field in
-            [fields::GUEST_PDPTE0, fields::GUEST_PDPTE1, fields::GUEST_PDPTE2, fields::GUEST_PDPTE3]
-        {
+        for field in [
+            fields::GUEST_PDPTE0,
+            fields::GUEST_PDPTE1,
+            fields::GUEST_PDPTE2,
+            fields::GUEST_PDPTE3,
+        ] {
             let fits = self.in_physical_width(self.get(field));
             self.require(Rule::PdpteReserved, field, |entry| {
                 entry & 1 == 0 || (entry & PDPTE_RESERVED == 0 && fits)

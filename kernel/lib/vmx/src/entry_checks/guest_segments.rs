@@ -58,24 +58,42 @@ impl<V: VmcsReader> Checker<'_, V> {
 
     fn selectors(&mut self, virtual_8086: bool) {
         let tr = SegmentFields::guest(SegmentName::Tr).selector;
-        self.require(Rule::TableSelectorTi, tr, |selector| selector & TABLE_INDICATOR == 0);
+        self.require(Rule::TableSelectorTi, tr, |selector| {
+            selector & TABLE_INDICATOR == 0
+        });
         if self.is_usable(SegmentName::Ldtr) {
             let ldtr = SegmentFields::guest(SegmentName::Ldtr).selector;
-            self.require(Rule::TableSelectorTi, ldtr, |selector| selector & TABLE_INDICATOR == 0);
+            self.require(Rule::TableSelectorTi, ldtr, |selector| {
+                selector & TABLE_INDICATOR == 0
+            });
         }
         if !virtual_8086 && !self.is_unrestricted() {
             let same = self.rpl(SegmentName::Ss) == self.rpl(SegmentName::Cs);
-            self.require(Rule::SsRpl, SegmentFields::guest(SegmentName::Ss).selector, |_| same);
+            self.require(
+                Rule::SsRpl,
+                SegmentFields::guest(SegmentName::Ss).selector,
+                |_| same,
+            );
         }
     }
 
     fn bases(&mut self) {
-        for name in [SegmentName::Tr, SegmentName::Fs, SegmentName::Gs, SegmentName::Ldtr] {
+        for name in [
+            SegmentName::Tr,
+            SegmentName::Fs,
+            SegmentName::Gs,
+            SegmentName::Ldtr,
+        ] {
             if name != SegmentName::Ldtr || self.is_usable(name) {
                 self.require_canonical(Rule::SegmentBaseCanonical, SegmentFields::guest(name).base);
             }
         }
-        for name in [SegmentName::Cs, SegmentName::Ss, SegmentName::Ds, SegmentName::Es] {
+        for name in [
+            SegmentName::Cs,
+            SegmentName::Ss,
+            SegmentName::Ds,
+            SegmentName::Es,
+        ] {
             if name == SegmentName::Cs || self.is_usable(name) {
                 let base = SegmentFields::guest(name).base;
                 self.require(Rule::SegmentBaseHigh, base, |base| base >> 32 == 0);
@@ -86,7 +104,9 @@ impl<V: VmcsReader> Checker<'_, V> {
     fn virtual_8086(&mut self, name: SegmentName) {
         let fields = SegmentFields::guest(name);
         let selector = self.get(fields.selector);
-        self.require(Rule::V86Base, fields.base, |base| base == u64::from(selector) << 4);
+        self.require(Rule::V86Base, fields.base, |base| {
+            base == u64::from(selector) << 4
+        });
         self.require(Rule::V86Limit, fields.limit, |limit| limit == 0xffff);
         self.require(Rule::V86AccessRights, fields.access_rights, |rights| {
             rights == V86_ACCESS_RIGHTS
@@ -101,9 +121,15 @@ impl<V: VmcsReader> Checker<'_, V> {
             SegmentName::Ss => self.stack(access),
             _ => self.data(name, access),
         }
-        self.require(Rule::SegmentS, field, |_| access.contains(AccessRights::CODE_OR_DATA));
-        self.require(Rule::SegmentPresent, field, |_| access.contains(AccessRights::PRESENT));
-        self.require(Rule::SegmentReserved, field, |rights| rights & RESERVED == 0);
+        self.require(Rule::SegmentS, field, |_| {
+            access.contains(AccessRights::CODE_OR_DATA)
+        });
+        self.require(Rule::SegmentPresent, field, |_| {
+            access.contains(AccessRights::PRESENT)
+        });
+        self.require(Rule::SegmentReserved, field, |rights| {
+            rights & RESERVED == 0
+        });
         self.granularity(name, access);
     }
 
@@ -137,12 +163,16 @@ impl<V: VmcsReader> Checker<'_, V> {
         }
         let real_mode = !self.guest_cr0().contains(Cr0::PE);
         let data_in_cs = self.access(SegmentName::Cs).kind() == 3;
-        self.require(Rule::SsDplZero, field, |_| !(real_mode || data_in_cs) || access.dpl() == 0);
+        self.require(Rule::SsDplZero, field, |_| {
+            !(real_mode || data_in_cs) || access.dpl() == 0
+        });
     }
 
     fn data(&mut self, name: SegmentName, access: AccessRights) {
         let field = SegmentFields::guest(name).access_rights;
-        self.require(Rule::DataAccessed, field, |_| access.contains(AccessRights::ACCESSED));
+        self.require(Rule::DataAccessed, field, |_| {
+            access.contains(AccessRights::ACCESSED)
+        });
         self.require(Rule::DataReadable, field, |_| {
             !access.contains(AccessRights::CODE) || access.contains(AccessRights::WRITABLE)
         });
@@ -159,7 +189,9 @@ impl<V: VmcsReader> Checker<'_, V> {
         self.require(Rule::GranularityClear, fields.access_rights, |_| {
             !pages || limit & 0xfff == 0xfff
         });
-        self.require(Rule::GranularitySet, fields.access_rights, |_| pages || limit >> 20 == 0);
+        self.require(Rule::GranularitySet, fields.access_rights, |_| {
+            pages || limit >> 20 == 0
+        });
     }
 
     fn task_register(&mut self) {
@@ -171,7 +203,9 @@ impl<V: VmcsReader> Checker<'_, V> {
             3 => !long,
             _ => false,
         });
-        self.require(Rule::TrUsable, field, |_| !access.contains(AccessRights::UNUSABLE));
+        self.require(Rule::TrUsable, field, |_| {
+            !access.contains(AccessRights::UNUSABLE)
+        });
         self.system(SegmentName::Tr, access);
     }
 
@@ -184,9 +218,15 @@ impl<V: VmcsReader> Checker<'_, V> {
 
     fn system(&mut self, name: SegmentName, access: AccessRights) {
         let field = SegmentFields::guest(name).access_rights;
-        self.require(Rule::SystemS, field, |_| !access.contains(AccessRights::CODE_OR_DATA));
-        self.require(Rule::SegmentPresent, field, |_| access.contains(AccessRights::PRESENT));
-        self.require(Rule::SegmentReserved, field, |rights| rights & RESERVED == 0);
+        self.require(Rule::SystemS, field, |_| {
+            !access.contains(AccessRights::CODE_OR_DATA)
+        });
+        self.require(Rule::SegmentPresent, field, |_| {
+            access.contains(AccessRights::PRESENT)
+        });
+        self.require(Rule::SegmentReserved, field, |rights| {
+            rights & RESERVED == 0
+        });
         self.granularity(name, access);
     }
 }

@@ -9,8 +9,12 @@ use crate::fields::{self, VmcsReader};
 impl<V: VmcsReader> Checker<'_, V> {
     pub(super) fn host_registers(&mut self) {
         let (cr0, cr4) = (self.caps.cr0(), self.caps.cr4());
-        self.require(Rule::HostCr0Fixed, fields::HOST_CR0, |value| cr0.wrong_bits(value) == 0);
-        self.require(Rule::HostCr4Fixed, fields::HOST_CR4, |value| cr4.wrong_bits(value) == 0);
+        self.require(Rule::HostCr0Fixed, fields::HOST_CR0, |value| {
+            cr0.wrong_bits(value) == 0
+        });
+        self.require(Rule::HostCr4Fixed, fields::HOST_CR4, |value| {
+            cr4.wrong_bits(value) == 0
+        });
         let cet = Cr4::from_bits_retain(self.get(fields::HOST_CR4)).contains(Cr4::CET);
         self.require(Rule::HostCetNeedsWp, fields::HOST_CR0, |value| {
             !cet || Cr0::from_bits_retain(value).contains(Cr0::WP)
@@ -44,7 +48,9 @@ impl<V: VmcsReader> Checker<'_, V> {
             );
         }
         if self.exit.contains(ExitControls::LOAD_PKRS) {
-            self.require(Rule::HostPkrsReserved, fields::HOST_PKRS, |value| value >> 32 == 0);
+            self.require(Rule::HostPkrsReserved, fields::HOST_PKRS, |value| {
+                value >> 32 == 0
+            });
         }
     }
 
@@ -66,8 +72,12 @@ impl<V: VmcsReader> Checker<'_, V> {
         ] {
             self.require(Rule::HostSelectorRpl, selector, |value| value & 7 == 0);
         }
-        self.require(Rule::HostSelectorNull, fields::HOST_CS_SELECTOR, |value| value != 0);
-        self.require(Rule::HostSelectorNull, fields::HOST_TR_SELECTOR, |value| value != 0);
+        self.require(Rule::HostSelectorNull, fields::HOST_CS_SELECTOR, |value| {
+            value != 0
+        });
+        self.require(Rule::HostSelectorNull, fields::HOST_TR_SELECTOR, |value| {
+            value != 0
+        });
         for base in [
             fields::HOST_FS_BASE,
             fields::HOST_GS_BASE,

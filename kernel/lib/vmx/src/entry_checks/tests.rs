@@ -36,7 +36,10 @@ fn raw() -> RawCapabilities {
 }
 
 fn caps_of(raw: RawCapabilities) -> Capabilities {
-    Capabilities::new(raw).with_address_widths(AddressWidths { physical: 46, linear: 48 })
+    Capabilities::new(raw).with_address_widths(AddressWidths {
+        physical: 46,
+        linear: 48,
+    })
 }
 
 const PIN: u64 = 0x16 | 0x69;
@@ -145,7 +148,13 @@ fn blame<W: FieldWidth, A: Access>(
 
 #[test]
 fn every_kind_of_start_breaks_no_rule() {
-    for base in [Base::Long, Base::Protected, Base::Real, Base::V86, Base::Restricted] {
+    for base in [
+        Base::Long,
+        Base::Protected,
+        Base::Real,
+        Base::V86,
+        Base::Restricted,
+    ] {
         assert_eq!(found(base, &[], raw()), [], "{base:?}");
     }
     for start in [Start::Reset, Start::AfterIpi] {
@@ -155,13 +164,26 @@ fn every_kind_of_start_breaks_no_rule() {
 
 #[test]
 fn each_rule_is_found_when_it_alone_is_broken() {
-    let rows =
-        [control_rows(), host_rows(), register_rows(), segment_rows(), other_rows()].concat();
+    let rows = [
+        control_rows(),
+        host_rows(),
+        register_rows(),
+        segment_rows(),
+        other_rows(),
+    ]
+    .concat();
     for (rule, field, base, changes) in &rows {
-        assert_eq!(found(*base, changes, raw()), [(*rule, *field)], "{base:?} with {changes:x?}");
+        assert_eq!(
+            found(*base, changes, raw()),
+            [(*rule, *field)],
+            "{base:?} with {changes:x?}"
+        );
     }
     let tested: BTreeSet<Rule> = rows.iter().map(|row| row.0).collect();
-    let untested: Vec<&Rule> = Rule::ALL.iter().filter(|rule| !tested.contains(rule)).collect();
+    let untested: Vec<&Rule> = Rule::ALL
+        .iter()
+        .filter(|rule| !tested.contains(rule))
+        .collect();
     assert_eq!(untested, Vec::<&Rule>::new());
 }
 
@@ -183,7 +205,10 @@ fn control_rows() -> Vec<Row> {
             ControlBits,
             Long,
             SECONDARY_EXIT_CONTROLS,
-            &[set(EXIT_CONTROLS, EXIT | 1 << 31), set(SECONDARY_EXIT_CONTROLS, 4)],
+            &[
+                set(EXIT_CONTROLS, EXIT | 1 << 31),
+                set(SECONDARY_EXIT_CONTROLS, 4),
+            ],
         ),
         row(ControlBits, Long, ENTRY_CONTROLS, entry & !1),
         row(Cr3TargetCount, Long, CR3_TARGET_COUNT, 5),
@@ -193,7 +218,10 @@ fn control_rows() -> Vec<Row> {
             NmiWindowNeedsVirtualNmis,
             Long,
             PRIMARY_CONTROLS,
-            &[set(PIN_BASED_CONTROLS, PIN & !0x20), set(PRIMARY_CONTROLS, PRIMARY | 1 << 22)],
+            &[
+                set(PIN_BASED_CONTROLS, PIN & !0x20),
+                set(PRIMARY_CONTROLS, PRIMARY | 1 << 22),
+            ],
         ),
         blame(
             ApicControlsNeedTprShadow,
@@ -211,7 +239,12 @@ fn control_rows() -> Vec<Row> {
                 set(TERTIARY_CONTROLS, 1 << 4),
             ],
         ),
-        row(X2apicExcludesAccesses, Long, SECONDARY_CONTROLS, SECONDARY | 1),
+        row(
+            X2apicExcludesAccesses,
+            Long,
+            SECONDARY_CONTROLS,
+            SECONDARY | 1,
+        ),
         blame(
             DeliveryNeedsInterruptExiting,
             Long,
@@ -255,18 +288,31 @@ fn control_rows() -> Vec<Row> {
         row(EptShadowStack, Long, EPT_POINTER, 0x1234_509e),
         row(EptReserved, Long, EPT_POINTER, 0x1234_511e),
         row(PhysicalWidth, Long, EPT_POINTER, 1 << 46 | 0x1e),
-        row(ControlNeedsEpt, Restricted, SECONDARY_CONTROLS, SECONDARY & !2),
+        row(
+            ControlNeedsEpt,
+            Restricted,
+            SECONDARY_CONTROLS,
+            SECONDARY & !2,
+        ),
         blame(
             ControlNeedsEpt,
             Restricted,
             TERTIARY_CONTROLS,
-            &[third[0], set(SECONDARY_CONTROLS, SECONDARY & !0x82), set(TERTIARY_CONTROLS, 4)],
+            &[
+                third[0],
+                set(SECONDARY_CONTROLS, SECONDARY & !0x82),
+                set(TERTIARY_CONTROLS, 4),
+            ],
         ),
         blame(
             IpiVirtualizationTable,
             Long,
             PID_POINTER_TABLE,
-            &[third[0], set(TERTIARY_CONTROLS, 1 << 4), set(PID_POINTER_TABLE, 4)],
+            &[
+                third[0],
+                set(TERTIARY_CONTROLS, 1 << 4),
+                set(PID_POINTER_TABLE, 4),
+            ],
         ),
         blame(
             PhysicalWidth,
@@ -289,36 +335,65 @@ fn control_rows() -> Vec<Row> {
             EptpSwitchingNeedsEpt,
             Restricted,
             VM_FUNCTION_CONTROLS,
-            &[set(SECONDARY_CONTROLS, SECONDARY & !0x82 | 1 << 13), set(VM_FUNCTION_CONTROLS, 1)],
+            &[
+                set(SECONDARY_CONTROLS, SECONDARY & !0x82 | 1 << 13),
+                set(VM_FUNCTION_CONTROLS, 1),
+            ],
         ),
-        row(TscMultiplierZero, Long, SECONDARY_CONTROLS, SECONDARY | 1 << 25),
+        row(
+            TscMultiplierZero,
+            Long,
+            SECONDARY_CONTROLS,
+            SECONDARY | 1 << 25,
+        ),
         row(PtNeedsRtit, Long, SECONDARY_CONTROLS, SECONDARY | 1 << 24),
         blame(
             HlatPointerReserved,
             Long,
             HLAT_POINTER,
-            &[third[0], set(TERTIARY_CONTROLS, 2), set(HLAT_POINTER, 0x800)],
+            &[
+                third[0],
+                set(TERTIARY_CONTROLS, 2),
+                set(HLAT_POINTER, 0x800),
+            ],
         ),
         blame(
             PhysicalWidth,
             Long,
             HLAT_POINTER,
-            &[third[0], set(TERTIARY_CONTROLS, 2), set(HLAT_POINTER, 1 << 46)],
+            &[
+                third[0],
+                set(TERTIARY_CONTROLS, 2),
+                set(HLAT_POINTER, 1 << 46),
+            ],
         ),
-        row(TimerSavedWithoutTimer, Long, PIN_BASED_CONTROLS, PIN & !0x40),
+        row(
+            TimerSavedWithoutTimer,
+            Long,
+            PIN_BASED_CONTROLS,
+            PIN & !0x40,
+        ),
         row(EventType, Long, ENTRY_INTERRUPTION_INFO, 0x8000_0100),
         row(EventVector, Long, ENTRY_INTERRUPTION_INFO, 0x8000_0203),
         row(EventVector, Long, ENTRY_INTERRUPTION_INFO, 0x8000_0320),
         row(EventVector, Long, ENTRY_INTERRUPTION_INFO, 0x8000_0701),
         row(EventErrorCode, Long, ENTRY_INTERRUPTION_INFO, 0x8000_030d),
         row(EventErrorCode, Long, ENTRY_INTERRUPTION_INFO, 0x8000_0b06),
-        row(EventErrorCode, Base::Real, ENTRY_INTERRUPTION_INFO, 0x8000_0b0d),
+        row(
+            EventErrorCode,
+            Base::Real,
+            ENTRY_INTERRUPTION_INFO,
+            0x8000_0b0d,
+        ),
         row(EventReserved, Long, ENTRY_INTERRUPTION_INFO, 0x8000_1b0d),
         blame(
             EventErrorCodeReserved,
             Long,
             ENTRY_EXCEPTION_ERROR_CODE,
-            &[set(ENTRY_INTERRUPTION_INFO, 0x8000_0b0d), set(ENTRY_EXCEPTION_ERROR_CODE, 1 << 16)],
+            &[
+                set(ENTRY_INTERRUPTION_INFO, 0x8000_0b0d),
+                set(ENTRY_EXCEPTION_ERROR_CODE, 1 << 16),
+            ],
         ),
         row(SmmOutsideSmm, Protected, ENTRY_CONTROLS, ENTRY | 1 << 10),
         row(SmmOutsideSmm, Protected, ENTRY_CONTROLS, ENTRY | 1 << 11),
@@ -340,7 +415,10 @@ fn control_rows() -> Vec<Row> {
             EventInstructionLength,
             Long,
             ENTRY_INSTRUCTION_LENGTH,
-            &[set(ENTRY_INTERRUPTION_INFO, 0x8000_0480), set(ENTRY_INSTRUCTION_LENGTH, length)],
+            &[
+                set(ENTRY_INTERRUPTION_INFO, 0x8000_0480),
+                set(ENTRY_INSTRUCTION_LENGTH, length),
+            ],
         ));
     }
     let pages = [
@@ -357,8 +435,18 @@ fn control_rows() -> Vec<Row> {
         (HIGH_PASID_DIRECTORY, 1 << 21),
     ];
     for (page, control) in pages {
-        rows.push(blame(PageAddress, Long, page, &[second(control), set(page, 0x800)]));
-        rows.push(blame(PhysicalWidth, Long, page, &[second(control), set(page, 1 << 46)]));
+        rows.push(blame(
+            PageAddress,
+            Long,
+            page,
+            &[second(control), set(page, 0x800)],
+        ));
+        rows.push(blame(
+            PhysicalWidth,
+            Long,
+            page,
+            &[second(control), set(page, 1 << 46)],
+        ));
     }
     let accesses = set(SECONDARY_CONTROLS, SECONDARY & !0x10 | 1);
     rows.push(blame(
@@ -367,16 +455,30 @@ fn control_rows() -> Vec<Row> {
         APIC_ACCESS_ADDRESS,
         &[accesses, set(APIC_ACCESS_ADDRESS, 8)],
     ));
-    let switching = [second(1 << 13), set(VM_FUNCTION_CONTROLS, 1), set(EPTP_LIST_ADDRESS, 8)];
+    let switching = [
+        second(1 << 13),
+        set(VM_FUNCTION_CONTROLS, 1),
+        set(EPTP_LIST_ADDRESS, 8),
+    ];
     rows.push(blame(PageAddress, Long, EPTP_LIST_ADDRESS, &switching));
     for (count, address) in [
         (EXIT_MSR_STORE_COUNT, EXIT_MSR_STORE_ADDRESS),
         (EXIT_MSR_LOAD_COUNT, EXIT_MSR_LOAD_ADDRESS),
         (ENTRY_MSR_LOAD_COUNT, ENTRY_MSR_LOAD_ADDRESS),
     ] {
-        rows.push(blame(MsrAreaAlignment, Long, address, &[set(count, 1), set(address, 8)]));
+        rows.push(blame(
+            MsrAreaAlignment,
+            Long,
+            address,
+            &[set(count, 1), set(address, 8)],
+        ));
         let last = (1 << 46) - 16;
-        rows.push(blame(MsrAreaEnd, Long, address, &[set(count, 2), set(address, last)]));
+        rows.push(blame(
+            MsrAreaEnd,
+            Long,
+            address,
+            &[set(count, 2), set(address, last)],
+        ));
     }
     rows
 }
@@ -403,11 +505,31 @@ fn host_rows() -> Vec<Row> {
         row(HostEferReserved, Long, HOST_EFER, 0xd03),
         row(HostEferLma, Long, HOST_EFER, 0x901),
         row(HostEferLma, Long, HOST_EFER, 0xc01),
-        blame(HostCetReserved, Long, HOST_S_CET, &[cet, set(HOST_S_CET, 0xc00)]),
-        blame(HostCetReserved, Long, HOST_S_CET, &[cet, set(HOST_S_CET, 0x40)]),
-        blame(HostCetReserved, Long, HOST_S_CET, &[cet, set(HOST_S_CET, noncanonical)]),
+        blame(
+            HostCetReserved,
+            Long,
+            HOST_S_CET,
+            &[cet, set(HOST_S_CET, 0xc00)],
+        ),
+        blame(
+            HostCetReserved,
+            Long,
+            HOST_S_CET,
+            &[cet, set(HOST_S_CET, 0x40)],
+        ),
+        blame(
+            HostCetReserved,
+            Long,
+            HOST_S_CET,
+            &[cet, set(HOST_S_CET, noncanonical)],
+        ),
         blame(HostSspAlignment, Long, HOST_SSP, &[cet, set(HOST_SSP, 2)]),
-        blame(HostShadowStackCanonical, Long, HOST_SSP, &[cet, set(HOST_SSP, noncanonical)]),
+        blame(
+            HostShadowStackCanonical,
+            Long,
+            HOST_SSP,
+            &[cet, set(HOST_SSP, noncanonical)],
+        ),
         blame(
             HostShadowStackCanonical,
             Long,
@@ -435,12 +557,22 @@ fn host_rows() -> Vec<Row> {
         row(HostSysenterCanonical, Long, HOST_SYSENTER_ESP, noncanonical),
         row(HostSysenterCanonical, Long, HOST_SYSENTER_EIP, noncanonical),
     ];
-    for selector in
-        [HOST_SS_SELECTOR, HOST_DS_SELECTOR, HOST_ES_SELECTOR, HOST_FS_SELECTOR, HOST_GS_SELECTOR]
-    {
+    for selector in [
+        HOST_SS_SELECTOR,
+        HOST_DS_SELECTOR,
+        HOST_ES_SELECTOR,
+        HOST_FS_SELECTOR,
+        HOST_GS_SELECTOR,
+    ] {
         rows.push(row(HostSelectorRpl, Long, selector, 1));
     }
-    for base in [HOST_FS_BASE, HOST_GS_BASE, HOST_TR_BASE, HOST_GDTR_BASE, HOST_IDTR_BASE] {
+    for base in [
+        HOST_FS_BASE,
+        HOST_GS_BASE,
+        HOST_TR_BASE,
+        HOST_GDTR_BASE,
+        HOST_IDTR_BASE,
+    ] {
         rows.push(row(HostBaseCanonical, Long, base, noncanonical));
     }
     rows
@@ -458,7 +590,12 @@ fn register_rows() -> Vec<Row> {
         row(GuestCr0Fixed, Long, GUEST_CR0, 0x1_8000_0031),
         row(GuestPagingNeedsProtection, Long, GUEST_CR0, 0x8000_0030),
         row(GuestCr4Fixed, Long, GUEST_CR4, 0x20),
-        blame(GuestCetNeedsWp, Long, GUEST_CR0, &[set(GUEST_CR4, 0x80_2020)]),
+        blame(
+            GuestCetNeedsWp,
+            Long,
+            GUEST_CR0,
+            &[set(GUEST_CR4, 0x80_2020)],
+        ),
         row(GuestDebugctlReserved, Long, GUEST_DEBUGCTL, 8),
         row(GuestDebugctlReserved, Long, GUEST_DEBUGCTL, 1 << 16),
         row(GuestLongModeNeedsPaging, Long, GUEST_CR0, 0x31),
@@ -467,10 +604,30 @@ fn register_rows() -> Vec<Row> {
         row(GuestCr3Width, Long, GUEST_CR3, 1 << 46),
         row(GuestCr3Width, Protected, GUEST_CR3, 1 << 63),
         row(GuestDr7High, Long, GUEST_DR7, 1 << 32 | 0x400),
-        row(GuestSysenterCanonical, Long, GUEST_SYSENTER_ESP, noncanonical),
-        row(GuestSysenterCanonical, Long, GUEST_SYSENTER_EIP, noncanonical),
-        blame(GuestCetReserved, Long, GUEST_S_CET, &[cet, set(GUEST_S_CET, 0xc00)]),
-        blame(GuestCetReserved, Long, GUEST_S_CET, &[cet, set(GUEST_S_CET, 0x200)]),
+        row(
+            GuestSysenterCanonical,
+            Long,
+            GUEST_SYSENTER_ESP,
+            noncanonical,
+        ),
+        row(
+            GuestSysenterCanonical,
+            Long,
+            GUEST_SYSENTER_EIP,
+            noncanonical,
+        ),
+        blame(
+            GuestCetReserved,
+            Long,
+            GUEST_S_CET,
+            &[cet, set(GUEST_S_CET, 0xc00)],
+        ),
+        blame(
+            GuestCetReserved,
+            Long,
+            GUEST_S_CET,
+            &[cet, set(GUEST_S_CET, 0x200)],
+        ),
         blame(
             GuestShadowStackCanonical,
             Long,
@@ -481,15 +638,30 @@ fn register_rows() -> Vec<Row> {
         row(GuestEferReserved, Long, GUEST_EFER, 0x1500),
         row(GuestEferLma, Protected, GUEST_EFER, 0x400),
         row(GuestEferLme, Long, GUEST_EFER, 0x400),
-        blame(GuestBndcfgs, Long, GUEST_BNDCFGS, &[entry(1 << 16), set(GUEST_BNDCFGS, 4)]),
+        blame(
+            GuestBndcfgs,
+            Long,
+            GUEST_BNDCFGS,
+            &[entry(1 << 16), set(GUEST_BNDCFGS, 4)],
+        ),
         blame(
             GuestBndcfgs,
             Long,
             GUEST_BNDCFGS,
             &[entry(1 << 16), set(GUEST_BNDCFGS, 0x0000_8000_0000_0001)],
         ),
-        blame(GuestPkrsReserved, Long, GUEST_PKRS, &[entry(1 << 22), set(GUEST_PKRS, 1 << 32)]),
-        blame(GuestUinv, Long, GUEST_UINV, &[entry(1 << 19), set(GUEST_UINV, 0x100)]),
+        blame(
+            GuestPkrsReserved,
+            Long,
+            GUEST_PKRS,
+            &[entry(1 << 22), set(GUEST_PKRS, 1 << 32)],
+        ),
+        blame(
+            GuestUinv,
+            Long,
+            GUEST_UINV,
+            &[entry(1 << 19), set(GUEST_UINV, 0x100)],
+        ),
         blame(
             GuestLbrCtlReserved,
             Long,
@@ -512,16 +684,29 @@ fn register_rows() -> Vec<Row> {
         row(RflagsReserved, Long, GUEST_RFLAGS, 0xa),
         row(RflagsReserved, Long, GUEST_RFLAGS, 1 << 22 | 2),
         blame(RflagsVm, V86, GUEST_RFLAGS, &[set(GUEST_CR0, 0x30)]),
-        blame(RflagsIf, Long, GUEST_RFLAGS, &[set(ENTRY_INTERRUPTION_INFO, 0x8000_0031)]),
+        blame(
+            RflagsIf,
+            Long,
+            GUEST_RFLAGS,
+            &[set(ENTRY_INTERRUPTION_INFO, 0x8000_0031)],
+        ),
         blame(SspAlignment, Long, GUEST_SSP, &[cet, set(GUEST_SSP, 1)]),
         blame(SspUpper, Long, GUEST_SSP, &[cet, set(GUEST_SSP, 1 << 48)]),
         blame(
             SspUpper,
             Protected,
             GUEST_SSP,
-            &[set(ENTRY_CONTROLS, ENTRY | 1 << 20), set(GUEST_SSP, 1 << 32)],
+            &[
+                set(ENTRY_CONTROLS, ENTRY | 1 << 20),
+                set(GUEST_SSP, 1 << 32),
+            ],
         ),
-        blame(PdpteReserved, Protected, GUEST_PDPTE2, &[pae[0], pae[1], set(GUEST_PDPTE2, 0x9003)]),
+        blame(
+            PdpteReserved,
+            Protected,
+            GUEST_PDPTE2,
+            &[pae[0], pae[1], set(GUEST_PDPTE2, 0x9003)],
+        ),
         blame(
             PdpteReserved,
             Protected,
@@ -541,9 +726,17 @@ fn segment_rows() -> Vec<Row> {
             TableSelectorTi,
             Long,
             GUEST_LDTR_SELECTOR,
-            &[set(GUEST_LDTR_ACCESS_RIGHTS, 0x82), set(GUEST_LDTR_SELECTOR, 0x24)],
+            &[
+                set(GUEST_LDTR_ACCESS_RIGHTS, 0x82),
+                set(GUEST_LDTR_SELECTOR, 0x24),
+            ],
         ),
-        blame(SsRpl, Restricted, GUEST_SS_SELECTOR, &[set(GUEST_CS_SELECTOR, 0x11)]),
+        blame(
+            SsRpl,
+            Restricted,
+            GUEST_SS_SELECTOR,
+            &[set(GUEST_CS_SELECTOR, 0x11)],
+        ),
         row(SegmentBaseCanonical, Long, GUEST_TR_BASE, noncanonical),
         row(SegmentBaseCanonical, Long, GUEST_FS_BASE, noncanonical),
         row(SegmentBaseCanonical, Long, GUEST_GS_BASE, noncanonical),
@@ -551,7 +744,10 @@ fn segment_rows() -> Vec<Row> {
             SegmentBaseCanonical,
             Long,
             GUEST_LDTR_BASE,
-            &[set(GUEST_LDTR_ACCESS_RIGHTS, 0x82), set(GUEST_LDTR_BASE, noncanonical)],
+            &[
+                set(GUEST_LDTR_ACCESS_RIGHTS, 0x82),
+                set(GUEST_LDTR_BASE, noncanonical),
+            ],
         ),
         row(CsType, Long, GUEST_CS_ACCESS_RIGHTS, 0xa09a),
         row(CsType, Restricted, GUEST_CS_ACCESS_RIGHTS, 0xc093),
@@ -564,19 +760,28 @@ fn segment_rows() -> Vec<Row> {
             SsDplRpl,
             Restricted,
             GUEST_SS_ACCESS_RIGHTS,
-            &[set(GUEST_CS_ACCESS_RIGHTS, 0xa09f), set(GUEST_SS_ACCESS_RIGHTS, 0xc0b3)],
+            &[
+                set(GUEST_CS_ACCESS_RIGHTS, 0xa09f),
+                set(GUEST_SS_ACCESS_RIGHTS, 0xc0b3),
+            ],
         ),
         blame(
             SsDplZero,
             Protected,
             GUEST_SS_ACCESS_RIGHTS,
-            &[set(GUEST_CS_ACCESS_RIGHTS, 0xc093), set(GUEST_SS_ACCESS_RIGHTS, 0xc0f3)],
+            &[
+                set(GUEST_CS_ACCESS_RIGHTS, 0xc093),
+                set(GUEST_SS_ACCESS_RIGHTS, 0xc0f3),
+            ],
         ),
         blame(
             SsDplZero,
             Real,
             GUEST_SS_ACCESS_RIGHTS,
-            &[set(GUEST_CS_ACCESS_RIGHTS, 0xfb), set(GUEST_SS_ACCESS_RIGHTS, 0xf3)],
+            &[
+                set(GUEST_CS_ACCESS_RIGHTS, 0xfb),
+                set(GUEST_SS_ACCESS_RIGHTS, 0xf3),
+            ],
         ),
         row(CsLongDefault, Long, GUEST_CS_ACCESS_RIGHTS, 0xe09b),
         row(TrType, Long, GUEST_TR_ACCESS_RIGHTS, 0x83),
@@ -591,24 +796,59 @@ fn segment_rows() -> Vec<Row> {
         row(SegmentReserved, Long, GUEST_TR_ACCESS_RIGHTS, 0x18b),
         row(SegmentReserved, Long, GUEST_LDTR_ACCESS_RIGHTS, 0x2_0082),
         row(SegmentReserved, Long, GUEST_CS_ACCESS_RIGHTS, 0xa89b),
-        blame(GranularitySet, Long, GUEST_TR_ACCESS_RIGHTS, &[set(GUEST_TR_LIMIT, 0x10_0000)]),
+        blame(
+            GranularitySet,
+            Long,
+            GUEST_TR_ACCESS_RIGHTS,
+            &[set(GUEST_TR_LIMIT, 0x10_0000)],
+        ),
         row(GranularityClear, Real, GUEST_CS_ACCESS_RIGHTS, 0x809b),
     ];
     // 64 KiB end in ones; one byte less does not.
     rows.last_mut().unwrap().3.push(set(GUEST_CS_LIMIT, 0xfffe));
-    for name in [SegmentName::Cs, SegmentName::Ss, SegmentName::Ds, SegmentName::Es] {
-        rows.push(row(SegmentBaseHigh, Long, SegmentFields::guest(name).base, 1 << 32));
+    for name in [
+        SegmentName::Cs,
+        SegmentName::Ss,
+        SegmentName::Ds,
+        SegmentName::Es,
+    ] {
+        rows.push(row(
+            SegmentBaseHigh,
+            Long,
+            SegmentFields::guest(name).base,
+            1 << 32,
+        ));
     }
-    for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Fs, SegmentName::Gs] {
-        let SegmentFields { selector, limit, access_rights, .. } = SegmentFields::guest(name);
+    for name in [
+        SegmentName::Ds,
+        SegmentName::Es,
+        SegmentName::Fs,
+        SegmentName::Gs,
+    ] {
+        let SegmentFields {
+            selector,
+            limit,
+            access_rights,
+            ..
+        } = SegmentFields::guest(name);
         rows.push(row(DataAccessed, Long, access_rights, 0xc092));
         rows.push(row(DataReadable, Long, access_rights, 0xc099));
         rows.push(row(SegmentS, Long, access_rights, 0xc083));
         rows.push(row(SegmentPresent, Long, access_rights, 0xc013));
         rows.push(row(SegmentReserved, Long, access_rights, 0xc193));
-        rows.push(blame(DataDpl, Restricted, access_rights, &[set(selector, 0x1b)]));
+        rows.push(blame(
+            DataDpl,
+            Restricted,
+            access_rights,
+            &[set(selector, 0x1b)],
+        ));
         rows.push(row(GranularitySet, Long, access_rights, 0x4093));
-        rows.push(blame(GranularityClear, Long, access_rights, &[set(limit, 0xffff_fffe)]));
+        rows.push(blame(
+            GranularityClear,
+            Long,
+            access_rights,
+            &[set(limit, 0xffff_fffe)],
+        ));
     }
     for name in &SegmentName::ALL[..6] {
         let fields = SegmentFields::guest(*name);
@@ -644,11 +884,31 @@ fn other_rows() -> Vec<Row> {
             GUEST_ACTIVITY,
             &[set(GUEST_ACTIVITY, 1), blocked(1), interrupts],
         ),
-        blame(ActivityEvent, Long, GUEST_ACTIVITY, &[set(GUEST_ACTIVITY, 1), inject(0x8000_0b0d)]),
-        blame(ActivityEvent, Long, GUEST_ACTIVITY, &[set(GUEST_ACTIVITY, 2), inject(0x8000_0301)]),
-        blame(ActivityEvent, Long, GUEST_ACTIVITY, &[set(GUEST_ACTIVITY, 3), inject(0x8000_0202)]),
+        blame(
+            ActivityEvent,
+            Long,
+            GUEST_ACTIVITY,
+            &[set(GUEST_ACTIVITY, 1), inject(0x8000_0b0d)],
+        ),
+        blame(
+            ActivityEvent,
+            Long,
+            GUEST_ACTIVITY,
+            &[set(GUEST_ACTIVITY, 2), inject(0x8000_0301)],
+        ),
+        blame(
+            ActivityEvent,
+            Long,
+            GUEST_ACTIVITY,
+            &[set(GUEST_ACTIVITY, 3), inject(0x8000_0202)],
+        ),
         row(BlockingReserved, Long, GUEST_INTERRUPTIBILITY, 0x20),
-        blame(BlockingBoth, Long, GUEST_INTERRUPTIBILITY, &[blocked(3), interrupts]),
+        blame(
+            BlockingBoth,
+            Long,
+            GUEST_INTERRUPTIBILITY,
+            &[blocked(3), interrupts],
+        ),
         row(BlockingStiWithoutIf, Long, GUEST_INTERRUPTIBILITY, 1),
         blame(
             BlockingInterrupt,
@@ -656,7 +916,12 @@ fn other_rows() -> Vec<Row> {
             GUEST_INTERRUPTIBILITY,
             &[blocked(2), interrupts, inject(0x8000_0031)],
         ),
-        blame(BlockingNmiByMovSs, Long, GUEST_INTERRUPTIBILITY, &[blocked(2), inject(0x8000_0202)]),
+        blame(
+            BlockingNmiByMovSs,
+            Long,
+            GUEST_INTERRUPTIBILITY,
+            &[blocked(2), inject(0x8000_0202)],
+        ),
         blame(
             BlockingNmiBySti,
             Long,
@@ -664,11 +929,26 @@ fn other_rows() -> Vec<Row> {
             &[blocked(1), interrupts, inject(0x8000_0202)],
         ),
         row(BlockingSmi, Protected, GUEST_INTERRUPTIBILITY, 4),
-        blame(BlockingNmi, Long, GUEST_INTERRUPTIBILITY, &[blocked(8), inject(0x8000_0202)]),
+        blame(
+            BlockingNmi,
+            Long,
+            GUEST_INTERRUPTIBILITY,
+            &[blocked(8), inject(0x8000_0202)],
+        ),
         row(BlockingEnclave, Long, GUEST_INTERRUPTIBILITY, 0x12),
         row(PendingReserved, Long, GUEST_PENDING_DEBUG_EXCEPTIONS, 0x10),
-        row(PendingReserved, Long, GUEST_PENDING_DEBUG_EXCEPTIONS, 1 << 17),
-        blame(PendingStepMissing, Long, GUEST_PENDING_DEBUG_EXCEPTIONS, &[blocked(2), trap]),
+        row(
+            PendingReserved,
+            Long,
+            GUEST_PENDING_DEBUG_EXCEPTIONS,
+            1 << 17,
+        ),
+        blame(
+            PendingStepMissing,
+            Long,
+            GUEST_PENDING_DEBUG_EXCEPTIONS,
+            &[blocked(2), trap],
+        ),
         blame(
             PendingStepMissing,
             Long,
@@ -718,11 +998,20 @@ fn what_is_right_depends_on_the_processor() {
         [(Rule::ActivityUnsupported, GUEST_ACTIVITY.encoding())]
     );
     let tracked = [set(EPT_POINTER, 0x1234_505e)];
-    assert_eq!(found(Base::Long, &tracked, without(|raw| raw.ept_vpid |= 1 << 21)), []);
+    assert_eq!(
+        found(Base::Long, &tracked, without(|raw| raw.ept_vpid |= 1 << 21)),
+        []
+    );
     let zero_length = [set(ENTRY_INTERRUPTION_INFO, 0x8000_0480)];
-    assert_eq!(found(Base::Long, &zero_length, without(|raw| raw.misc |= 1 << 30)), []);
+    assert_eq!(
+        found(Base::Long, &zero_length, without(|raw| raw.misc |= 1 << 30)),
+        []
+    );
     let bare_gp = [set(ENTRY_INTERRUPTION_INFO, 0x8000_030d)];
-    assert_eq!(found(Base::Long, &bare_gp, without(|raw| raw.basic |= 1 << 56)), []);
+    assert_eq!(
+        found(Base::Long, &bare_gp, without(|raw| raw.basic |= 1 << 56)),
+        []
+    );
     let no_trap_flag = without(|raw| raw.true_primary &= !(1 << 59));
     let pending_trap = [set(ENTRY_INTERRUPTION_INFO, 0x8000_0700)];
     assert_eq!(found(Base::Long, &pending_trap, raw()), []);
@@ -740,7 +1029,13 @@ fn what_looks_odd_and_is_allowed_passes() {
         // A compatibility-mode guest.
         (Base::Long, vec![set(GUEST_CS_ACCESS_RIGHTS, 0xc09b)]),
         // Null data segments, with anything in the other fields.
-        (Base::Long, vec![set(GUEST_DS_ACCESS_RIGHTS, 0x1_0fff), set(GUEST_DS_BASE, 1 << 60)]),
+        (
+            Base::Long,
+            vec![
+                set(GUEST_DS_ACCESS_RIGHTS, 0x1_0fff),
+                set(GUEST_DS_BASE, 1 << 60),
+            ],
+        ),
         // An interrupt and an NMI for a sleeping guest.
         (
             Base::Long,
@@ -750,13 +1045,34 @@ fn what_looks_odd_and_is_allowed_passes() {
                 set(ENTRY_INTERRUPTION_INFO, 0x8000_0031),
             ],
         ),
-        (Base::Long, vec![set(GUEST_ACTIVITY, 1), set(ENTRY_INTERRUPTION_INFO, 0x8000_0202)]),
-        (Base::Long, vec![set(GUEST_ACTIVITY, 1), set(ENTRY_INTERRUPTION_INFO, 0x8000_0301)]),
-        (Base::Long, vec![set(GUEST_ACTIVITY, 2), set(ENTRY_INTERRUPTION_INFO, 0x8000_0312)]),
+        (
+            Base::Long,
+            vec![
+                set(GUEST_ACTIVITY, 1),
+                set(ENTRY_INTERRUPTION_INFO, 0x8000_0202),
+            ],
+        ),
+        (
+            Base::Long,
+            vec![
+                set(GUEST_ACTIVITY, 1),
+                set(ENTRY_INTERRUPTION_INFO, 0x8000_0301),
+            ],
+        ),
+        (
+            Base::Long,
+            vec![
+                set(GUEST_ACTIVITY, 2),
+                set(ENTRY_INTERRUPTION_INFO, 0x8000_0312),
+            ],
+        ),
         // Controls that are not activated may hold anything.
         (
             Base::Long,
-            vec![set(TERTIARY_CONTROLS, u64::MAX), set(SECONDARY_EXIT_CONTROLS, u64::MAX)],
+            vec![
+                set(TERTIARY_CONTROLS, u64::MAX),
+                set(SECONDARY_EXIT_CONTROLS, u64::MAX),
+            ],
         ),
         // A single step that is pending, as it must be.
         (
@@ -768,8 +1084,20 @@ fn what_looks_odd_and_is_allowed_passes() {
             ],
         ),
         // The last values before a limit.
-        (Base::Long, vec![set(CR3_TARGET_COUNT, 4), set(MSR_BITMAPS, (1 << 46) - 0x1000)]),
-        (Base::Long, vec![set(SECONDARY_CONTROLS, SECONDARY & !0x200), set(TPR_THRESHOLD, 15)]),
+        (
+            Base::Long,
+            vec![
+                set(CR3_TARGET_COUNT, 4),
+                set(MSR_BITMAPS, (1 << 46) - 0x1000),
+            ],
+        ),
+        (
+            Base::Long,
+            vec![
+                set(SECONDARY_CONTROLS, SECONDARY & !0x200),
+                set(TPR_THRESHOLD, 15),
+            ],
+        ),
         (
             Base::Long,
             vec![
@@ -785,12 +1113,26 @@ fn what_looks_odd_and_is_allowed_passes() {
         // Absent PDPTEs may hold anything.
         (
             Base::Protected,
-            vec![set(GUEST_CR0, 0x8000_0031), set(GUEST_CR4, 0x2020), set(GUEST_PDPTE3, !1)],
+            vec![
+                set(GUEST_CR0, 0x8000_0031),
+                set(GUEST_CR4, 0x2020),
+                set(GUEST_PDPTE3, !1),
+            ],
         ),
         // "Big real mode": the segment limits that protected mode left behind.
-        (Base::Real, vec![set(GUEST_DS_LIMIT, 0xffff_ffff), set(GUEST_DS_ACCESS_RIGHTS, 0x8093)]),
+        (
+            Base::Real,
+            vec![
+                set(GUEST_DS_LIMIT, 0xffff_ffff),
+                set(GUEST_DS_ACCESS_RIGHTS, 0x8093),
+            ],
+        ),
     ] {
-        assert_eq!(found(base, &changes, raw()), [], "{base:?} with {changes:x?}");
+        assert_eq!(
+            found(base, &changes, raw()),
+            [],
+            "{base:?} with {changes:x?}"
+        );
     }
 }
 

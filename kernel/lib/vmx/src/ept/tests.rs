@@ -35,7 +35,10 @@ impl TableMemory for Memory {
 }
 
 fn caps() -> Capabilities {
-    Capabilities::new(skylake()).with_address_widths(AddressWidths { physical: 46, linear: 48 })
+    Capabilities::new(skylake()).with_address_widths(AddressWidths {
+        physical: 46,
+        linear: 48,
+    })
 }
 
 fn hpa(address: u64) -> HostPhys {
@@ -46,8 +49,16 @@ fn hpa(address: u64) -> HostPhys {
 fn one_page(flags: EptFlags) -> Memory {
     let mut memory = Memory(vec![]);
     let mut tables = Tables::<Ept>::new(&mut memory).unwrap();
-    let _ =
-        tables.map(&mut memory, 0x5000, hpa(0x9_9000), 0x1000, flags, PageSize::Size1G).unwrap();
+    let _ = tables
+        .map(
+            &mut memory,
+            0x5000,
+            hpa(0x9_9000),
+            0x1000,
+            flags,
+            PageSize::Size1G,
+        )
+        .unwrap();
     memory
 }
 
@@ -58,24 +69,50 @@ fn walk(memory: &Memory, gpa: u64, kind: AccessKind) -> Walk {
 #[test]
 fn entries_have_the_bits_of_the_manual() {
     assert_eq!(Ept::table_entry(hpa(0x7000)), 0x7407);
-    assert_eq!(Ept::leaf_entry(hpa(0x1234_5000), PageSize::Size4K, EptFlags::RAM), 0x1234_5037);
-    assert_eq!(Ept::leaf_entry(hpa(0x4020_0000), PageSize::Size2M, EptFlags::RAM), 0x4020_00b7);
-    assert_eq!(Ept::leaf_entry(hpa(0x4000_0000), PageSize::Size1G, EptFlags::ROM), 0x4000_00b5);
-    assert_eq!(Ept::leaf_entry(hpa(0xfee0_0000), PageSize::Size4K, EptFlags::DEVICE), 0xfee0_0043);
+    assert_eq!(
+        Ept::leaf_entry(hpa(0x1234_5000), PageSize::Size4K, EptFlags::RAM),
+        0x1234_5037
+    );
+    assert_eq!(
+        Ept::leaf_entry(hpa(0x4020_0000), PageSize::Size2M, EptFlags::RAM),
+        0x4020_00b7
+    );
+    assert_eq!(
+        Ept::leaf_entry(hpa(0x4000_0000), PageSize::Size1G, EptFlags::ROM),
+        0x4000_00b5
+    );
+    assert_eq!(
+        Ept::leaf_entry(hpa(0xfee0_0000), PageSize::Size4K, EptFlags::DEVICE),
+        0xfee0_0043
+    );
 }
 
 #[test]
 fn an_entry_decodes_to_what_it_was_made_of() {
-    for (size, level) in [(PageSize::Size4K, 1), (PageSize::Size2M, 2), (PageSize::Size1G, 3)] {
-        for flags in [EptFlags::RAM, EptFlags::ROM, EptFlags::DEVICE | EptFlags::SUPPRESS_VE] {
+    for (size, level) in [
+        (PageSize::Size4K, 1),
+        (PageSize::Size2M, 2),
+        (PageSize::Size1G, 3),
+    ] {
+        for flags in [
+            EptFlags::RAM,
+            EptFlags::ROM,
+            EptFlags::DEVICE | EptFlags::SUPPRESS_VE,
+        ] {
             let entry = Ept::leaf_entry(hpa(0x80_0000_0000), size, flags);
             assert_eq!(
                 Ept::decode(entry, level),
-                Entry::Leaf { frame: hpa(0x80_0000_0000), flags }
+                Entry::Leaf {
+                    frame: hpa(0x80_0000_0000),
+                    flags
+                }
             );
         }
     }
-    assert_eq!(Ept::decode(Ept::table_entry(hpa(0x7000)), 4), Entry::Table(hpa(0x7000)));
+    assert_eq!(
+        Ept::decode(Ept::table_entry(hpa(0x7000)), 4),
+        Entry::Table(hpa(0x7000))
+    );
     assert_eq!(Ept::decode(0x7000 | 1 << 63 | 1 << 8, 1), Entry::Empty);
 }
 
@@ -84,7 +121,9 @@ fn accessed_and_dirty_flags_survive_a_change_of_rights() {
     let mut memory = one_page(EptFlags::RAM | EptFlags::ACCESSED | EptFlags::DIRTY);
     let mut tables = Tables::<Ept>::from_root(hpa(0x1000));
     let _ = tables
-        .protect(&mut memory, 0x5000, 0x1000, |flags| flags.difference(EptFlags::WRITE))
+        .protect(&mut memory, 0x5000, 0x1000, |flags| {
+            flags.difference(EptFlags::WRITE)
+        })
         .unwrap();
     assert_eq!(memory.0[3][5], 0x9_9335);
 }
@@ -118,14 +157,20 @@ fn the_ept_pointer_has_the_bits_of_the_manual() {
     assert_eq!(pointer.as_u64(), 0x1234_505e);
     assert_eq!(pointer.root(), hpa(0x1234_5000));
     assert_eq!(pointer.accessed_dirty(), AccessedDirty::Tracked);
-    assert_eq!(EptPointer::new(hpa(0x1000), AccessedDirty::Ignored).as_u64(), 0x101e);
+    assert_eq!(
+        EptPointer::new(hpa(0x1000), AccessedDirty::Ignored).as_u64(),
+        0x101e
+    );
 }
 
 #[test]
 fn an_allowed_access_ends_at_its_byte() {
     let memory = one_page(EptFlags::RAM);
     for kind in [AccessKind::Read, AccessKind::Write, AccessKind::Execute] {
-        assert_eq!(walk(&memory, 0x5abc, kind).verdict, Verdict::Allowed(hpa(0x9_9abc)));
+        assert_eq!(
+            walk(&memory, 0x5abc, kind).verdict,
+            Verdict::Allowed(hpa(0x9_9abc))
+        );
     }
 }
 
@@ -138,7 +183,10 @@ fn a_missing_page_shows_how_far_the_walk_came() {
     let far = walk(&memory, 0x80_0000_0000, AccessKind::Read);
     assert_eq!(far.verdict, Verdict::NotPresent);
     assert_eq!(far.steps[1], None);
-    assert_eq!(walk(&memory, 1 << 48, AccessKind::Read).verdict, Verdict::OutOfRange);
+    assert_eq!(
+        walk(&memory, 1 << 48, AccessKind::Read).verdict,
+        Verdict::OutOfRange
+    );
 }
 
 #[test]
@@ -146,13 +194,19 @@ fn a_denied_access_names_the_entry_that_denies_it() {
     let memory = one_page(EptFlags::ROM);
     assert_eq!(
         walk(&memory, 0x5000, AccessKind::Write).verdict,
-        Verdict::Denied { level: 1, kind: AccessKind::Write }
+        Verdict::Denied {
+            level: 1,
+            kind: AccessKind::Write
+        }
     );
     let mut memory = one_page(EptFlags::RAM);
     memory.0[1][0] &= !4;
     assert_eq!(
         walk(&memory, 0x5000, AccessKind::Execute).verdict,
-        Verdict::Denied { level: 3, kind: AccessKind::Execute }
+        Verdict::Denied {
+            level: 3,
+            kind: AccessKind::Execute
+        }
     );
 }
 
@@ -161,12 +215,32 @@ fn each_rule_about_entries_is_found_broken() {
     for (table, index, entry, broken) in [
         (3, 5, 0x9_9032, Misconfiguration::WriteOnly),
         (3, 5, 0x9_9036, Misconfiguration::WriteOnly),
-        (3, 5, 0x9_9017 | 1 << 5 | 1 << 3, Misconfiguration::MemoryType(7)),
+        (
+            3,
+            5,
+            0x9_9017 | 1 << 5 | 1 << 3,
+            Misconfiguration::MemoryType(7),
+        ),
         (3, 5, 0x9_9017, Misconfiguration::MemoryType(2)),
-        (3, 5, 0x9_9037 | 1 << 46, Misconfiguration::Reserved(1 << 46)),
+        (
+            3,
+            5,
+            0x9_9037 | 1 << 46,
+            Misconfiguration::Reserved(1 << 46),
+        ),
         (2, 0, 0x4007 | 1 << 3, Misconfiguration::Reserved(1 << 3)),
-        (2, 0, 0x20_00b7 | 1 << 12, Misconfiguration::Reserved(1 << 12)),
-        (1, 0, 0x4000_00b7 | 1 << 29, Misconfiguration::Reserved(1 << 29)),
+        (
+            2,
+            0,
+            0x20_00b7 | 1 << 12,
+            Misconfiguration::Reserved(1 << 12),
+        ),
+        (
+            1,
+            0,
+            0x4000_00b7 | 1 << 29,
+            Misconfiguration::Reserved(1 << 29),
+        ),
         (0, 0, 0x2007 | 1 << 7, Misconfiguration::Reserved(1 << 7)),
     ] {
         let mut memory = one_page(EptFlags::RAM);
@@ -187,10 +261,16 @@ fn what_is_misconfigured_depends_on_the_processor() {
     let mut raw = skylake();
     raw.ept_vpid &= !(1 | 1 << 17);
     let poor = Capabilities::new(raw);
-    assert_eq!(check_entry(execute_only, 1, &poor), Err(Misconfiguration::ExecuteOnly));
+    assert_eq!(
+        check_entry(execute_only, 1, &poor),
+        Err(Misconfiguration::ExecuteOnly)
+    );
     let one_gib = 0x4000_00b7;
     assert_eq!(check_entry(one_gib, 3, &caps()), Ok(()));
-    assert_eq!(check_entry(one_gib, 3, &poor), Err(Misconfiguration::Reserved(0xb0)));
+    assert_eq!(
+        check_entry(one_gib, 3, &poor),
+        Err(Misconfiguration::Reserved(0xb0))
+    );
 }
 
 #[test]

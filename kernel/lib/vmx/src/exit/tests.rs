@@ -37,7 +37,10 @@ impl ExitFields for Fields {
 }
 
 fn qualified(qualification: u64) -> Fields {
-    Fields { qualification, ..Fields::default() }
+    Fields {
+        qualification,
+        ..Fields::default()
+    }
 }
 
 fn decode_qualified(reason: u32, qualification: u64) -> VmExit {
@@ -88,14 +91,39 @@ fn instructions_that_guests_do_not_have_are_named_as_such() {
     let vmx = [11, 19, 20, 21, 22, 23, 24, 25, 26, 27, 50, 53, 59];
     let others = [60, 65, 67, 68, 69, 70, 76, 77, 78, 79, 80, 81, 84, 85];
     for reason in vmx.into_iter().chain(others) {
-        assert_eq!(decode_qualified(reason, 0), VmExit::NoSuchInstruction, "reason {reason}");
+        assert_eq!(
+            decode_qualified(reason, 0),
+            VmExit::NoSuchInstruction,
+            "reason {reason}"
+        );
     }
 }
 
 #[test]
 fn what_was_never_asked_for_is_unexpected_and_keeps_its_code() {
-    for reason in [4, 17, 35, 38, 42, 58, 63, 64, 66, 71, 72, 73, 82, 83, 86, 0xffff, 0x0800_0004] {
-        assert_eq!(decode_qualified(reason, 0), VmExit::Unexpected { code: reason });
+    for reason in [
+        4,
+        17,
+        35,
+        38,
+        42,
+        58,
+        63,
+        64,
+        66,
+        71,
+        72,
+        73,
+        82,
+        83,
+        86,
+        0xffff,
+        0x0800_0004,
+    ] {
+        assert_eq!(
+            decode_qualified(reason, 0),
+            VmExit::Unexpected { code: reason }
+        );
     }
 }
 
@@ -104,7 +132,12 @@ fn every_reason_of_the_manual_is_decided() {
     let decided: Vec<u16> = ExitReason::ALL
         .iter()
         .map(|&reason| reason as u16)
-        .filter(|&number| !matches!(decode_qualified(number.into(), 0), VmExit::Unexpected { .. }))
+        .filter(|&number| {
+            !matches!(
+                decode_qualified(number.into(), 0),
+                VmExit::Unexpected { .. }
+            )
+        })
         .collect();
     assert_eq!(decided.len(), ExitReason::ALL.len() - 8);
 }
@@ -117,8 +150,14 @@ fn flags_beside_the_basic_reason_do_not_hide_it() {
 
 #[test]
 fn a_failed_entry_says_which_group_of_rules_was_broken() {
-    assert_eq!(decode_qualified(0x8000_0021, 0), VmExit::EntryRefused { code: 33 });
-    assert_eq!(decode_qualified(0x8000_0022, 3), VmExit::EntryRefused { code: 34 });
+    assert_eq!(
+        decode_qualified(0x8000_0021, 0),
+        VmExit::EntryRefused { code: 33 }
+    );
+    assert_eq!(
+        decode_qualified(0x8000_0022, 3),
+        VmExit::EntryRefused { code: 34 }
+    );
     assert_eq!(decode_qualified(0x8000_0029, 0), VmExit::HostMachineCheck);
 }
 
@@ -126,12 +165,48 @@ fn a_failed_entry_says_which_group_of_rules_was_broken() {
 fn control_register_accesses_are_told_apart() {
     use ControlRegisterAccess::{Clts, Lmsw, Read, Write};
     for (qualification, access) in [
-        (0x0000, Write { register: ControlRegister::Cr0, source: Gpr::Rax }),
-        (0x0203, Write { register: ControlRegister::Cr3, source: Gpr::Rdx }),
-        (0x0f04, Write { register: ControlRegister::Cr4, source: Gpr::R15 }),
-        (0x0408, Write { register: ControlRegister::Cr8, source: Gpr::Rsp }),
-        (0x0713, Read { register: ControlRegister::Cr3, target: Gpr::Rdi }),
-        (0x0918, Read { register: ControlRegister::Cr8, target: Gpr::R9 }),
+        (
+            0x0000,
+            Write {
+                register: ControlRegister::Cr0,
+                source: Gpr::Rax,
+            },
+        ),
+        (
+            0x0203,
+            Write {
+                register: ControlRegister::Cr3,
+                source: Gpr::Rdx,
+            },
+        ),
+        (
+            0x0f04,
+            Write {
+                register: ControlRegister::Cr4,
+                source: Gpr::R15,
+            },
+        ),
+        (
+            0x0408,
+            Write {
+                register: ControlRegister::Cr8,
+                source: Gpr::Rsp,
+            },
+        ),
+        (
+            0x0713,
+            Read {
+                register: ControlRegister::Cr3,
+                target: Gpr::Rdi,
+            },
+        ),
+        (
+            0x0918,
+            Read {
+                register: ControlRegister::Cr8,
+                target: Gpr::R9,
+            },
+        ),
         (0x0020, Clts),
         (0xfff1_0030, Lmsw(0xfff1)),
         (0x000d_0070, Lmsw(0x000d)),
@@ -142,16 +217,29 @@ fn control_register_accesses_are_told_apart() {
             "{qualification:#x}"
         );
     }
-    assert_eq!(decode_qualified(28, 0x0002), VmExit::Unexpected { code: 28 });
+    assert_eq!(
+        decode_qualified(28, 0x0002),
+        VmExit::Unexpected { code: 28 }
+    );
 }
 
 #[test]
 fn debug_register_moves_have_register_direction_and_operand() {
     let access = |register, direction, gpr| {
-        VmExit::DebugRegister(DebugRegisterAccess { register, direction, gpr })
+        VmExit::DebugRegister(DebugRegisterAccess {
+            register,
+            direction,
+            gpr,
+        })
     };
-    assert_eq!(decode_qualified(29, 0x0007), access(7, Direction::Out, Gpr::Rax));
-    assert_eq!(decode_qualified(29, 0x0b16), access(6, Direction::In, Gpr::R11));
+    assert_eq!(
+        decode_qualified(29, 0x0007),
+        access(7, Direction::Out, Gpr::Rax)
+    );
+    assert_eq!(
+        decode_qualified(29, 0x0b16),
+        access(6, Direction::In, Gpr::R11)
+    );
 }
 
 #[test]
@@ -165,7 +253,12 @@ fn port_accesses_have_port_width_and_direction() {
         let fields = qualified(qualification);
         assert_eq!(
             decode(30, &fields),
-            VmExit::PortIo(PortIo { port, width, direction, string: None })
+            VmExit::PortIo(PortIo {
+                port,
+                width,
+                direction,
+                string: None
+            })
         );
         assert_eq!(fields.reads.get(), 1, "a plain port access costs one read");
     }
@@ -175,7 +268,14 @@ fn port_accesses_have_port_width_and_direction() {
 #[test]
 fn string_port_accesses_have_repeat_address_width_and_segment() {
     for (qualification, info, direction, repeat, address_width, segment) in [
-        (0x0060_0010, 0, Direction::Out, Repeat::Once, Width::Word, SegmentName::Es),
+        (
+            0x0060_0010,
+            0,
+            Direction::Out,
+            Repeat::Once,
+            Width::Word,
+            SegmentName::Es,
+        ),
         (
             0x0060_0030,
             3 << 15 | 1 << 7,
@@ -200,16 +300,50 @@ fn string_port_accesses_have_repeat_address_width_and_segment() {
             Width::Qword,
             SegmentName::Fs,
         ),
-        (0x0060_0010, 1 << 15, Direction::Out, Repeat::Once, Width::Word, SegmentName::Cs),
-        (0x0060_0010, 2 << 15, Direction::Out, Repeat::Once, Width::Word, SegmentName::Ss),
+        (
+            0x0060_0010,
+            1 << 15,
+            Direction::Out,
+            Repeat::Once,
+            Width::Word,
+            SegmentName::Cs,
+        ),
+        (
+            0x0060_0010,
+            2 << 15,
+            Direction::Out,
+            Repeat::Once,
+            Width::Word,
+            SegmentName::Ss,
+        ),
         // The segment field of INS is undefined.
-        (0x0060_0018, 5 << 15 | 1 << 7, Direction::In, Repeat::Once, Width::Dword, SegmentName::Es),
+        (
+            0x0060_0018,
+            5 << 15 | 1 << 7,
+            Direction::In,
+            Repeat::Once,
+            Width::Dword,
+            SegmentName::Es,
+        ),
     ] {
-        let fields = Fields { qualification, instruction_info: info, ..Fields::default() };
-        let string = Some(StringIo { repeat, address_width, segment });
+        let fields = Fields {
+            qualification,
+            instruction_info: info,
+            ..Fields::default()
+        };
+        let string = Some(StringIo {
+            repeat,
+            address_width,
+            segment,
+        });
         assert_eq!(
             decode(30, &fields),
-            VmExit::PortIo(PortIo { port: 0x60, width: Width::Byte, direction, string }),
+            VmExit::PortIo(PortIo {
+                port: 0x60,
+                width: Width::Byte,
+                direction,
+                string
+            }),
             "{qualification:#x} {info:#x}"
         );
     }
@@ -248,8 +382,14 @@ fn an_ept_violation_has_addresses_and_what_was_tried() {
 
 #[test]
 fn a_misconfigured_entry_has_its_address() {
-    let fields = Fields { guest_physical: 0x1234_5000, ..Fields::default() };
-    assert_eq!(decode(49, &fields), VmExit::MemoryMisconfigured(GuestPhys::new(0x1234_5000)));
+    let fields = Fields {
+        guest_physical: 0x1234_5000,
+        ..Fields::default()
+    };
+    assert_eq!(
+        decode(49, &fields),
+        VmExit::MemoryMisconfigured(GuestPhys::new(0x1234_5000))
+    );
 }
 
 #[test]
@@ -270,7 +410,10 @@ fn task_switches_have_selector_and_cause() {
     ] {
         assert_eq!(
             decode_qualified(9, qualification),
-            VmExit::TaskSwitch(TaskSwitch { selector: 0x28, cause })
+            VmExit::TaskSwitch(TaskSwitch {
+                selector: 0x28,
+                cause
+            })
         );
     }
 }
@@ -285,24 +428,42 @@ fn apic_accesses_have_offset_and_kind() {
         (0x0_a080, 0x80, AccessKind::Write),
         (0x1_f080, 0x80, AccessKind::Read),
     ] {
-        assert_eq!(decode_qualified(44, qualification), VmExit::ApicAccess { offset, kind });
+        assert_eq!(
+            decode_qualified(44, qualification),
+            VmExit::ApicAccess { offset, kind }
+        );
     }
-    assert_eq!(decode_qualified(56, 0x3_0300), VmExit::ApicWrite { offset: 0x300 });
+    assert_eq!(
+        decode_qualified(56, 0x3_0300),
+        VmExit::ApicWrite { offset: 0x300 }
+    );
     assert_eq!(decode_qualified(45, 0xf1), VmExit::ApicEoi(Vector(0xf1)));
 }
 
 #[test]
 fn a_host_interrupt_has_its_vector_where_the_exit_acknowledged_it() {
-    let fields = Fields { interruption_info: 0x8000_00ec, ..Fields::default() };
-    assert_eq!(decode(1, &fields), VmExit::HostInterrupt(Some(Vector(0xec))));
+    let fields = Fields {
+        interruption_info: 0x8000_00ec,
+        ..Fields::default()
+    };
+    assert_eq!(
+        decode(1, &fields),
+        VmExit::HostInterrupt(Some(Vector(0xec)))
+    );
     assert_eq!(decode(1, &Fields::default()), VmExit::HostInterrupt(None));
 }
 
 #[test]
 fn nmis_and_machine_checks_belong_to_the_host() {
-    let fields = Fields { interruption_info: 0x8000_0202, ..Fields::default() };
+    let fields = Fields {
+        interruption_info: 0x8000_0202,
+        ..Fields::default()
+    };
     assert_eq!(decode(0, &fields), VmExit::HostNmi);
-    let fields = Fields { interruption_info: 0x8000_0312, ..Fields::default() };
+    let fields = Fields {
+        interruption_info: 0x8000_0312,
+        ..Fields::default()
+    };
     assert_eq!(decode(0, &fields), VmExit::HostMachineCheck);
 }
 
@@ -324,19 +485,32 @@ fn guest_exceptions_have_error_code_and_detail() {
         };
         assert_eq!(
             decode(0, &fields),
-            VmExit::Exception(ExceptionInfo { exception, error_code, detail }),
+            VmExit::Exception(ExceptionInfo {
+                exception,
+                error_code,
+                detail
+            }),
             "{info:#x}"
         );
     }
-    let reserved = Fields { interruption_info: 0x8000_030f, ..Fields::default() };
+    let reserved = Fields {
+        interruption_info: 0x8000_030f,
+        ..Fields::default()
+    };
     assert_eq!(decode(0, &reserved), VmExit::Unexpected { code: 0 });
 }
 
 #[test]
 fn an_event_that_was_kept_from_the_guest_can_be_passed_on() {
-    let fields =
-        Fields { interruption_info: 0x8000_0501, instruction_length: 1, ..Fields::default() };
-    assert_eq!(exiting_event(&fields), Some(Event::PrivilegedSoftwareException { length: 1 }));
+    let fields = Fields {
+        interruption_info: 0x8000_0501,
+        instruction_length: 1,
+        ..Fields::default()
+    };
+    assert_eq!(
+        exiting_event(&fields),
+        Some(Event::PrivilegedSoftwareException { length: 1 })
+    );
 }
 
 #[test]
@@ -349,13 +523,22 @@ fn a_delivery_cut_short_is_found_again() {
     };
     assert_eq!(
         interrupted_event(&fields),
-        Some(Event::Exception { exception: Exception::PageFault, error_code: Some(2) })
+        Some(Event::Exception {
+            exception: Exception::PageFault,
+            error_code: Some(2)
+        })
     );
-    let int80 =
-        Fields { idt_vectoring_info: 0x8000_0480, instruction_length: 2, ..Fields::default() };
+    let int80 = Fields {
+        idt_vectoring_info: 0x8000_0480,
+        instruction_length: 2,
+        ..Fields::default()
+    };
     assert_eq!(
         interrupted_event(&int80),
-        Some(Event::SoftwareInterrupt { vector: Vector(0x80), length: 2 })
+        Some(Event::SoftwareInterrupt {
+            vector: Vector(0x80),
+            length: 2
+        })
     );
     let fields = Fields::default();
     assert_eq!(interrupted_event(&fields), None);
@@ -369,12 +552,19 @@ fn an_iret_that_faults_after_unblocking_nmis_is_noticed() {
     assert!(!iret_unblocked_nmis(48, &qualified(0)));
     assert!(!iret_unblocked_nmis(30, &qualified(1 << 12)));
     let exception = |interruption_info, idt_vectoring_info| {
-        let fields = Fields { interruption_info, idt_vectoring_info, ..Fields::default() };
+        let fields = Fields {
+            interruption_info,
+            idt_vectoring_info,
+            ..Fields::default()
+        };
         iret_unblocked_nmis(0, &fields)
     };
     assert!(exception(0x8000_1b0e, 0));
     assert!(!exception(0x8000_1b08, 0), "undefined for #DF");
-    assert!(!exception(0x8000_1b0e, 0x8000_0020), "undefined during event delivery");
+    assert!(
+        !exception(0x8000_1b0e, 0x8000_0020),
+        "undefined during event delivery"
+    );
     assert!(!exception(0x8000_0b0e, 0));
 }
 

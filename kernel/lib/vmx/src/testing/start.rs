@@ -81,7 +81,10 @@ impl Start {
         vmcs.write(fields::GUEST_PAT, 0x0007_0406_0007_0406);
         vmcs.write(fields::GUEST_DR7, 0x400);
         vmcs.write(fields::GUEST_RIP, rip);
-        vmcs.write(fields::GUEST_RFLAGS, if self == Self::V86 { 0x2_0002 } else { 2 });
+        vmcs.write(
+            fields::GUEST_RFLAGS,
+            if self == Self::V86 { 0x2_0002 } else { 2 },
+        );
         vmcs.write(fields::GUEST_GDTR_LIMIT, 0xffff);
         vmcs.write(fields::GUEST_IDTR_LIMIT, 0xffff);
     }

@@ -74,7 +74,8 @@ impl Lapic {
             }
             0x0b if value == 0 => Ok(self.end_of_interrupt()),
             0x30 if low & X2APIC_ICR_RESERVED == 0 => {
-                self.page.set(Register::InterruptCommand, low & ICR_WRITABLE);
+                self.page
+                    .set(Register::InterruptCommand, low & ICR_WRITABLE);
                 self.page.set_upper(Register::InterruptCommand, high);
                 Ok(self.command(low, high))
             }
@@ -180,7 +181,8 @@ impl Lapic {
     fn write_xapic(&mut self, number: u8, value: u32, clock: &impl Clock) -> ApicAction {
         match writable(number) {
             Some(Register::InterruptCommand) => {
-                self.page.set(Register::InterruptCommand, value & ICR_WRITABLE);
+                self.page
+                    .set(Register::InterruptCommand, value & ICR_WRITABLE);
                 let destination = match self.page.get(Register::InterruptCommandHigh) >> 24 {
                     0xff => u32::MAX,
                     destination => destination,
@@ -196,15 +198,18 @@ impl Lapic {
     /// Registers that x2APIC mode does not let software write.
     fn write_xapic_only(&mut self, number: u8, value: u32) -> ApicAction {
         if number == Register::LogicalDestination as u8 {
-            self.page.set(Register::LogicalDestination, value & 0xff00_0000);
+            self.page
+                .set(Register::LogicalDestination, value & 0xff00_0000);
             return ApicAction::Rerouted;
         }
         if number == Register::DestinationFormat as u8 {
-            self.page.set(Register::DestinationFormat, value | 0x0fff_ffff);
+            self.page
+                .set(Register::DestinationFormat, value | 0x0fff_ffff);
             return ApicAction::Rerouted;
         }
         if number == Register::InterruptCommandHigh as u8 {
-            self.page.set(Register::InterruptCommandHigh, value & 0xff00_0000);
+            self.page
+                .set(Register::InterruptCommandHigh, value & 0xff00_0000);
         } else if !is_xapic_register(number) {
             self.log_error(Errors::ILLEGAL_REGISTER);
         }
@@ -273,7 +278,8 @@ impl Lapic {
     }
 
     fn store_spurious(&mut self, value: u32) -> ApicAction {
-        self.page.set(Register::SpuriousVector, value & SPURIOUS_WRITABLE);
+        self.page
+            .set(Register::SpuriousVector, value & SPURIOUS_WRITABLE);
         if value & SOFTWARE_ENABLE == 0 {
             self.mask_all_entries();
         }
@@ -283,7 +289,11 @@ impl Lapic {
     /// An LVT entry as it is stored: without what it does not have, and masked while software has the APIC
     /// disabled.
     fn entry_value(&self, register: Register, value: u32) -> u32 {
-        let mask = if self.is_software_enabled() { 0 } else { MASKED };
+        let mask = if self.is_software_enabled() {
+            0
+        } else {
+            MASKED
+        };
         value & self.entry_writable(register) | mask
     }
 

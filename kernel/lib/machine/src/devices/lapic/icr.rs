@@ -55,7 +55,10 @@ impl Lapic {
             6 => DeliveryMode::StartUp,
             _ => return ApicAction::None,
         };
-        let by_vector = matches!(delivery_mode, DeliveryMode::Fixed | DeliveryMode::LowestPriority);
+        let by_vector = matches!(
+            delivery_mode,
+            DeliveryMode::Fixed | DeliveryMode::LowestPriority
+        );
         if by_vector && vector.0 < 16 {
             self.log_error(Errors::SEND_ILLEGAL_VECTOR);
             return ApicAction::None;
@@ -69,8 +72,11 @@ impl Lapic {
             2 => Shorthand::All,
             _ => Shorthand::Others,
         };
-        let destination_mode =
-            if low & LOGICAL != 0 { DestinationMode::Logical } else { DestinationMode::Physical };
+        let destination_mode = if low & LOGICAL != 0 {
+            DestinationMode::Logical
+        } else {
+            DestinationMode::Physical
+        };
         let message = InterruptMessage {
             destination,
             destination_mode,

@@ -34,7 +34,11 @@ pub(super) enum Mask {
 
 impl Mask {
     pub(super) const fn of(entry: u32) -> Self {
-        if entry & MASKED != 0 { Self::Masked } else { Self::Open }
+        if entry & MASKED != 0 {
+            Self::Masked
+        } else {
+            Self::Open
+        }
     }
 }
 
@@ -197,16 +201,26 @@ impl Lapic {
     #[inline]
     pub fn expire(&mut self, clock: &impl Clock) {
         if self.timer.expire(clock) && self.timer_mask == Mask::Open {
-            self.accept(Vector(self.page.get(Register::LvtTimer) as u8), TriggerMode::Edge);
+            self.accept(
+                Vector(self.page.get(Register::LvtTimer) as u8),
+                TriggerMode::Edge,
+            );
         }
     }
 
     /// A write of a pin's entry, without what software cannot write.
     pub(super) fn store_lint(&mut self, pin: Lint, entry: u32) {
-        if !matches!(LocalDelivery::of(entry), LocalDelivery::Fixed(_, TriggerMode::Level)) {
+        if !matches!(
+            LocalDelivery::of(entry),
+            LocalDelivery::Fixed(_, TriggerMode::Level)
+        ) {
             self.lints.remove(pin.waits());
         }
-        let waits = if self.lints.contains(pin.waits()) { REMOTE_IRR } else { 0 };
+        let waits = if self.lints.contains(pin.waits()) {
+            REMOTE_IRR
+        } else {
+            0
+        };
         self.page.set(pin.register(), entry | waits);
         self.sample_level(pin);
     }

@@ -224,7 +224,11 @@ impl Lapic {
 
     /// Whether INIT makes the CPU restart as the bootstrap processor does, or wait for a start-up IPI.
     pub const fn role(&self) -> Role {
-        if self.base & BaseFlags::BSP.bits() != 0 { Role::Bootstrap } else { Role::Application }
+        if self.base & BaseFlags::BSP.bits() != 0 {
+            Role::Bootstrap
+        } else {
+            Role::Application
+        }
     }
 
     /// Where the register page is in guest-physical memory; `None` unless in xAPIC mode.
@@ -249,7 +253,10 @@ impl Lapic {
     /// [`InvalidAccess`] for reserved bits and for transitions that the mode diagram does not have.
     pub fn write_base(&mut self, value: u64) -> Result<ApicAction, InvalidAccess> {
         let mut allowed = BaseFlags::BSP | BaseFlags::EN;
-        allowed.set(BaseFlags::EXTD, self.config.features.contains(LapicFeatures::X2APIC));
+        allowed.set(
+            BaseFlags::EXTD,
+            self.config.features.contains(LapicFeatures::X2APIC),
+        );
         if value & !(self.address_mask() | allowed.bits()) != 0 {
             return Err(InvalidAccess);
         }
@@ -284,7 +291,12 @@ impl Lapic {
     pub fn route(&self) -> Route {
         let ldr = self.page.get(Register::LogicalDestination);
         let dfr = self.page.get(Register::DestinationFormat);
-        Route::new(self.mode(), self.is_software_enabled(), (ldr >> 24) as u8, (dfr >> 28) as u8)
+        Route::new(
+            self.mode(),
+            self.is_software_enabled(),
+            (ldr >> 24) as u8,
+            (dfr >> 28) as u8,
+        )
     }
 
     const fn address_mask(&self) -> u64 {
@@ -316,7 +328,8 @@ impl Lapic {
         self.set_identity();
         self.timer.reset();
         self.timer_mask = lvt::Mask::Masked;
-        self.lints.remove(lvt::Lines::LINT0_WAITS | lvt::Lines::LINT1_WAITS);
+        self.lints
+            .remove(lvt::Lines::LINT0_WAITS | lvt::Lines::LINT1_WAITS);
         self.ext_int = priority::ExtIntRequest::None;
         self.errors = lvt::ErrorLog::default();
         self.stale = priority::Stale::all();

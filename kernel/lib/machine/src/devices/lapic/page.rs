@@ -65,7 +65,10 @@ impl ApicPage {
 
     /// The 32-bit word with this number in the page. Words beyond the page do not exist; the number wraps.
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "the mask keeps the number below the length")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the mask keeps the number below the length"
+    )]
     const fn word(&self, number: usize) -> &AtomicU32 {
         &self.0[number & 1023]
     }
@@ -183,7 +186,10 @@ mod tests {
         assert_eq!(at(0x110), 1 << 1);
         assert_eq!(at(0x1a0), 1);
         assert_eq!(at(0x270), 1 << 31);
-        assert_eq!(page.0.iter().filter(|word| word.load(Relaxed) != 0).count(), 6);
+        assert_eq!(
+            page.0.iter().filter(|word| word.load(Relaxed) != 0).count(),
+            6
+        );
     }
 
     #[test]

@@ -110,7 +110,11 @@ impl Signals {
 
 /// One more NMI, up to two.
 const fn with_nmi(signals: u32) -> u32 {
-    if signals & Signals::NMIS < 2 { signals + 1 } else { signals }
+    if signals & Signals::NMIS < 2 {
+        signals + 1
+    } else {
+        signals
+    }
 }
 
 /// INIT makes what a start-up IPI before it began undone.
@@ -231,7 +235,11 @@ impl PostedInterrupts {
             }
         }
         let signals = self.signals.load(Relaxed);
-        let intr = if signals & Signals::INTR != 0 { Level::Asserted } else { Level::Deasserted };
+        let intr = if signals & Signals::INTR != 0 {
+            Level::Asserted
+        } else {
+            Level::Deasserted
+        };
         lapic.set_lint(Lint::Lint0, intr);
         if signals & !Signals::INTR != 0 {
             // The wire's level stays; the rest is taken.
@@ -257,11 +265,18 @@ impl PostedInterrupts {
 
     #[inline]
     fn announce(&self) -> Kick {
-        if self.outstanding.swap(true, SeqCst) { Kick::NotNeeded } else { Kick::Needed }
+        if self.outstanding.swap(true, SeqCst) {
+            Kick::NotNeeded
+        } else {
+            Kick::Needed
+        }
     }
 
     #[inline]
-    #[expect(clippy::indexing_slicing, reason = "the mask keeps the index below the length")]
+    #[expect(
+        clippy::indexing_slicing,
+        reason = "the mask keeps the index below the length"
+    )]
     const fn word(words: &[AtomicU64; 4], index: usize) -> &AtomicU64 {
         &words[index & 3]
     }

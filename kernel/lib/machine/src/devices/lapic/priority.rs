@@ -71,7 +71,11 @@ impl Lapic {
     pub fn processor_priority(&self) -> u8 {
         let task = self.task_priority();
         let in_service = class_of(self.page.highest(Bank::InService));
-        if task & 0xf0 >= in_service { task } else { in_service }
+        if task & 0xf0 >= in_service {
+            task
+        } else {
+            in_service
+        }
     }
 
     /// APR.
@@ -122,7 +126,9 @@ impl Lapic {
     /// A write of the EOI register.
     #[inline]
     pub fn end_of_interrupt(&mut self) -> ApicAction {
-        let Some(vector) = self.page.highest(Bank::InService) else { return ApicAction::None };
+        let Some(vector) = self.page.highest(Bank::InService) else {
+            return ApicAction::None;
+        };
         self.page.remove(Bank::InService, vector);
         self.stale.insert(Stale::STATUS);
         if self.page.is_set(Bank::TriggerMode, vector) {
@@ -141,17 +147,29 @@ impl Lapic {
     /// the class of the TPR falls below it. 0 unless the TPR alone holds an interrupt back.
     #[inline]
     pub fn tpr_threshold(&self) -> u8 {
-        let Some(vector) = self.page.highest(Bank::Request) else { return 0 };
+        let Some(vector) = self.page.highest(Bank::Request) else {
+            return 0;
+        };
         let class = vector.priority_class();
         let in_service = class_of(self.page.highest(Bank::InService)) >> 4;
-        if class > in_service && class <= self.cr8() { class } else { 0 }
+        if class > in_service && class <= self.cr8() {
+            class
+        } else {
+            0
+        }
     }
 
     /// The guest interrupt status for virtual-interrupt delivery, computed anew from IRR and ISR: RVI in the
     /// low byte, SVI in the high one (SDM vol. 3, Guest Non-Register State).
     pub fn guest_interrupt_status(&self) -> u16 {
-        let requested = self.page.highest(Bank::Request).map_or(0, |vector| vector.0);
-        let in_service = self.page.highest(Bank::InService).map_or(0, |vector| vector.0);
+        let requested = self
+            .page
+            .highest(Bank::Request)
+            .map_or(0, |vector| vector.0);
+        let in_service = self
+            .page
+            .highest(Bank::InService)
+            .map_or(0, |vector| vector.0);
         u16::from(in_service) << 8 | u16::from(requested)
     }
 

@@ -65,7 +65,10 @@ impl Bench {
     }
 
     fn with(config: LapicConfig) -> Self {
-        Self { lapic: Lapic::new(config), now: Now::default() }
+        Self {
+            lapic: Lapic::new(config),
+            now: Now::default(),
+        }
     }
 
     /// In xAPIC mode, enabled by software.
@@ -89,7 +92,8 @@ impl Bench {
     }
 
     fn set(&mut self, offset: u16, value: u32) -> ApicAction {
-        self.lapic.write_mmio(offset, Width::Dword, u64::from(value), &self.now)
+        self.lapic
+            .write_mmio(offset, Width::Dword, u64::from(value), &self.now)
     }
 
     /// A write that has no consequence outside.

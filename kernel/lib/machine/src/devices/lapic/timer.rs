@@ -161,7 +161,12 @@ impl Timer {
         }
         if matches!(self.mode, Mode::Periodic) {
             let whole_periods = elapsed - elapsed % period;
-            self.count_from(start.wrapping_add(whole_periods), count, now_ns, MIN_PERIOD_NS);
+            self.count_from(
+                start.wrapping_add(whole_periods),
+                count,
+                now_ns,
+                MIN_PERIOD_NS,
+            );
         } else {
             self.state = State::Stopped;
         }
@@ -186,7 +191,9 @@ impl Timer {
 
     /// What the count has come down to.
     pub(super) fn current_count(&self, clock: &impl Clock) -> u32 {
-        let State::Counting { start, count, .. } = self.state else { return 0 };
+        let State::Counting { start, count, .. } = self.state else {
+            return 0;
+        };
         let elapsed = self.elapsed(start, clock.now_ns());
         let elapsed = match self.mode {
             Mode::Periodic => elapsed % self.period(count),
@@ -234,7 +241,11 @@ impl Timer {
     #[inline]
     pub(super) fn set_tsc_deadline(&mut self, tsc: u64) {
         if matches!(self.mode, Mode::TscDeadline) {
-            self.state = if tsc == 0 { State::Stopped } else { State::Waiting { tsc } };
+            self.state = if tsc == 0 {
+                State::Stopped
+            } else {
+                State::Waiting { tsc }
+            };
         }
     }
 
@@ -244,17 +255,27 @@ impl Timer {
 
     /// Counts `count` from `start` on, and has the host look not earlier than `hold_ns` from now.
     fn count_from(&mut self, start: u64, count: u32, now_ns: u64, hold_ns: u64) {
-        let left = self.period(count).saturating_sub(self.elapsed(start, now_ns));
+        let left = self
+            .period(count)
+            .saturating_sub(self.elapsed(start, now_ns));
         // One more than the product, which is rounded down.
         let left_ns = scale(left, self.ns_per_tick, 32).saturating_add(1);
         let deadline_ns = now_ns.saturating_add(left_ns.max(hold_ns));
-        self.state = State::Counting { start, count, deadline_ns };
+        self.state = State::Counting {
+            start,
+            count,
+            deadline_ns,
+        };
     }
 
     /// Bus ticks from `start` to now; none if a clock that is slightly behind says so.
     fn elapsed(&self, start: u64, now_ns: u64) -> u64 {
         let elapsed = self.bus_ticks(now_ns).wrapping_sub(start);
-        if elapsed.cast_signed() < 0 { 0 } else { elapsed }
+        if elapsed.cast_signed() < 0 {
+            0
+        } else {
+            elapsed
+        }
     }
 
     fn bus_ticks(&self, now_ns: u64) -> u64 {
@@ -287,7 +308,16 @@ mod tests {
     #[test]
     fn the_divide_configuration_is_the_manuals_table() {
         // SDM vol. 3, Divide Configuration Register.
-        let table = [(0, 2), (1, 4), (2, 8), (3, 16), (8, 32), (9, 64), (10, 128), (11, 1)];
+        let table = [
+            (0, 2),
+            (1, 4),
+            (2, 8),
+            (3, 16),
+            (8, 32),
+            (9, 64),
+            (10, 128),
+            (11, 1),
+        ];
         for (register, divisor) in table {
             assert_eq!(1 << divide_shift(register), divisor, "{register:#x}");
         }
@@ -327,7 +357,10 @@ mod tests {
         timer.set_divide(0b1011, &at(0));
         timer.set_initial_count(1, &at(0));
         assert!(timer.expire(&at(10)));
-        assert_eq!(timer.deadline(), Some(Deadline::Nanoseconds(10 + MIN_PERIOD_NS)));
+        assert_eq!(
+            timer.deadline(),
+            Some(Deadline::Nanoseconds(10 + MIN_PERIOD_NS))
+        );
     }
 
     #[test]

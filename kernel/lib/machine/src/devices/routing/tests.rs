@@ -34,7 +34,10 @@ fn logical(destination: u32) -> InterruptMessage {
 }
 
 fn ipi(message: InterruptMessage) -> Ipi {
-    Ipi { message, shorthand: Shorthand::None }
+    Ipi {
+        message,
+        shorthand: Shorthand::None,
+    }
 }
 
 fn table(routes: &[(u32, Route)]) -> RoutingTable {
@@ -72,7 +75,11 @@ fn a_physical_destination_is_an_apic_id() {
 
 #[test]
 fn a_broadcast_reaches_all_in_either_destination_mode() {
-    let table = table(&[(0, xapic(0, FLAT)), (1, x2apic()), (2, xapic(0x10, CLUSTER))]);
+    let table = table(&[
+        (0, xapic(0, FLAT)),
+        (1, x2apic()),
+        (2, xapic(0x10, CLUSTER)),
+    ]);
     for message in [physical(0xff), logical(0xff)] {
         assert_eq!(members(table.resolve(&message)), [0, 1, 2]);
     }
@@ -91,28 +98,56 @@ fn an_ipi_to_0xff_is_for_the_x2apic_with_that_id() {
 
 #[test]
 fn the_flat_model_is_a_mask() {
-    let table = table(&[(0, xapic(0x01, FLAT)), (1, xapic(0x02, FLAT)), (2, xapic(0x84, FLAT))]);
-    for (destination, wanted) in
-        [(0x01, &[0][..]), (0x03, &[0, 1]), (0x80, &[2]), (0x86, &[1, 2]), (0x78, &[])]
-    {
-        assert_eq!(members(table.resolve(&logical(destination))), wanted, "{destination:#x}");
+    let table = table(&[
+        (0, xapic(0x01, FLAT)),
+        (1, xapic(0x02, FLAT)),
+        (2, xapic(0x84, FLAT)),
+    ]);
+    for (destination, wanted) in [
+        (0x01, &[0][..]),
+        (0x03, &[0, 1]),
+        (0x80, &[2]),
+        (0x86, &[1, 2]),
+        (0x78, &[]),
+    ] {
+        assert_eq!(
+            members(table.resolve(&logical(destination))),
+            wanted,
+            "{destination:#x}"
+        );
     }
 }
 
 #[test]
 fn the_cluster_model_is_a_cluster_and_a_mask() {
-    let table =
-        table(&[(0, xapic(0x11, CLUSTER)), (1, xapic(0x12, CLUSTER)), (2, xapic(0x21, CLUSTER))]);
-    for (destination, wanted) in
-        [(0x11, &[0][..]), (0x13, &[0, 1]), (0x2f, &[2]), (0x31, &[]), (0x14, &[])]
-    {
-        assert_eq!(members(table.resolve(&logical(destination))), wanted, "{destination:#x}");
+    let table = table(&[
+        (0, xapic(0x11, CLUSTER)),
+        (1, xapic(0x12, CLUSTER)),
+        (2, xapic(0x21, CLUSTER)),
+    ]);
+    for (destination, wanted) in [
+        (0x11, &[0][..]),
+        (0x13, &[0, 1]),
+        (0x2f, &[2]),
+        (0x31, &[]),
+        (0x14, &[]),
+    ] {
+        assert_eq!(
+            members(table.resolve(&logical(destination))),
+            wanted,
+            "{destination:#x}"
+        );
     }
 }
 
 #[test]
 fn x2apic_clusters_derive_from_the_id() {
-    let table = table(&[(0, x2apic()), (1, x2apic()), (0x12, x2apic()), (0x1f, x2apic())]);
+    let table = table(&[
+        (0, x2apic()),
+        (1, x2apic()),
+        (0x12, x2apic()),
+        (0x1f, x2apic()),
+    ]);
     for (destination, wanted) in [
         (0x0000_0003, &[0, 1][..]),
         (0x0001_0004, &[2]),
@@ -136,8 +171,14 @@ fn modes_can_be_mixed_while_a_system_starts() {
 #[test]
 fn shorthands_are_taken_at_their_word() {
     let table = table(&[(0, x2apic()), (1, x2apic()), (2, x2apic())]);
-    let all = Ipi { message: physical(0), shorthand: Shorthand::All };
-    let others = Ipi { message: physical(0), shorthand: Shorthand::Others };
+    let all = Ipi {
+        message: physical(0),
+        shorthand: Shorthand::All,
+    };
+    let others = Ipi {
+        message: physical(0),
+        shorthand: Shorthand::Others,
+    };
     assert_eq!(members(table.resolve_ipi(&all, 1)), [0, 1, 2]);
     assert_eq!(members(table.resolve_ipi(&others, 1)), [0, 2]);
 }
@@ -148,8 +189,12 @@ fn a_software_disabled_apic_takes_signals_and_no_vectors() {
     let table = table(&[(0, disabled), (1, xapic(1, FLAT))]);
     assert!(table.resolve(&physical(0)).is_empty());
     assert_eq!(members(table.resolve(&logical(1))), [1]);
-    for mode in [DeliveryMode::Nmi, DeliveryMode::Init, DeliveryMode::StartUp, DeliveryMode::ExtInt]
-    {
+    for mode in [
+        DeliveryMode::Nmi,
+        DeliveryMode::Init,
+        DeliveryMode::StartUp,
+        DeliveryMode::ExtInt,
+    ] {
         let message = message(0, DestinationMode::Physical, mode);
         assert_eq!(members(table.resolve(&message)), [0]);
     }

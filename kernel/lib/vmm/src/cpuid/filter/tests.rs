@@ -11,7 +11,12 @@ struct State {
     long: bool,
 }
 
-const LONG_MODE: State = State { cr4: Cr4::empty(), xcr0: Xcr0::X87, apic: true, long: true };
+const LONG_MODE: State = State {
+    cr4: Cr4::empty(),
+    xcr0: Xcr0::X87,
+    apic: true,
+    long: true,
+};
 
 impl Live for State {
     fn cr4(&self) -> Cr4 {
@@ -90,7 +95,10 @@ fn leaf_7_shows_no_unknown_bit() {
 #[test]
 fn fast_short_rep_movs_needs_erms() {
     let host = |leaf, subleaf| match (leaf, subleaf) {
-        (7, 0) => CpuidResult { ebx: !(1 << 9), ..host_cpuid(7, 0) },
+        (7, 0) => CpuidResult {
+            ebx: !(1 << 9),
+            ..host_cpuid(7, 0)
+        },
         _ => host_cpuid(leaf, subleaf),
     };
     let table = CpuidTable::build(&host, &guest_cpu_config());
@@ -112,12 +120,18 @@ fn protection_keys_need_their_xsave_component() {
 
 #[test]
 fn without_avx_state_there_are_no_avx_instructions() {
-    let config = GuestCpuConfig { xcr0: Xcr0::X87 | Xcr0::SSE, ..guest_cpu_config() };
+    let config = GuestCpuConfig {
+        xcr0: Xcr0::X87 | Xcr0::SSE,
+        ..guest_cpu_config()
+    };
     let table = CpuidTable::build(&host_cpuid, &config);
     // AVX, FMA, F16C; AVX2 and all of AVX-512; VAES, VPCLMULQDQ.
     assert_eq!(ask(&table, 1, 0).ecx & (1 << 28 | 1 << 12 | 1 << 29), 0);
     assert_eq!(ask(&table, 7, 0).ebx & (1 << 5 | 0xdc23_0000), 0);
-    assert_eq!(ask(&table, 7, 0).ecx & (1 << 9 | 1 << 10 | 1 << 1 | 1 << 14), 0);
+    assert_eq!(
+        ask(&table, 7, 0).ecx & (1 << 9 | 1 << 10 | 1 << 1 | 1 << 14),
+        0
+    );
     assert_eq!(ask(&table, 0xd, 0).eax, 3);
     assert_eq!(ask(&table, 0xd, 2), CpuidResult::ZERO);
 }
@@ -126,19 +140,36 @@ fn without_avx_state_there_are_no_avx_instructions() {
 fn the_xsave_area_is_as_large_as_its_components_make_it() {
     let table = table();
     let size = |xcr0| {
-        let state = State { xcr0: Xcr0::from_bits_retain(xcr0), ..LONG_MODE };
+        let state = State {
+            xcr0: Xcr0::from_bits_retain(xcr0),
+            ..LONG_MODE
+        };
         (table.lookup(0xd, 0, &state), table.lookup(0xd, 1, &state))
     };
     let (standard, compacted) = size(1);
-    assert_eq!((standard.eax, standard.ebx, standard.ecx, standard.edx), (0x2e7, 576, 0xa88, 0));
-    assert_eq!((compacted.eax, compacted.ebx, compacted.ecx, compacted.edx), (0xf, 576, 0, 0));
+    assert_eq!(
+        (standard.eax, standard.ebx, standard.ecx, standard.edx),
+        (0x2e7, 576, 0xa88, 0)
+    );
+    assert_eq!(
+        (compacted.eax, compacted.ebx, compacted.ecx, compacted.edx),
+        (0xf, 576, 0, 0)
+    );
     let (standard, compacted) = size(7);
     assert_eq!((standard.ebx, compacted.ebx), (832, 832));
     let (standard, compacted) = size(0xe7);
     assert_eq!((standard.ebx, compacted.ebx), (0xa80, 2432));
     let (standard, compacted) = size(0x203);
     assert_eq!((standard.ebx, compacted.ebx), (0xa88, 584));
-    assert_eq!(ask(&table, 0xd, 9), CpuidResult { eax: 8, ebx: 0xa80, ecx: 0, edx: 0 });
+    assert_eq!(
+        ask(&table, 0xd, 9),
+        CpuidResult {
+            eax: 8,
+            ebx: 0xa80,
+            ecx: 0,
+            edx: 0
+        }
+    );
     assert_eq!(ask(&table, 0xd, 3), CpuidResult::ZERO);
     assert_eq!(ask(&table, 0xd, 8), CpuidResult::ZERO);
     assert_eq!(ask(&table, 0xd, 63), CpuidResult::ZERO);
@@ -148,7 +179,12 @@ fn the_xsave_area_is_as_large_as_its_components_make_it() {
 #[test]
 fn live_bits_follow_the_registers() {
     let table = table();
-    let state = State { cr4: Cr4::OSXSAVE | Cr4::PKE, apic: false, long: false, ..LONG_MODE };
+    let state = State {
+        cr4: Cr4::OSXSAVE | Cr4::PKE,
+        apic: false,
+        long: false,
+        ..LONG_MODE
+    };
     assert_ne!(table.lookup(1, 0, &state).ecx & 1 << 27, 0);
     assert_eq!(table.lookup(1, 0, &state).edx & 1 << 9, 0);
     assert_ne!(table.lookup(7, 0, &state).ecx & 1 << 4, 0);
@@ -159,13 +195,41 @@ fn live_bits_follow_the_registers() {
 
 #[test]
 fn topology_says_one_package_of_single_threaded_cores() {
-    let config = GuestCpuConfig { vcpus: 6, apic_id: 5, ..guest_cpu_config() };
+    let config = GuestCpuConfig {
+        vcpus: 6,
+        apic_id: 5,
+        ..guest_cpu_config()
+    };
     let table = CpuidTable::build(&host_cpuid, &config);
     let leaf_1 = ask(&table, 1, 0);
     assert_eq!(leaf_1.ebx, 5 << 24 | 8 << 16 | 0x0800);
-    assert_eq!(ask(&table, 0xb, 0), CpuidResult { eax: 0, ebx: 1, ecx: 0x100, edx: 5 });
-    assert_eq!(ask(&table, 0xb, 1), CpuidResult { eax: 3, ebx: 6, ecx: 0x201, edx: 5 });
-    assert_eq!(ask(&table, 0xb, 7), CpuidResult { eax: 0, ebx: 0, ecx: 7, edx: 5 });
+    assert_eq!(
+        ask(&table, 0xb, 0),
+        CpuidResult {
+            eax: 0,
+            ebx: 1,
+            ecx: 0x100,
+            edx: 5
+        }
+    );
+    assert_eq!(
+        ask(&table, 0xb, 1),
+        CpuidResult {
+            eax: 3,
+            ebx: 6,
+            ecx: 0x201,
+            edx: 5
+        }
+    );
+    assert_eq!(
+        ask(&table, 0xb, 7),
+        CpuidResult {
+            eax: 0,
+            ebx: 0,
+            ecx: 7,
+            edx: 5
+        }
+    );
     // First and second level private, third shared by all; eight core numbers in the package.
     assert_eq!(ask(&table, 4, 0).eax, 0x1c00_0121);
     assert_eq!(ask(&table, 4, 3).eax, 0x1c01_c163);
@@ -174,7 +238,10 @@ fn topology_says_one_package_of_single_threaded_cores() {
 
 #[test]
 fn one_vcpu_has_no_hyper_threading_bit() {
-    let config = GuestCpuConfig { vcpus: 1, ..guest_cpu_config() };
+    let config = GuestCpuConfig {
+        vcpus: 1,
+        ..guest_cpu_config()
+    };
     let table = CpuidTable::build(&host_cpuid, &config);
     assert_eq!(ask(&table, 1, 0).edx & 1 << 28, 0);
     assert_eq!(ask(&table, 0xb, 1).eax, 0);
@@ -196,8 +263,24 @@ fn the_hypervisor_leaf_carries_our_signature() {
 fn a_leaf_past_the_end_answers_as_the_highest_basic_leaf() {
     let table = table();
     let highest = ask(&table, 0x16, 0);
-    assert_eq!(highest, CpuidResult { eax: 3500, ebx: 3500, ecx: 100, edx: 0 });
-    for leaf in [0x17, 0x1f, 0x3fff_ffff, 0x4000_0002, 0x8000_0009, 0xc000_0000, u32::MAX] {
+    assert_eq!(
+        highest,
+        CpuidResult {
+            eax: 3500,
+            ebx: 3500,
+            ecx: 100,
+            edx: 0
+        }
+    );
+    for leaf in [
+        0x17,
+        0x1f,
+        0x3fff_ffff,
+        0x4000_0002,
+        0x8000_0009,
+        0xc000_0000,
+        u32::MAX,
+    ] {
         assert_eq!(ask(&table, leaf, 0), highest, "{leaf:#x}");
     }
 }
@@ -205,7 +288,15 @@ fn a_leaf_past_the_end_answers_as_the_highest_basic_leaf() {
 #[test]
 fn clock_frequencies_are_the_guests() {
     let table = table();
-    assert_eq!(ask(&table, 0x15, 0), CpuidResult { eax: 1, ebx: 140, ecx: 25_000_000, edx: 0 });
+    assert_eq!(
+        ask(&table, 0x15, 0),
+        CpuidResult {
+            eax: 1,
+            ebx: 140,
+            ecx: 25_000_000,
+            edx: 0
+        }
+    );
     assert_eq!(ask(&table, 0x8000_0007, 0).edx, 1 << 8);
     assert_eq!(ask(&table, 6, 0).eax, 1 << 2);
 }
@@ -216,7 +307,10 @@ fn address_widths_are_those_of_the_host() {
     // The host shows 5-level paging.
     assert_eq!(ask(&table, 0x8000_0008, 0).eax, 57 << 8 | 46);
     assert_eq!(table.reserved_physical_bits(), 0xffff_c000_0000_0000);
-    let config = GuestCpuConfig { backing: Backing::empty(), ..guest_cpu_config() };
+    let config = GuestCpuConfig {
+        backing: Backing::empty(),
+        ..guest_cpu_config()
+    };
     let table = CpuidTable::build(&host_cpuid, &config);
     assert_eq!(ask(&table, 0x8000_0008, 0).eax, 48 << 8 | 46);
     assert!(!table.allowed_cr4().contains(Cr4::LA57));
@@ -224,7 +318,10 @@ fn address_widths_are_those_of_the_host() {
 
 #[test]
 fn what_the_backend_lacks_is_hidden() {
-    let config = GuestCpuConfig { backing: Backing::empty(), ..guest_cpu_config() };
+    let config = GuestCpuConfig {
+        backing: Backing::empty(),
+        ..guest_cpu_config()
+    };
     let table = CpuidTable::build(&host_cpuid, &config);
     assert_eq!(ask(&table, 7, 0).ebx & (1 << 10 | 1 << 18), 0);
     assert_eq!(ask(&table, 7, 0).ecx & (1 << 22 | 1 << 16), 0);

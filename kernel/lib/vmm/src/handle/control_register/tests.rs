@@ -13,12 +13,23 @@ const DONE: Result<Next, GuestFault> = Ok(Next::Resume);
 
 fn run(cpu: &mut FakeCpu, access: ControlRegisterAccess) -> Result<Next, GuestFault> {
     let mut machine = FakeMachine::new(0x40_0000);
-    handle(cpu, &mut vcpu(), &mut machine, VmExit::ControlRegister(access))
+    handle(
+        cpu,
+        &mut vcpu(),
+        &mut machine,
+        VmExit::ControlRegister(access),
+    )
 }
 
 fn write(cpu: &mut FakeCpu, register: ControlRegister, value: u64) -> Result<Next, GuestFault> {
     cpu.gprs.set(Gpr::R9, value);
-    run(cpu, ControlRegisterAccess::Write { register, source: Gpr::R9 })
+    run(
+        cpu,
+        ControlRegisterAccess::Write {
+            register,
+            source: Gpr::R9,
+        },
+    )
 }
 
 fn cr0(cpu: &mut FakeCpu, value: u64) -> Result<Next, GuestFault> {
@@ -62,9 +73,13 @@ fn paging_with_lme_activates_long_mode() {
     // Without PAE, and with a 64-bit code segment.
     assert_eq!(cr0(&mut cpu, PG | PE), REFUSED);
     cpu.cr4 = Cr4::PAE;
-    cpu.segments[SegmentName::Cs as usize].access.insert(AccessRights::LONG);
+    cpu.segments[SegmentName::Cs as usize]
+        .access
+        .insert(AccessRights::LONG);
     assert_eq!(cr0(&mut cpu, PG | PE), REFUSED);
-    cpu.segments[SegmentName::Cs as usize].access.remove(AccessRights::LONG);
+    cpu.segments[SegmentName::Cs as usize]
+        .access
+        .remove(AccessRights::LONG);
     assert_eq!(cr0(&mut cpu, PG | PE), DONE);
     assert_eq!(cpu.efer, Efer::LME | Efer::LMA);
     assert_eq!(cpu.full_flushes, 1);
@@ -76,7 +91,10 @@ fn long_mode_is_not_activated_on_a_16_bit_tss() {
     cpu.efer = Efer::LME;
     cpu.cr4 = Cr4::PAE;
     let busy_16_bit = AccessRights::from_bits_retain(0x83);
-    cpu.segments[SegmentName::Tr as usize] = Segment { access: busy_16_bit, ..Segment::default() };
+    cpu.segments[SegmentName::Tr as usize] = Segment {
+        access: busy_16_bit,
+        ..Segment::default()
+    };
     assert_eq!(cr0(&mut cpu, PG | PE), REFUSED);
 }
 
@@ -85,7 +103,9 @@ fn paging_is_not_switched_off_in_64_bit_mode() {
     let mut cpu = FakeCpu::long_mode(ROOT);
     assert_eq!(cr0(&mut cpu, PE), REFUSED);
     // From compatibility mode it is, and long mode ends, unless PCIDs are in use.
-    cpu.segments[SegmentName::Cs as usize].access.remove(AccessRights::LONG);
+    cpu.segments[SegmentName::Cs as usize]
+        .access
+        .remove(AccessRights::LONG);
     cpu.cr4.insert(Cr4::PCIDE);
     assert_eq!(cr0(&mut cpu, PE), REFUSED);
     cpu.cr4.remove(Cr4::PCIDE);
@@ -97,7 +117,10 @@ fn paging_is_not_switched_off_in_64_bit_mode() {
 #[test]
 fn pae_paging_loads_its_four_entries() {
     let mut machine = FakeMachine::new(0x40_0000);
-    for (i, entry) in [0x2001, 0x3001, 0, 0xffff_0000_0000_0000].into_iter().enumerate() {
+    for (i, entry) in [0x2001, 0x3001, 0, 0xffff_0000_0000_0000]
+        .into_iter()
+        .enumerate()
+    {
         machine.memory.put_u64(0x1020 + 8 * i as u64, entry);
     }
     let mut cpu = FakeCpu::protected_mode().with(Gpr::Rax, PG | PE);
@@ -193,11 +216,22 @@ fn cr8_is_the_task_priority_class() {
     let (mut cpu, mut vcpu) = (FakeCpu::long_mode(ROOT).with(Gpr::Rdx, 9), vcpu());
     let mut machine = FakeMachine::new(0);
     let mut run = |cpu: &mut FakeCpu, access| {
-        handle(cpu, &mut vcpu, &mut machine, VmExit::ControlRegister(access))
+        handle(
+            cpu,
+            &mut vcpu,
+            &mut machine,
+            VmExit::ControlRegister(access),
+        )
     };
-    let set = ControlRegisterAccess::Write { register: ControlRegister::Cr8, source: Gpr::Rdx };
+    let set = ControlRegisterAccess::Write {
+        register: ControlRegister::Cr8,
+        source: Gpr::Rdx,
+    };
     assert_eq!(run(&mut cpu, set), DONE);
-    let get = ControlRegisterAccess::Read { register: ControlRegister::Cr8, target: Gpr::Rbx };
+    let get = ControlRegisterAccess::Read {
+        register: ControlRegister::Cr8,
+        target: Gpr::Rbx,
+    };
     assert_eq!(run(&mut cpu, get), DONE);
     assert_eq!(cpu.gprs.get(Gpr::Rbx), 9);
     cpu.gprs.set(Gpr::Rdx, 16);
@@ -232,7 +266,10 @@ fn outside_64_bit_mode_registers_are_32_bits_wide() {
     cpu.cr3 = 0x1234_5000;
     assert_eq!(cr0(&mut cpu, 0xffff_ffff_0000_0001), DONE);
     cpu.gprs.set(Gpr::Rcx, u64::MAX);
-    let get = ControlRegisterAccess::Read { register: ControlRegister::Cr3, target: Gpr::Rcx };
+    let get = ControlRegisterAccess::Read {
+        register: ControlRegister::Cr3,
+        target: Gpr::Rcx,
+    };
     assert_eq!(run(&mut cpu, get), DONE);
     assert_eq!(cpu.gprs.get(Gpr::Rcx), 0x1234_5000);
 }

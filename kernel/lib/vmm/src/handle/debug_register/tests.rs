@@ -10,8 +10,17 @@ use crate::testing::{FakeCpu, FakeMachine, vcpu};
 const REFUSED: Result<Next, GuestFault> = Err(GuestFault::GP0);
 
 fn run(cpu: &mut FakeCpu, register: u8, direction: Direction) -> Result<Next, GuestFault> {
-    let access = DebugRegisterAccess { register, direction, gpr: Gpr::Rbx };
-    handle(cpu, &mut vcpu(), &mut FakeMachine::new(0), VmExit::DebugRegister(access))
+    let access = DebugRegisterAccess {
+        register,
+        direction,
+        gpr: Gpr::Rbx,
+    };
+    handle(
+        cpu,
+        &mut vcpu(),
+        &mut FakeMachine::new(0),
+        VmExit::DebugRegister(access),
+    )
 }
 
 fn write(cpu: &mut FakeCpu, register: u8, value: u64) -> Result<Next, GuestFault> {

@@ -32,10 +32,17 @@ impl Bench {
     }
 
     fn read(&mut self, index: u32) -> Result<u64, GuestFault> {
-        self.cpu.gprs.set(Gpr::Rcx, 0xffff_ffff_0000_0000 | u64::from(index));
+        self.cpu
+            .gprs
+            .set(Gpr::Rcx, 0xffff_ffff_0000_0000 | u64::from(index));
         self.cpu.gprs.set(Gpr::Rax, u64::MAX);
         self.cpu.gprs.set(Gpr::Rdx, u64::MAX);
-        handle(&mut self.cpu, &mut self.vcpu, &mut self.machine, VmExit::ReadMsr)?;
+        handle(
+            &mut self.cpu,
+            &mut self.vcpu,
+            &mut self.machine,
+            VmExit::ReadMsr,
+        )?;
         let (low, high) = (self.cpu.gprs.get(Gpr::Rax), self.cpu.gprs.get(Gpr::Rdx));
         assert_eq!((low >> 32, high >> 32), (0, 0));
         Ok(high << 32 | low)
@@ -43,9 +50,18 @@ impl Bench {
 
     fn write(&mut self, index: u32, value: u64) -> Result<u64, GuestFault> {
         self.cpu.gprs.set(Gpr::Rcx, index.into());
-        self.cpu.gprs.set(Gpr::Rax, 0xabcd_ef01_0000_0000 | value & 0xffff_ffff);
-        self.cpu.gprs.set(Gpr::Rdx, 0xabcd_ef01_0000_0000 | value >> 32);
-        let next = handle(&mut self.cpu, &mut self.vcpu, &mut self.machine, VmExit::WriteMsr)?;
+        self.cpu
+            .gprs
+            .set(Gpr::Rax, 0xabcd_ef01_0000_0000 | value & 0xffff_ffff);
+        self.cpu
+            .gprs
+            .set(Gpr::Rdx, 0xabcd_ef01_0000_0000 | value >> 32);
+        let next = handle(
+            &mut self.cpu,
+            &mut self.vcpu,
+            &mut self.machine,
+            VmExit::WriteMsr,
+        )?;
         assert_eq!(next, Next::Resume);
         Ok(0)
     }
@@ -61,7 +77,17 @@ impl Bench {
 fn an_unknown_msr_is_a_general_protection_fault() {
     let mut bench = Bench::new();
     // Nothing, performance counters, RAPL, VMX, Hyper-V, AMD, KVM.
-    for index in [2, 0xc1, 0x186, 0x38f, 0x606, 0x480, 0x4000_0000, 0xc001_0015, 0x4b56_4d00] {
+    for index in [
+        2,
+        0xc1,
+        0x186,
+        0x38f,
+        0x606,
+        0x480,
+        0x4000_0000,
+        0xc001_0015,
+        0x4b56_4d00,
+    ] {
         assert_eq!(bench.read(index), REFUSED, "{index:#x}");
         assert_eq!(bench.write(index, 0), REFUSED, "{index:#x}");
     }
@@ -85,9 +111,23 @@ fn efer_keeps_its_rules() {
 
 #[test]
 fn addresses_must_be_canonical() {
-    let config = GuestCpuConfig { backing: Backing::empty(), ..guest_cpu_config() };
-    for index in [0x175, 0x176, 0xc000_0082, 0xc000_0083, 0xc000_0100, 0xc000_0101, 0xc000_0102] {
-        let mut bench = Bench { vcpu: vcpu_with(&config), ..Bench::new() };
+    let config = GuestCpuConfig {
+        backing: Backing::empty(),
+        ..guest_cpu_config()
+    };
+    for index in [
+        0x175,
+        0x176,
+        0xc000_0082,
+        0xc000_0083,
+        0xc000_0100,
+        0xc000_0101,
+        0xc000_0102,
+    ] {
+        let mut bench = Bench {
+            vcpu: vcpu_with(&config),
+            ..Bench::new()
+        };
         let address = 0xffff_8000_1234_5678;
         assert_eq!(bench.round_trip(index, address), Ok(address), "{index:#x}");
         assert_eq!(bench.write(index, 0x8000_0000_0000), REFUSED, "{index:#x}");
@@ -188,8 +228,14 @@ fn speculation_controls_follow_cpuid() {
     assert_eq!(bench.read(0x10b), REFUSED);
     assert_eq!(bench.read(0x10a), Ok(0));
     assert_eq!(bench.write(0x10a, 0), REFUSED);
-    let config = GuestCpuConfig { backing: Backing::empty(), ..guest_cpu_config() };
-    let mut bench = Bench { vcpu: vcpu_with(&config), ..Bench::new() };
+    let config = GuestCpuConfig {
+        backing: Backing::empty(),
+        ..guest_cpu_config()
+    };
+    let mut bench = Bench {
+        vcpu: vcpu_with(&config),
+        ..Bench::new()
+    };
     for index in [0x48, 0x49, 0x10b, 0xc000_0103] {
         assert_eq!(bench.read(index), REFUSED, "{index:#x}");
         assert_eq!(bench.write(index, 0), REFUSED, "{index:#x}");
@@ -220,7 +266,10 @@ fn xss_is_there_with_xsaves_and_has_no_bit() {
         xcr0: Xcr0::X87,
         ..guest_cpu_config()
     };
-    let mut bench = Bench { vcpu: vcpu_with(&config), ..Bench::new() };
+    let mut bench = Bench {
+        vcpu: vcpu_with(&config),
+        ..Bench::new()
+    };
     assert_eq!(bench.read(0xda0), REFUSED);
 }
 
@@ -243,7 +292,9 @@ fn an_ipi_by_msr_is_sent() {
     let mut bench = Bench::new();
     bench.write(0x1b, 0xfee0_0d00).unwrap();
     bench.write(0x830, 1 << 32 | 0x500).unwrap();
-    let [ipi] = bench.machine.ipis[..] else { panic!("one IPI: {:?}", bench.machine.ipis) };
+    let [ipi] = bench.machine.ipis[..] else {
+        panic!("one IPI: {:?}", bench.machine.ipis)
+    };
     assert_eq!(ipi.message.delivery_mode, DeliveryMode::Init);
     assert_eq!(ipi.message.destination, 1);
 }
@@ -266,6 +317,12 @@ fn cpuid_loses_the_apic_bit_when_the_apic_is_disabled() {
     let mut bench = Bench::new();
     bench.write(0x1b, 0xfee0_0100).unwrap();
     bench.cpu.gprs.set(Gpr::Rax, 1);
-    handle(&mut bench.cpu, &mut bench.vcpu, &mut bench.machine, VmExit::Cpuid).unwrap();
+    handle(
+        &mut bench.cpu,
+        &mut bench.vcpu,
+        &mut bench.machine,
+        VmExit::Cpuid,
+    )
+    .unwrap();
     assert_eq!(bench.cpu.gprs.get(Gpr::Rdx) & 1 << 9, 0);
 }

@@ -76,8 +76,11 @@ pub(super) fn task_switch<C: Cpu, M: Machine>(
         TaskSwitchCause::Gate => vcpu.pending.first(),
         TaskSwitchCause::Call | TaskSwitchCause::Iret | TaskSwitchCause::Jump => None,
     };
-    let mut loader =
-        Loader { linear: Linear::new(cpu, &vcpu.cpuid), machine, external: External::of(event) };
+    let mut loader = Loader {
+        linear: Linear::new(cpu, &vcpu.cpuid),
+        machine,
+        external: External::of(event),
+    };
     let new = match leave_old_task(cpu, &mut loader, switch, event) {
         Ok(new) => new,
         Err(AccessError::Fault(fault)) => return Err(fault),
@@ -90,7 +93,10 @@ pub(super) fn task_switch<C: Cpu, M: Machine>(
         // Too late to start anew. Losing a race over page tables looks like an entry that was not present.
         Err(AccessError::Retry) => {
             let address = GuestVirt::new(cpu.gdtr().base);
-            return Err(GuestFault::PageFault { address, error_code: 0 });
+            return Err(GuestFault::PageFault {
+                address,
+                error_code: 0,
+            });
         }
     }
     if switch.cause == TaskSwitchCause::Gate {
@@ -134,7 +140,10 @@ fn leave_old_task<C: Cpu, M: Machine>(
     read(loader, old_base, &mut old_bytes, old_format)?;
     read(loader, new_base, &mut new_bytes, format)?;
     let writable = |loader: &mut Loader<'_, M>, at, bytes| {
-        loader.linear.pieces(loader.machine, at, bytes, AccessKind::Write, system).map(drop)
+        loader
+            .linear
+            .pieces(loader.machine, at, bytes, AccessKind::Write, system)
+            .map(drop)
     };
     writable(loader, old_base, old_format.bytes())?;
     if nested {
@@ -142,7 +151,9 @@ fn leave_old_task<C: Cpu, M: Machine>(
     }
     let releases_old = matches!(switch.cause, TaskSwitchCause::Jump | TaskSwitchCause::Iret);
     let old_at = if releases_old {
-        let at = loader.descriptor_address(cpu, old_selector).ok_or(old_fault)?;
+        let at = loader
+            .descriptor_address(cpu, old_selector)
+            .ok_or(old_fault)?;
         writable(loader, at, 8)?;
         Some((at, loader.read(at)?))
     } else {
@@ -166,12 +177,22 @@ fn leave_old_task<C: Cpu, M: Machine>(
         read(loader, new_base, &mut new_bytes, format)?;
     }
     if nested {
-        loader.linear.write(loader.machine, new_base, &old_selector.0.to_le_bytes(), system)?;
+        loader.linear.write(
+            loader.machine,
+            new_base,
+            &old_selector.0.to_le_bytes(),
+            system,
+        )?;
     }
     if switch.cause != TaskSwitchCause::Iret {
         loader.write_type(new_at, descriptor.with_type(format.busy()))?;
     }
-    Ok(NewTask { selector, descriptor, format, state: format.load(&new_bytes) })
+    Ok(NewTask {
+        selector,
+        descriptor,
+        format,
+        state: format.load(&new_bytes),
+    })
 }
 
 /// The descriptor of the new TSS: where it is, what it is, and which format it has.
@@ -292,12 +313,19 @@ fn enter_new_task<C: Cpu, M: Machine>(
     for (value, register) in state.gprs.into_iter().zip(Gpr::ALL) {
         cpu.set_gpr(register, value.into());
     }
-    let cpl = if virtual_8086 { 3 } else { Selector(state.at(SegmentName::Cs)).rpl() };
+    let cpl = if virtual_8086 {
+        3
+    } else {
+        Selector(state.at(SegmentName::Cs)).rpl()
+    };
     for (selector, name) in state.selectors.into_iter().zip(SegmentName::ALL) {
         let segment = if virtual_8086 {
             virtual_8086_segment(selector)
         } else {
-            Segment { selector, ..unloaded(name, cpl) }
+            Segment {
+                selector,
+                ..unloaded(name, cpl)
+            }
         };
         cpu.set_segment(name, segment);
     }
@@ -316,12 +344,21 @@ fn enter_new_task<C: Cpu, M: Machine>(
     if !virtual_8086 {
         // The stack first: the exceptions that the others raise are delivered on it.
         loader.load_stack(cpu, Selector(state.at(SegmentName::Ss)), cpl)?;
-        for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Fs, SegmentName::Gs] {
+        for name in [
+            SegmentName::Ds,
+            SegmentName::Es,
+            SegmentName::Fs,
+            SegmentName::Gs,
+        ] {
             loader.load_data(cpu, name, Selector(state.at(name)), cpl)?;
         }
         loader.load_code(cpu, Selector(state.at(SegmentName::Cs)))?;
     }
-    if let Some(Event::Exception { error_code: Some(code), .. }) = event {
+    if let Some(Event::Exception {
+        error_code: Some(code),
+        ..
+    }) = event
+    {
         push(cpu, vcpu, loader, new.format, code)?;
     }
     if state.eip > cpu.segment(SegmentName::Cs).limit {
@@ -364,13 +401,21 @@ fn unloaded(name: SegmentName, cpl: u8) -> Segment {
         SegmentName::Ss => AccessRights::UNUSABLE | AccessRights::DEFAULT_BIG | dpl,
         _ => AccessRights::UNUSABLE,
     };
-    Segment { selector: 0, base: 0, limit: 0, access }
+    Segment {
+        selector: 0,
+        base: 0,
+        limit: 0,
+        access,
+    }
 }
 
 /// A segment register in virtual-8086 mode.
 fn virtual_8086_segment(selector: u16) -> Segment {
     let segment = Segment::real_mode(selector);
-    Segment { access: segment.access | AccessRights::DPL, ..segment }
+    Segment {
+        access: segment.access | AccessRights::DPL,
+        ..segment
+    }
 }
 
 /// Pushes the error code on the new task's stack, as wide as its TSS.
@@ -386,8 +431,11 @@ fn push<C: Cpu, M: Machine>(
         Format::Bits32 => Width::Dword,
     };
     let stack = cpu.segment(SegmentName::Ss);
-    let stack_width =
-        if stack.access.contains(AccessRights::DEFAULT_BIG) { Width::Dword } else { Width::Word };
+    let stack_width = if stack.access.contains(AccessRights::DEFAULT_BIG) {
+        Width::Dword
+    } else {
+        Width::Word
+    };
     let linear = Linear::new(cpu, &vcpu.cpuid);
     let pointer = cpu.gpr(Gpr::Rsp).wrapping_sub(width.bytes() as u64);
     let offset = stack_width.truncate(pointer);

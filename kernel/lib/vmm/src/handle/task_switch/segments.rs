@@ -52,7 +52,8 @@ impl<M: Machine> Loader<'_, M> {
     /// Reads a descriptor.
     pub(super) fn read(&mut self, at: GuestVirt) -> Result<Descriptor, AccessError> {
         let mut bytes = [0; 8];
-        self.linear.read(self.machine, at, &mut bytes, Privilege::ImplicitSupervisor)?;
+        self.linear
+            .read(self.machine, at, &mut bytes, Privilege::ImplicitSupervisor)?;
         Ok(Descriptor(u64::from_le_bytes(bytes)))
     }
 
@@ -64,7 +65,8 @@ impl<M: Machine> Loader<'_, M> {
     ) -> Result<(), AccessError> {
         let upper = ((descriptor.0 >> 32) as u32).to_le_bytes();
         let at = GuestVirt::new(at.as_u64().wrapping_add(4) & 0xffff_ffff);
-        self.linear.write(self.machine, at, &upper, Privilege::ImplicitSupervisor)
+        self.linear
+            .write(self.machine, at, &upper, Privilege::ImplicitSupervisor)
     }
 
     /// LDTR.
@@ -73,7 +75,13 @@ impl<M: Machine> Loader<'_, M> {
         cpu: &mut C,
         selector: Selector,
     ) -> Result<(), AccessError> {
-        cpu.set_segment(SegmentName::Ldtr, Segment { selector: selector.0, ..Segment::UNUSABLE });
+        cpu.set_segment(
+            SegmentName::Ldtr,
+            Segment {
+                selector: selector.0,
+                ..Segment::UNUSABLE
+            },
+        );
         if selector.is_null() {
             return Ok(());
         }
@@ -145,7 +153,13 @@ impl<M: Machine> Loader<'_, M> {
         cpl: u8,
     ) -> Result<(), AccessError> {
         if selector.is_null() {
-            cpu.set_segment(name, Segment { selector: selector.0, ..Segment::UNUSABLE });
+            cpu.set_segment(
+                name,
+                Segment {
+                    selector: selector.0,
+                    ..Segment::UNUSABLE
+                },
+            );
             return Ok(());
         }
         let fault = self.invalid_tss(selector);

@@ -43,7 +43,10 @@ impl Bench {
             machine.memory.put_u64(GDT + 8 * i as u64, entry);
         }
         let mut cpu = FakeCpu::protected_mode();
-        cpu.gdtr = arch::DescriptorTable { base: GDT, limit: 0x3f };
+        cpu.gdtr = arch::DescriptorTable {
+            base: GDT,
+            limit: 0x3f,
+        };
         cpu.segments[SegmentName::Tr as usize] = Segment {
             selector: OLD,
             base: OLD_TSS,
@@ -54,7 +57,11 @@ impl Bench {
             cpu.gprs.set(register, 0x1000_0000 + i as u64);
         }
         cpu.instruction_length = 7;
-        let mut bench = Self { cpu, vcpu: vcpu(), machine };
+        let mut bench = Self {
+            cpu,
+            vcpu: vcpu(),
+            machine,
+        };
         bench.new_tss(0x20, 0x9000);
         bench.new_tss(0x24, 0x202);
         for i in 0..8 {
@@ -73,8 +80,16 @@ impl Bench {
     }
 
     fn switch(&mut self, cause: TaskSwitchCause) -> Result<Next, GuestFault> {
-        let switch = TaskSwitch { selector: NEW, cause };
-        handle(&mut self.cpu, &mut self.vcpu, &mut self.machine, VmExit::TaskSwitch(switch))
+        let switch = TaskSwitch {
+            selector: NEW,
+            cause,
+        };
+        handle(
+            &mut self.cpu,
+            &mut self.vcpu,
+            &mut self.machine,
+            VmExit::TaskSwitch(switch),
+        )
     }
 
     fn deliver(&mut self, event: Event) -> Result<Next, GuestFault> {
@@ -102,7 +117,10 @@ impl Bench {
 }
 
 fn page_fault(error_code: u32) -> Event {
-    Event::Exception { exception: Exception::PageFault, error_code: Some(error_code) }
+    Event::Exception {
+        exception: Exception::PageFault,
+        error_code: Some(error_code),
+    }
 }
 
 #[test]
@@ -122,7 +140,10 @@ fn a_jump_saves_the_old_task_and_loads_the_new_one() {
     assert_eq!(bench.cpu.gprs.get(Gpr::Rsp), 0x8000);
     assert!(bench.cpu.cr0.contains(Cr0::TS));
     let tr = bench.segment(SegmentName::Tr);
-    assert_eq!((tr.selector, tr.base, tr.limit, tr.access.kind()), (NEW, NEW_TSS, 0x67, 11));
+    assert_eq!(
+        (tr.selector, tr.base, tr.limit, tr.access.kind()),
+        (NEW, NEW_TSS, 0x67, 11)
+    );
     assert!(!bench.is_busy(OLD) && bench.is_busy(NEW));
     // A jump leaves no link.
     assert_eq!(bench.machine.memory.get_u32(NEW_TSS), 0);
@@ -168,7 +189,10 @@ fn an_exception_through_a_gate_pushes_its_error_code() {
 #[test]
 fn a_software_interrupt_returns_behind_its_instruction() {
     let mut bench = Bench::new();
-    let event = Event::SoftwareInterrupt { vector: Vector(0x80), length: 2 };
+    let event = Event::SoftwareInterrupt {
+        vector: Vector(0x80),
+        length: 2,
+    };
     assert_eq!(bench.deliver(event), Ok(Next::Resume));
     assert_eq!(bench.machine.memory.get_u32(OLD_TSS + 0x20), 0x1002);
     assert_eq!(bench.cpu.gprs.get(Gpr::Rsp), 0x8000);
@@ -188,7 +212,10 @@ fn a_wrong_tss_faults_in_the_old_task() {
         let mut bench = Bench::new();
         change(&mut bench);
         let result = bench.switch(cause);
-        assert_eq!((bench.cpu.rip, bench.machine.memory.get_u32(OLD_TSS + 0x20)), (0x1000, 0));
+        assert_eq!(
+            (bench.cpu.rip, bench.machine.memory.get_u32(OLD_TSS + 0x20)),
+            (0x1000, 0)
+        );
         result
     };
     let busy = |bench: &mut Bench| bench.set_type(NEW, 11);
@@ -199,12 +226,18 @@ fn a_wrong_tss_faults_in_the_old_task() {
     let data = |bench: &mut Bench| bench.set_type(NEW, 2);
     assert_eq!(refused(&data, TaskSwitchCause::Jump), general_protection);
     let short_gdt = |bench: &mut Bench| bench.cpu.gdtr.limit = 0x26;
-    assert_eq!(refused(&short_gdt, TaskSwitchCause::Jump), general_protection);
+    assert_eq!(
+        refused(&short_gdt, TaskSwitchCause::Jump),
+        general_protection
+    );
     let absent = |bench: &mut Bench| {
         let descriptor = bench.descriptor(NEW) & !(1 << 47);
         bench.machine.memory.put_u64(GDT + 0x20, descriptor);
     };
-    assert_eq!(refused(&absent, TaskSwitchCause::Jump), Err(GuestFault::SegmentNotPresent(0x20)));
+    assert_eq!(
+        refused(&absent, TaskSwitchCause::Jump),
+        Err(GuestFault::SegmentNotPresent(0x20))
+    );
     let short = |bench: &mut Bench| {
         let descriptor = bench.descriptor(NEW) - 1;
         bench.machine.memory.put_u64(GDT + 0x20, descriptor);
@@ -219,9 +252,18 @@ fn a_fault_on_behalf_of_an_event_says_external() {
     let result = bench.deliver(Event::Interrupt(Vector(0x20)));
     assert_eq!(result, Err(GuestFault::GeneralProtection(0x21)));
     // The event is still there, for the double-fault rules.
-    assert_eq!(bench.vcpu.pending.first(), Some(Event::Interrupt(Vector(0x20))));
-    let event = Event::SoftwareInterrupt { vector: Vector(0x80), length: 2 };
-    assert_eq!(bench.deliver(event), Err(GuestFault::GeneralProtection(0x20)));
+    assert_eq!(
+        bench.vcpu.pending.first(),
+        Some(Event::Interrupt(Vector(0x20)))
+    );
+    let event = Event::SoftwareInterrupt {
+        vector: Vector(0x80),
+        length: 2,
+    };
+    assert_eq!(
+        bench.deliver(event),
+        Err(GuestFault::GeneralProtection(0x20))
+    );
 }
 
 #[test]
@@ -230,7 +272,10 @@ fn a_wrong_segment_faults_in_the_new_task() {
         let mut bench = Bench::new();
         bench.new_tss(offset, selector.into());
         let result = bench.switch(TaskSwitchCause::Jump);
-        assert_eq!((bench.cpu.rip, bench.segment(SegmentName::Tr).selector), (0x9000, NEW));
+        assert_eq!(
+            (bench.cpu.rip, bench.segment(SegmentName::Tr).selector),
+            (0x9000, NEW)
+        );
         result.unwrap_err()
     };
     let invalid = GuestFault::InvalidTss;
@@ -253,10 +298,16 @@ fn a_wrong_segment_faults_in_the_new_task() {
 fn a_wrong_code_segment_leaves_a_stack_to_deliver_the_fault_on() {
     let mut bench = Bench::new();
     bench.new_tss(0x4c, DATA.into());
-    assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::InvalidTss(0x10)));
+    assert_eq!(
+        bench.switch(TaskSwitchCause::Jump),
+        Err(GuestFault::InvalidTss(0x10))
+    );
     let stack = bench.segment(SegmentName::Ss);
     assert!(stack.is_usable());
-    assert_eq!((stack.selector, stack.limit, bench.cpu.cpl()), (DATA, 0xffff_ffff, 0));
+    assert_eq!(
+        (stack.selector, stack.limit, bench.cpu.cpl()),
+        (DATA, 0xffff_ffff, 0)
+    );
 }
 
 #[test]
@@ -266,7 +317,10 @@ fn a_code_segment_of_another_ring_than_its_selector_is_refused() {
         bench.new_tss(offset, USER_DATA.into());
     }
     bench.new_tss(0x4c, u32::from(CODE) | 3);
-    assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::InvalidTss(8)));
+    assert_eq!(
+        bench.switch(TaskSwitchCause::Jump),
+        Err(GuestFault::InvalidTss(8))
+    );
 }
 
 #[test]
@@ -307,8 +361,14 @@ fn a_user_task_runs_in_ring_3() {
     }
     bench.new_tss(0x58, 0);
     // A ring 0 segment is out of its reach.
-    assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::InvalidTss(0x10)));
-    let mut bench = Bench { machine: bench.machine, ..Bench::new() };
+    assert_eq!(
+        bench.switch(TaskSwitchCause::Jump),
+        Err(GuestFault::InvalidTss(0x10))
+    );
+    let mut bench = Bench {
+        machine: bench.machine,
+        ..Bench::new()
+    };
     bench.set_type(OLD, 11);
     bench.set_type(NEW, 9);
     bench.new_tss(0x5c, 1);
@@ -325,8 +385,14 @@ fn a_virtual_8086_task_gets_real_mode_segments() {
     bench.new_tss(0x4c, 0x1234);
     bench.new_tss(0x54, 0x4321);
     assert_eq!(bench.switch(TaskSwitchCause::Jump), Ok(Next::Resume));
-    let (code, data) = (bench.segment(SegmentName::Cs), bench.segment(SegmentName::Ds));
-    assert_eq!((code.base, code.limit, code.access.bits()), (0x1_2340, 0xffff, 0xf3));
+    let (code, data) = (
+        bench.segment(SegmentName::Cs),
+        bench.segment(SegmentName::Ds),
+    );
+    assert_eq!(
+        (code.base, code.limit, code.access.bits()),
+        (0x1_2340, 0xffff, 0xf3)
+    );
     assert_eq!((data.base, bench.cpu.cpl()), (0x4_3210, 3));
 }
 
@@ -349,7 +415,10 @@ fn a_16_bit_task_is_switched_to_and_from() {
         (0x2a, 0),
     ];
     for (offset, value) in image {
-        bench.machine.memory.put(NEW_TSS + offset, &value.to_le_bytes());
+        bench
+            .machine
+            .memory
+            .put(NEW_TSS + offset, &value.to_le_bytes());
     }
     assert_eq!(bench.deliver(page_fault(2)), Ok(Next::Resume));
     assert_eq!(bench.cpu.gprs.get(Gpr::Rax), 0xffff_aaaa);
@@ -359,13 +428,19 @@ fn a_16_bit_task_is_switched_to_and_from() {
     // The error code is a word.
     assert_eq!(bench.cpu.gprs.get(Gpr::Rsp), 0xffff_6ffe);
     // Back again: the old task is 32-bit and busy.
-    let back = TaskSwitch { selector: OLD, cause: TaskSwitchCause::Iret };
+    let back = TaskSwitch {
+        selector: OLD,
+        cause: TaskSwitchCause::Iret,
+    };
     bench.cpu.gprs.set(Gpr::Rbx, 0x1234_5678);
     let exit = VmExit::TaskSwitch(back);
     let result = handle(&mut bench.cpu, &mut bench.vcpu, &mut bench.machine, exit);
     assert_eq!(result, Ok(Next::Resume));
     assert_eq!(bench.machine.memory.get_u16(NEW_TSS + 0x18), 0x5678);
-    assert_eq!((bench.cpu.rip, bench.cpu.gprs.get(Gpr::Rax)), (0x1000, 0x1000_0000));
+    assert_eq!(
+        (bench.cpu.rip, bench.cpu.gprs.get(Gpr::Rax)),
+        (0x1000, 0x1000_0000)
+    );
 }
 
 #[test]
@@ -373,7 +448,10 @@ fn the_debug_trap_flag_traps_in_the_new_task() {
     let mut bench = Bench::new();
     bench.new_tss(0x64, 1);
     bench.cpu.debug_registers[7] = 0x7ff;
-    assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::Debug { dr6: 0x8000 }));
+    assert_eq!(
+        bench.switch(TaskSwitchCause::Jump),
+        Err(GuestFault::Debug { dr6: 0x8000 })
+    );
     assert_eq!(bench.cpu.rip, 0x9000);
     // Local breakpoints are off.
     assert_eq!(bench.cpu.debug_registers[7], 0x6aa);
@@ -402,8 +480,14 @@ fn an_unmapped_new_tss_faults_before_anything_changes() {
     bench.cpu.cr4 |= arch::Cr4::PSE;
     bench.cpu.cr3 = 0x6_0000;
     // The new TSS moves to 4 MiB, where nothing is mapped.
-    bench.machine.memory.put_u64(GDT + u64::from(NEW), 0x0000_8940_0000_0067);
-    let fault = GuestFault::PageFault { address: GuestVirt::new(0x40_0000), error_code: 0 };
+    bench
+        .machine
+        .memory
+        .put_u64(GDT + u64::from(NEW), 0x0000_8940_0000_0067);
+    let fault = GuestFault::PageFault {
+        address: GuestVirt::new(0x40_0000),
+        error_code: 0,
+    };
     assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(fault));
     assert_eq!(bench.machine.memory.get_u32(OLD_TSS + 0x20), 0);
     assert!(bench.is_busy(OLD) && !bench.is_busy(NEW));
@@ -412,7 +496,10 @@ fn an_unmapped_new_tss_faults_before_anything_changes() {
 #[test]
 fn an_entry_point_past_the_code_segment_is_refused() {
     let mut bench = Bench::new();
-    bench.machine.memory.put_u64(GDT + u64::from(CODE), 0x0040_9b00_0000_8fff);
+    bench
+        .machine
+        .memory
+        .put_u64(GDT + u64::from(CODE), 0x0040_9b00_0000_8fff);
     assert_eq!(bench.switch(TaskSwitchCause::Jump), Err(GuestFault::GP0));
     assert_eq!(bench.segment(SegmentName::Tr).selector, NEW);
 }

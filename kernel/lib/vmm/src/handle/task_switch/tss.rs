@@ -97,9 +97,15 @@ impl Format {
     /// registers are ones, as processors leave them.
     pub(super) fn load(self, bytes: &[u8; MAX_BYTES]) -> TaskState {
         let fields = self.dynamic()..;
-        let mut dynamic =
-            bytes.get(fields).unwrap_or(&[]).chunks_exact(self.field()).map(|field| {
-                field.iter().rev().fold(0u32, |value, byte| value << 8 | u32::from(*byte))
+        let mut dynamic = bytes
+            .get(fields)
+            .unwrap_or(&[])
+            .chunks_exact(self.field())
+            .map(|field| {
+                field
+                    .iter()
+                    .rev()
+                    .fold(0u32, |value, byte| value << 8 | u32::from(*byte))
             });
         let mut next = || dynamic.next().unwrap_or(0);
         let (eip, eflags) = (next(), next());
@@ -117,7 +123,15 @@ impl Format {
             Self::Bits16 => (None, false),
             Self::Bits32 => (Some(word(bytes, 0x1c)), word(bytes, 0x64) & 1 != 0),
         };
-        TaskState { cr3, eip, eflags, gprs, selectors, ldt, trap }
+        TaskState {
+            cr3,
+            eip,
+            eflags,
+            gprs,
+            selectors,
+            ldt,
+            trap,
+        }
     }
 
     /// Puts the dynamic part of the state into a TSS; nothing else of it changes.
@@ -170,12 +184,18 @@ mod tests {
             (Some(0x1f1e_1d1c), 0x2322_2120, 0x2726_2524)
         );
         assert_eq!((state.gprs[0], state.gprs[7]), (0x2b2a_2928, 0x4746_4544));
-        assert_eq!((state.selectors[0], state.selectors[5], state.ldt), (0x4948, 0x5d5c, 0x6160));
+        assert_eq!(
+            (state.selectors[0], state.selectors[5], state.ldt),
+            (0x4948, 0x5d5c, 0x6160)
+        );
         assert!(!state.trap);
         let state = Format::Bits16.load(&bytes);
         assert_eq!((state.cr3, state.eip, state.eflags), (None, 0x0f0e, 0x1110));
         assert_eq!((state.gprs[0], state.gprs[7]), (0xffff_1312, 0xffff_2120));
-        assert_eq!((state.selectors, state.ldt), ([0x2322, 0x2524, 0x2726, 0x2928, 0, 0], 0x2b2a));
+        assert_eq!(
+            (state.selectors, state.ldt),
+            ([0x2322, 0x2524, 0x2726, 0x2928, 0, 0], 0x2b2a)
+        );
     }
 
     #[test]
@@ -190,7 +210,10 @@ mod tests {
         Format::Bits32.store(&state, &mut bytes);
         assert_eq!(bytes[0x1c..0x20], [0xee; 4]);
         assert_eq!(bytes[0x20..0x24], [0x11; 4]);
-        assert_eq!(bytes[0x5c..0x64], [0x33, 0x33, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee]);
+        assert_eq!(
+            bytes[0x5c..0x64],
+            [0x33, 0x33, 0xee, 0xee, 0xee, 0xee, 0xee, 0xee]
+        );
         let mut bytes = [0xee; MAX_BYTES];
         Format::Bits16.store(&state, &mut bytes);
         assert_eq!(bytes[0xc..0x12], [0xee, 0xee, 0x11, 0x11, 0, 0]);

@@ -99,10 +99,16 @@ fn accesses_of_other_widths_get_the_registers_bytes_and_write_nothing() {
     assert_eq!(bench.lapic.read_mmio(LDR + 2, Width::Word, &now), 0xa500);
     assert_eq!(bench.lapic.read_mmio(LDR, Width::Qword, &now), 0xa500_0000);
     assert_eq!(bench.lapic.read_mmio(LDR + 4, Width::Dword, &now), 0);
-    for (offset, width) in
-        [(LDR + 3, Width::Byte), (LDR, Width::Word), (LDR, Width::Qword), (LDR + 4, Width::Dword)]
-    {
-        assert_eq!(bench.lapic.write_mmio(offset, width, 0, &now), ApicAction::None);
+    for (offset, width) in [
+        (LDR + 3, Width::Byte),
+        (LDR, Width::Word),
+        (LDR, Width::Qword),
+        (LDR + 4, Width::Dword),
+    ] {
+        assert_eq!(
+            bench.lapic.write_mmio(offset, width, 0, &now),
+            ApicAction::None
+        );
         assert_eq!(bench.get(LDR), 0xa500_0000);
     }
 }
@@ -111,12 +117,24 @@ fn accesses_of_other_widths_get_the_registers_bytes_and_write_nothing() {
 fn x2apic_msrs_are_readable_writable_or_not_there() {
     // SDM vol. 3, Local APIC Register Address Map Supported by x2APIC.
     let readable = |number: u32| matches!(number, 2 | 3 | 8 | 0xa | 0xd | 0xf..=0x28 | 0x30 | 0x32..=0x39 | 0x3e);
-    let writable =
-        |number: u32| matches!(number, 8 | 0xb | 0xf | 0x28 | 0x30 | 0x32..=0x38 | 0x3e | 0x3f);
+    let writable = |number: u32| {
+        matches!(
+            number,
+            8 | 0xb | 0xf | 0x28 | 0x30 | 0x32..=0x38 | 0x3e | 0x3f
+        )
+    };
     let mut bench = Bench::x2();
     for number in 0..0x100 {
-        assert_eq!(bench.rdmsr(0x800 + number).is_ok(), readable(number), "RDMSR {number:#x}");
-        assert_eq!(bench.wrmsr(0x800 + number, 0).is_ok(), writable(number), "WRMSR {number:#x}");
+        assert_eq!(
+            bench.rdmsr(0x800 + number).is_ok(),
+            readable(number),
+            "RDMSR {number:#x}"
+        );
+        assert_eq!(
+            bench.wrmsr(0x800 + number, 0).is_ok(),
+            writable(number),
+            "WRMSR {number:#x}"
+        );
     }
     for msr in [0, 0x7ff, 0x900, 0xffff_ffff] {
         assert_eq!(bench.rdmsr(msr), Err(InvalidAccess));
@@ -147,7 +165,11 @@ fn x2apic_reserved_bits_fault_and_leave_the_register_alone() {
         for bit in 0..64 {
             let before = bench.rdmsr(msr);
             let result = bench.wrmsr(msr, 1 << bit);
-            assert_eq!(result.is_ok(), allowed >> bit & 1 != 0, "MSR {msr:#x} bit {bit}");
+            assert_eq!(
+                result.is_ok(),
+                allowed >> bit & 1 != 0,
+                "MSR {msr:#x} bit {bit}"
+            );
             if result.is_err() {
                 assert_eq!(bench.rdmsr(msr), before);
             }
@@ -165,7 +187,10 @@ fn x2apic_registers_are_out_of_reach_in_xapic_mode() {
 
 #[test]
 fn without_the_deadline_feature_its_mode_bit_is_reserved() {
-    let config = LapicConfig { features: LapicFeatures::X2APIC, ..CONFIG };
+    let config = LapicConfig {
+        features: LapicFeatures::X2APIC,
+        ..CONFIG
+    };
     let mut bench = Bench::with(config);
     let _ = bench.set(SVR, 0x1ff);
     bench.put(LVT_TIMER, 0x0004_0030);

@@ -18,14 +18,25 @@ struct Processor {
 impl Processor {
     /// Loads the vCPU.
     fn load(lapic: &mut Lapic) -> Self {
-        let [svi, rvi] = lapic.take_guest_interrupt_status().unwrap_or_default().to_be_bytes();
-        Self { rvi, svi, eoi_exits: lapic.take_eoi_exits().unwrap_or_default() }
+        let [svi, rvi] = lapic
+            .take_guest_interrupt_status()
+            .unwrap_or_default()
+            .to_be_bytes();
+        Self {
+            rvi,
+            svi,
+            eoi_exits: lapic.take_eoi_exits().unwrap_or_default(),
+        }
     }
 
     /// Delivers what RVI and PPR say is due, as the manual's pseudocode has it.
     fn deliver(&mut self, page: &ApicPage) -> Option<u8> {
         let tpr = page.get(Register::TaskPriority) as u8;
-        let ppr = if tpr >> 4 >= self.svi >> 4 { tpr } else { self.svi & 0xf0 };
+        let ppr = if tpr >> 4 >= self.svi >> 4 {
+            tpr
+        } else {
+            self.svi & 0xf0
+        };
         if self.rvi >> 4 <= ppr >> 4 {
             return None;
         }
@@ -111,17 +122,38 @@ fn writes_that_the_hardware_has_done_are_completed() {
         (action, bench.get(offset))
     }
     let mut bench = Bench::new();
-    assert_eq!(completed(&mut bench, ID, 0x7700_0000), (ApicAction::None, 0x0300_0000));
-    assert_eq!(completed(&mut bench, LDR, 0x7777_7777), (ApicAction::Rerouted, 0x7700_0000));
-    assert_eq!(completed(&mut bench, DFR, 0), (ApicAction::Rerouted, 0x0fff_ffff));
-    assert_eq!(completed(&mut bench, LVT_LINT1, 0xffff_f400), (ApicAction::None, 0x0001_a400));
-    assert_eq!(completed(&mut bench, ICR_HIGH, 0x0102_0304), (ApicAction::None, 0x0100_0000));
+    assert_eq!(
+        completed(&mut bench, ID, 0x7700_0000),
+        (ApicAction::None, 0x0300_0000)
+    );
+    assert_eq!(
+        completed(&mut bench, LDR, 0x7777_7777),
+        (ApicAction::Rerouted, 0x7700_0000)
+    );
+    assert_eq!(
+        completed(&mut bench, DFR, 0),
+        (ApicAction::Rerouted, 0x0fff_ffff)
+    );
+    assert_eq!(
+        completed(&mut bench, LVT_LINT1, 0xffff_f400),
+        (ApicAction::None, 0x0001_a400)
+    );
+    assert_eq!(
+        completed(&mut bench, ICR_HIGH, 0x0102_0304),
+        (ApicAction::None, 0x0100_0000)
+    );
     let (action, icr) = completed(&mut bench, ICR_LOW, 0xfff0_50fb);
     assert!(matches!(action, ApicAction::Send(ipi) if ipi.message.destination == 1));
     assert_eq!(icr, 0x0000_40fb);
     assert_eq!(bench.get(0x010), 0);
-    assert_eq!(completed(&mut bench, ESR, 0xffff_ffff), (ApicAction::None, 1 << 7));
-    assert_eq!(completed(&mut bench, SVR, 0xffff_f0ff), (ApicAction::Rerouted, 0xff));
+    assert_eq!(
+        completed(&mut bench, ESR, 0xffff_ffff),
+        (ApicAction::None, 1 << 7)
+    );
+    assert_eq!(
+        completed(&mut bench, SVR, 0xffff_f0ff),
+        (ApicAction::Rerouted, 0xff)
+    );
     assert_eq!(bench.get(LVT_LINT1), 0x0001_a400, "masked with all others");
 }
 
@@ -130,7 +162,10 @@ fn a_timer_that_the_hardware_has_written_runs() {
     let mut bench = Bench::new();
     for (offset, value) in [(DIVIDE, 0xb), (LVT_TIMER, 0x30), (INITIAL_COUNT, 1000)] {
         bench.lapic.page.store_raw(offset, value);
-        assert_eq!(bench.lapic.complete_write(offset, &bench.now), ApicAction::None);
+        assert_eq!(
+            bench.lapic.complete_write(offset, &bench.now),
+            ApicAction::None
+        );
     }
     bench.now.ns = 1000;
     bench.lapic.expire(&bench.now);
@@ -141,7 +176,10 @@ fn a_timer_that_the_hardware_has_written_runs() {
 fn an_x2apic_self_ipi_that_the_hardware_passes_on_is_completed() {
     let mut bench = Bench::x2();
     bench.lapic.page.store_raw(0x3f0, 0x0f);
-    assert_eq!(bench.lapic.complete_write(0x3f0, &bench.now), ApicAction::None);
+    assert_eq!(
+        bench.lapic.complete_write(0x3f0, &bench.now),
+        ApicAction::None
+    );
     assert!(bench.wrmsr(0x828, 0).is_ok());
     assert_eq!(bench.rdmsr(0x828), Ok(1 << 5));
 }

@@ -44,7 +44,10 @@ fn the_x2apic_takes_a_wide_destination_in_one_write() {
 fn broadcasts_look_alike_in_both_modes_and_0xff_is_an_x2apic() {
     let mut bench = Bench::new();
     bench.put(ICR_HIGH, 0xff00_0000);
-    assert_eq!(sent(bench.set(ICR_LOW, 0x40fb)).message.destination, u32::MAX);
+    assert_eq!(
+        sent(bench.set(ICR_LOW, 0x40fb)).message.destination,
+        u32::MAX
+    );
     let mut bench = Bench::x2();
     let broadcast = sent(bench.wrmsr(0x830, 0xffff_ffff_0000_00fb).unwrap());
     assert_eq!(broadcast.message.destination, u32::MAX);
@@ -79,14 +82,23 @@ fn delivery_modes_are_the_manuals_and_reserved_ones_send_nothing() {
 fn init_level_deassert_is_ignored_and_level_assert_is_not() {
     let mut bench = Bench::new();
     assert_eq!(bench.set(ICR_LOW, 0x0000_8500), ApicAction::None);
-    assert_eq!(sent(bench.set(ICR_LOW, 0x0000_c500)).message.delivery_mode, DeliveryMode::Init);
-    assert_eq!(sent(bench.set(ICR_LOW, 0x0000_0500)).message.delivery_mode, DeliveryMode::Init);
+    assert_eq!(
+        sent(bench.set(ICR_LOW, 0x0000_c500)).message.delivery_mode,
+        DeliveryMode::Init
+    );
+    assert_eq!(
+        sent(bench.set(ICR_LOW, 0x0000_0500)).message.delivery_mode,
+        DeliveryMode::Init
+    );
 }
 
 #[test]
 fn ipis_are_edge_triggered_whatever_the_icr_says() {
     let mut bench = Bench::new();
-    assert_eq!(sent(bench.set(ICR_LOW, 0xc040)).message.trigger_mode, TriggerMode::Edge);
+    assert_eq!(
+        sent(bench.set(ICR_LOW, 0xc040)).message.trigger_mode,
+        TriggerMode::Edge
+    );
     bench.put(ICR_LOW, 0x4_c041);
     assert_eq!(bench.vectors(TMR), []);
     assert_eq!(bench.vectors(IRR), [0x41]);
@@ -96,7 +108,10 @@ fn ipis_are_edge_triggered_whatever_the_icr_says() {
 fn shorthands_say_whom_an_ipi_is_for() {
     let mut bench = Bench::new();
     assert_eq!(sent(bench.set(ICR_LOW, 0x8_4040)).shorthand, Shorthand::All);
-    assert_eq!(sent(bench.set(ICR_LOW, 0xc_4040)).shorthand, Shorthand::Others);
+    assert_eq!(
+        sent(bench.set(ICR_LOW, 0xc_4040)).shorthand,
+        Shorthand::Others
+    );
     bench.put(ICR_LOW, 0x4_4040);
     assert_eq!(bench.take(), Some(0x40));
 }
@@ -110,7 +125,10 @@ fn sending_an_illegal_vector_is_logged_and_nothing_is_sent() {
         assert_eq!(bench.due(), None);
     }
     // An NMI's vector does not count.
-    assert_eq!(sent(bench.set(ICR_LOW, 0x4400)).message.delivery_mode, DeliveryMode::Nmi);
+    assert_eq!(
+        sent(bench.set(ICR_LOW, 0x4400)).message.delivery_mode,
+        DeliveryMode::Nmi
+    );
     let mut bench = Bench::x2();
     assert_eq!(bench.wrmsr(0x83f, 0x0e), Ok(ApicAction::None));
     assert!(bench.wrmsr(0x828, 0).is_ok());

@@ -53,9 +53,16 @@ fn reserved_bits_of_the_base_fault() {
     for bit in (0..64).filter(|bit| !matches!(bit, 8 | 10 | 11 | 12..=39)) {
         let mut bench = Bench::new();
         let value = bench.lapic.base() | 1 << bit;
-        assert_eq!(bench.lapic.write_base(value), Err(InvalidAccess), "bit {bit}");
+        assert_eq!(
+            bench.lapic.write_base(value),
+            Err(InvalidAccess),
+            "bit {bit}"
+        );
     }
-    let mut bench = Bench::with(LapicConfig { features: LapicFeatures::TSC_DEADLINE, ..CONFIG });
+    let mut bench = Bench::with(LapicConfig {
+        features: LapicFeatures::TSC_DEADLINE,
+        ..CONFIG
+    });
     let value = bench.lapic.base() | EXTD;
     assert_eq!(bench.lapic.write_base(value), Err(InvalidAccess));
 }
@@ -67,7 +74,10 @@ fn the_registers_move_with_the_base() {
     let moved = 0x12_3456_7000 | BSP | EN;
     assert_eq!(bench.lapic.write_base(moved), Ok(ApicAction::ModeChanged));
     assert_eq!(bench.lapic.base(), moved);
-    assert_eq!(bench.lapic.mmio_base(), Some(GuestPhys::new(0x12_3456_7000)));
+    assert_eq!(
+        bench.lapic.mmio_base(),
+        Some(GuestPhys::new(0x12_3456_7000))
+    );
     assert_eq!(bench.lapic.write_base(moved), Ok(ApicAction::None));
     assert_eq!(in_mode(ApicMode::X2apic).lapic.mmio_base(), None);
     assert_eq!(in_mode(ApicMode::Disabled).lapic.mmio_base(), None);
@@ -76,7 +86,10 @@ fn the_registers_move_with_the_base() {
 #[test]
 fn the_bsp_flag_tells_the_role() {
     assert_eq!(Bench::new().lapic.role(), Role::Bootstrap);
-    let mut bench = Bench::with(LapicConfig { role: Role::Application, ..CONFIG });
+    let mut bench = Bench::with(LapicConfig {
+        role: Role::Application,
+        ..CONFIG
+    });
     assert_eq!(bench.lapic.base(), APIC_BASE | EN);
     assert_eq!(bench.lapic.role(), Role::Application);
     assert!(bench.lapic.write_base(APIC_BASE | EN | BSP).is_ok());

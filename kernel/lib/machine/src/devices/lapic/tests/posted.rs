@@ -23,9 +23,18 @@ fn the_first_message_kicks_and_those_that_follow_do_not() {
     let mailbox = PostedInterrupts::new();
     let mut bench = Bench::new();
     assert!(!mailbox.is_outstanding());
-    assert_eq!(mailbox.post(&message(DeliveryMode::Fixed, 0x40)), Kick::Needed);
-    assert_eq!(mailbox.post(&message(DeliveryMode::LowestPriority, 0x41)), Kick::NotNeeded);
-    assert_eq!(mailbox.post(&message(DeliveryMode::Nmi, 2)), Kick::NotNeeded);
+    assert_eq!(
+        mailbox.post(&message(DeliveryMode::Fixed, 0x40)),
+        Kick::Needed
+    );
+    assert_eq!(
+        mailbox.post(&message(DeliveryMode::LowestPriority, 0x41)),
+        Kick::NotNeeded
+    );
+    assert_eq!(
+        mailbox.post(&message(DeliveryMode::Nmi, 2)),
+        Kick::NotNeeded
+    );
     assert!(mailbox.is_outstanding());
     assert_eq!(mailbox.drain(&mut bench.lapic).nmis(), 1);
     assert!(!mailbox.is_outstanding());
@@ -41,7 +50,11 @@ fn every_vector_arrives_with_its_latest_trigger_mode() {
         let mut bench = Bench::new();
         let is_level = |vector: u8| u32::from(vector) % 3 == round;
         for vector in 16..=255 {
-            let mode = if is_level(vector) { TriggerMode::Level } else { TriggerMode::Edge };
+            let mode = if is_level(vector) {
+                TriggerMode::Level
+            } else {
+                TriggerMode::Edge
+            };
             let _ = mailbox.post_vector(Vector(vector), mode);
         }
         assert_eq!(mailbox.drain(&mut bench.lapic), Signals::NONE);
@@ -93,17 +106,27 @@ fn init_wipes_an_earlier_start_up_and_the_first_of_two_start_ups_counts() {
     }
     let signals = mailbox.drain(&mut bench.lapic);
     assert_eq!((signals.init(), signals.start_up()), (true, None));
-    for mode in [(DeliveryMode::Init, 0), (DeliveryMode::StartUp, 8), (DeliveryMode::StartUp, 9)] {
+    for mode in [
+        (DeliveryMode::Init, 0),
+        (DeliveryMode::StartUp, 8),
+        (DeliveryMode::StartUp, 9),
+    ] {
         let _ = mailbox.post(&message(mode.0, mode.1));
     }
     let signals = mailbox.drain(&mut bench.lapic);
-    assert_eq!((signals.init(), signals.start_up()), (true, Some(Vector(8))));
+    assert_eq!(
+        (signals.init(), signals.start_up()),
+        (true, Some(Vector(8)))
+    );
 }
 
 #[test]
 fn smis_go_nowhere() {
     let mailbox = PostedInterrupts::new();
-    assert_eq!(mailbox.post(&message(DeliveryMode::Smi, 0)), Kick::NotNeeded);
+    assert_eq!(
+        mailbox.post(&message(DeliveryMode::Smi, 0)),
+        Kick::NotNeeded
+    );
     assert!(!mailbox.is_outstanding());
 }
 
@@ -123,8 +146,11 @@ fn no_message_is_lost_and_no_sleeper_is_forgotten_between_threads() {
                 let (mailbox, kicked, posters_left) = (&mailbox, &kicked, &posters_left);
                 scope.spawn(move || {
                     for vector in (16..=255u8).filter(|vector| vector % 3 == poster) {
-                        let mode =
-                            if vector % 2 == 0 { TriggerMode::Level } else { TriggerMode::Edge };
+                        let mode = if vector % 2 == 0 {
+                            TriggerMode::Level
+                        } else {
+                            TriggerMode::Edge
+                        };
                         if mailbox.post_vector(Vector(vector), mode) == Kick::Needed {
                             kicked.store(true, SeqCst);
                         }

@@ -12,9 +12,15 @@ use super::*;
 fn a_vector_goes_from_requested_to_in_service_to_done() {
     let mut bench = Bench::new();
     bench.edge(0x31);
-    assert_eq!((bench.vectors(IRR), bench.vectors(ISR)), (vec![0x31], vec![]));
+    assert_eq!(
+        (bench.vectors(IRR), bench.vectors(ISR)),
+        (vec![0x31], vec![])
+    );
     assert_eq!(bench.take(), Some(0x31));
-    assert_eq!((bench.vectors(IRR), bench.vectors(ISR)), (vec![], vec![0x31]));
+    assert_eq!(
+        (bench.vectors(IRR), bench.vectors(ISR)),
+        (vec![], vec![0x31])
+    );
     assert_eq!(bench.get(PPR), 0x30);
     bench.put(EOI, 0);
     assert_eq!(bench.vectors(ISR), []);
@@ -54,7 +60,13 @@ fn a_higher_class_interrupts_and_the_same_class_waits() {
 fn the_task_priority_holds_back_its_class_and_those_below() {
     let mut bench = Bench::new();
     bench.edge(0x5f);
-    for (tpr, due) in [(0x4f, true), (0x50, false), (0x5f, false), (0xff, false), (0, true)] {
+    for (tpr, due) in [
+        (0x4f, true),
+        (0x50, false),
+        (0x5f, false),
+        (0xff, false),
+        (0, true),
+    ] {
         bench.put(TPR, tpr);
         assert_eq!(bench.due().is_some(), due, "{tpr:#x}");
         assert_eq!(bench.get(PPR), tpr);
@@ -121,7 +133,10 @@ fn the_8259_goes_past_all_priorities() {
     bench.lapic.set_lint(Lint::Lint0, Level::Deasserted);
     assert_eq!(bench.lapic.pending_interrupt(), None);
     bench.put(TPR, 0);
-    assert_eq!(bench.lapic.pending_interrupt(), Some(PendingInterrupt::Apic(Vector(0xf1))));
+    assert_eq!(
+        bench.lapic.pending_interrupt(),
+        Some(PendingInterrupt::Apic(Vector(0xf1)))
+    );
 }
 
 /// Requested and in-service vectors as sets, and priorities straight from the manual's definitions.
@@ -143,7 +158,11 @@ impl Model {
     }
 
     fn due(&self) -> Option<u8> {
-        self.requested.iter().max().copied().filter(|vector| vector / 16 > self.ppr() / 16)
+        self.requested
+            .iter()
+            .max()
+            .copied()
+            .filter(|vector| vector / 16 > self.ppr() / 16)
     }
 
     fn take(&mut self) -> Option<u8> {
@@ -154,7 +173,9 @@ impl Model {
     }
 
     fn eoi(&mut self) -> Option<u8> {
-        self.in_service.pop_last().filter(|vector| self.level.contains(vector))
+        self.in_service
+            .pop_last()
+            .filter(|vector| self.level.contains(vector))
     }
 }
 

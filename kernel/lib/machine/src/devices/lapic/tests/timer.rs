@@ -25,7 +25,10 @@ impl Bench {
 #[test]
 fn a_one_shot_timer_counts_down_and_fires_once() {
     let mut bench = Bench::one_shot(0x30, 1000);
-    assert_eq!(bench.lapic.next_deadline(), Some(Deadline::Nanoseconds(1001)));
+    assert_eq!(
+        bench.lapic.next_deadline(),
+        Some(Deadline::Nanoseconds(1001))
+    );
     bench.at_ns(400);
     assert_eq!(bench.get(CURRENT_COUNT), 600);
     assert_eq!(bench.get(INITIAL_COUNT), 1000);
@@ -77,7 +80,10 @@ fn a_masked_timer_counts_on_but_does_not_interrupt_later_either() {
     bench.put(INITIAL_COUNT, 1000);
     bench.put(LVT_TIMER, 0x31 | MASK);
     bench.put(LVT_TIMER, 0x32);
-    assert_eq!(bench.lapic.next_deadline(), Some(Deadline::Nanoseconds(3001)));
+    assert_eq!(
+        bench.lapic.next_deadline(),
+        Some(Deadline::Nanoseconds(3001))
+    );
     bench.at_ns(3000);
     assert_eq!(bench.take(), Some(0x32), "unmasked in time");
 }
@@ -143,7 +149,11 @@ fn each_timer_mode_ignores_the_others_registers() {
     let mut bench = Bench::x2();
     bench.lapic.set_tsc_deadline(1, &bench.now);
     bench.at_tsc(100);
-    assert_eq!(bench.due(), None, "in one-shot mode the deadline is ignored");
+    assert_eq!(
+        bench.due(),
+        None,
+        "in one-shot mode the deadline is ignored"
+    );
     assert!(bench.wrmsr(0x832, 0x4_0050).is_ok());
     assert!(bench.wrmsr(0x838, 55).is_ok());
     assert_eq!(bench.rdmsr(0x838), Ok(0));
@@ -161,7 +171,10 @@ fn a_timer_with_an_illegal_vector_is_an_error() {
 
 #[test]
 fn the_bus_clock_is_the_boards_choice() {
-    let mut bench = Bench::with(LapicConfig { bus_hz: 25_000_000, ..CONFIG });
+    let mut bench = Bench::with(LapicConfig {
+        bus_hz: 25_000_000,
+        ..CONFIG
+    });
     let _ = bench.set(SVR, 0x1ff);
     bench.put(DIVIDE, 0xb);
     bench.put(LVT_TIMER, 0x30);
