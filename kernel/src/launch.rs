@@ -9,18 +9,20 @@ use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 
 use arch::cpuid::CpuidResult;
-use arch::{Gpr, SegmentName};
+use arch::{Gpr, SegmentName, msr};
 use bundle::{Bundle, Console, FileIndex, KernelFormat, VmConfig};
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
-use machine::layout::MachineLayout;
+use machine::layout::{self, MachineLayout};
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use machine::{BoardConfig, TestBoard, firmware};
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::machine::Machine as _;
+use vmm::mtrr::Mtrrs;
 use vmm::{Cpu, VcpuState};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
+use crate::cpu::msr::try_read_msr;
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
 use crate::memory::{GuestRam, NotEnoughMemory};
@@ -237,7 +239,11 @@ fn vcpu<B: Backend>(
         backend.unload(&mut vcpu);
     }
     VmPort { vm, vcpu: index }.reroute(lapic.route());
-    let state = VcpuState::new(cpuid, lapic);
+    let mtrrs = Mtrrs::as_firmware_leaves(&[layout::DEVICES], cpuid.physical_address_bits());
+    let mut state = VcpuState::new(cpuid, lapic);
+    state.msrs.mtrrs = mtrrs;
+    state.msrs.microcode = try_read_msr(msr::IA32_BIOS_SIGN_ID).unwrap_or(0);
+    state.msrs.platform_id = try_read_msr(msr::IA32_PLATFORM_ID).unwrap_or(0);
     Ok(Box::new(Vcpu::new(Arc::clone(vm), index, vcpu, state)))
 }
 

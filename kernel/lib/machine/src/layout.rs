@@ -28,6 +28,8 @@ pub const EBDA: Range<GuestPhys> = range(0x9_fc00, 0xa_0000);
 pub const DISPLAY: Range<GuestPhys> = range(0xa_0000, 0xe_0000);
 /// Where a PC has its BIOS; here the ACPI tables are, and the RSDP where a search for it starts.
 pub const BIOS: Range<GuestPhys> = range(0xe_0000, 0x10_0000);
+/// Everything from the end of low RAM to 4 GiB: no RAM, only devices.
+pub const DEVICES: Range<GuestPhys> = range(LOW_RAM_LIMIT, HIGH_RAM);
 /// The first window for the memory of PCI devices.
 pub const PCI_WINDOW_LOW: Range<GuestPhys> = range(0xc000_0000, 0xe000_0000);
 /// PCI Express configuration space: 1 MiB for each of 256 buses.

@@ -231,6 +231,7 @@ impl Backend for VmxBackend {
             Backing::XSAVES,
             secondary.contains(SecondaryControls::ENABLE_XSAVES),
         );
+        backing.set(Backing::COMPACTION, self.extended_state.compaction);
         GuestFeatures {
             xcr0: self.extended_state.xcr0.unwrap_or(Xcr0::X87),
             backing,

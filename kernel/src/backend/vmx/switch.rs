@@ -33,6 +33,8 @@ pub(crate) struct HostExtendedState {
     pub(crate) xss: bool,
     /// IA32_TSC_AUX is there.
     pub(crate) tsc_aux: bool,
+    /// XSAVEC is there and puts the state where XRSTOR looks for it.
+    pub(crate) compaction: bool,
 }
 
 impl HostExtendedState {
@@ -48,19 +50,61 @@ impl HostExtendedState {
                 area_bytes: 512,
                 xss: false,
                 tsc_aux,
+                compaction: false,
             };
         }
         let main = __cpuid_count(0xd, 0);
         let wanted = Xcr0::X87 | Xcr0::SSE | Xcr0::AVX | Xcr0::AVX512 | Xcr0::PKRU;
         let offered = Xcr0::from_bits_retain(u64::from(main.eax) | u64::from(main.edx) << 32);
+        let xcr0 = offered & wanted;
+        let shown = __cpuid_count(0xd, 1).eax & (1 << 1) != 0;
+        let compaction = shown && compaction_works(xcr0, main.ecx as usize);
+        if shown && !compaction {
+            log::warn!(
+                target: "vmx",
+                "this processor's XSAVEC does not write what XRSTOR reads: guests are not shown it"
+            );
+        }
         Self {
-            xcr0: Some(offered & wanted),
+            xcr0: Some(xcr0),
+            compaction,
             // ECX: the size with every component that the CPU has, so with any subset as well.
             area_bytes: (main.ecx as usize).max(576),
             xss: __cpuid_count(0xd, 1).eax & (1 << 3) != 0,
             tsc_aux,
         }
     }
+}
+
+/// Whether a YMM register survives XSAVEC and XRSTOR with every set of components that keeps YMM at another place:
+/// with AVX alone it follows the header. Bochs 2.7 writes it elsewhere than it reads it.
+fn compaction_works(all: Xcr0, area_bytes: usize) -> bool {
+    let pattern: u128 = 0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978;
+    if !all.contains(Xcr0::AVX) {
+        return true;
+    }
+    let area = SaveArea::new(area_bytes.max(1024));
+    let mut upper: u128 = 0;
+    // SAFETY: XCR0 takes every component that CPUID offers; the area has room for them. The registers that are
+    // changed are nobody's yet: the hypervisor uses none of them, and no guest has run.
+    unsafe {
+        write_xcr0(all);
+        asm!(
+            "vbroadcastf128 ymm0, [{pattern}]",
+            "xsavec64 [{area}]",
+            "vzeroall",
+            "xrstor64 [{area}]",
+            "vextractf128 [{upper}], ymm0, 1",
+            "vzeroall",
+            pattern = in(reg) &raw const pattern,
+            area = in(reg) area.start.as_ptr(),
+            upper = in(reg) &raw mut upper,
+            in("eax") Xcr0::AVX.bits() as u32,
+            in("edx") 0,
+            options(nostack),
+        );
+    }
+    upper == pattern
 }
 
 /// An XSAVE area: 64-byte aligned, zeroed, of the size that the CPU asks for.

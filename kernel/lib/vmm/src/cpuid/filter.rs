@@ -45,6 +45,8 @@ bitflags! {
         const RANDOM = 1 << 4;
         /// Second-level paging allows 5-level paging in the guest.
         const LA57 = 1 << 5;
+        /// What XSAVEC writes, XRSTOR reads: not so on every emulated processor that shows XSAVEC.
+        const COMPACTION = 1 << 6;
     }
 }
 
@@ -285,6 +287,10 @@ impl Features {
                     | LeafDs1Eax::XSAVES);
             if !config.backing.contains(Backing::XSAVES) {
                 self.leaf_d_1_eax.remove(LeafDs1Eax::XSAVES);
+            }
+            if !config.backing.contains(Backing::COMPACTION) {
+                self.leaf_d_1_eax
+                    .remove(LeafDs1Eax::XSAVEC | LeafDs1Eax::XSAVES);
             }
             self.xsave = XsaveLayout::new(host, wanted, self.leaf_d_1_eax);
         }
