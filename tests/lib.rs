@@ -55,6 +55,7 @@ pub struct Boot {
     log_level: LogLevel,
     bundle: BundleSource,
     delivery: Delivery,
+    patience: Duration,
 }
 
 /// Where the bundle's bytes come from.
@@ -95,6 +96,7 @@ impl Boot {
             log_level: LogLevel::Info,
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
+            patience: PATIENCE,
         }
     }
 
@@ -154,6 +156,13 @@ impl Boot {
         self
     }
 
+    /// With guests that may take this long to the next thing that is expected of them.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
+    }
+
     /// The bundle of the guests, for tests that damage it.
     pub fn pack(&self) -> Result<Vec<u8>> {
         let options = HypervisorOptions {
@@ -200,6 +209,7 @@ impl Boot {
             serial,
             lines,
             heard: Vec::new(),
+            patience: self.patience,
         })
     }
 }
@@ -227,12 +237,14 @@ pub struct Session {
     lines: LineReader,
     /// Everything that the serial port has said, for the report of a failure.
     heard: Vec<String>,
+    /// How long it waits for the next thing that is expected.
+    patience: Duration,
 }
 
 impl Session {
     /// Waits for a line that contains `text`, and returns it. Lines before it are passed over.
     pub fn expect(&mut self, text: &str) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             match self.next_line(deadline)? {
                 Some(line) if line.contains(text) => return Ok(line),
@@ -245,7 +257,7 @@ impl Session {
     /// Waits until the guest of this name has ended, in this way, and returns the detail. It may have ended
     /// before.
     pub fn expect_end(&mut self, name: &str, how: End) -> Result<String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         let mut end = self.heard.iter().find_map(|line| end_of(name, line));
         while end.is_none() {
             let Some(line) = self.next_line(deadline)? else {
@@ -261,7 +273,7 @@ impl Session {
 
     /// Waits until all guests have ended, and returns the hypervisor's status.
     pub fn expect_all_ended(&mut self) -> Result<u8> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         loop {
             let Some(line) = self.next_line(deadline)? else {
                 return Err(self.failure("not all guests have ended"));
@@ -313,7 +325,7 @@ impl Session {
 
     /// Waits for the emulator itself to end.
     pub fn expect_power_off(&mut self) -> Result<()> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + self.patience;
         while self.next_line(deadline)?.is_some() {}
         self.running.finish(Duration::from_secs(5));
         match self.running.try_wait()? {

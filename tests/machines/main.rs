@@ -3,13 +3,19 @@
 mod bad_input;
 mod boot;
 mod guests;
+mod linux;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
 
 fn main() {
     let arguments = Arguments::from_args();
-    let groups = [boot::trials(), guests::trials(), bad_input::trials()];
+    let groups = [
+        boot::trials(),
+        guests::trials(),
+        bad_input::trials(),
+        linux::trials(),
+    ];
     let trials = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
 }

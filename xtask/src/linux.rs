@@ -112,6 +112,7 @@ impl Linux {
         archive.program("bin/busybox", &read(&self.tools)?);
         archive.program("init", &self.script("init")?);
         archive.file("etc/profile", &self.script("profile")?);
+        archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n");
         match task {
             Task::Shell(None) => {}
             Task::Shell(Some((rows, columns))) => {

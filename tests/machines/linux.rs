@@ -1,0 +1,107 @@
+//! A stock Linux with its own default settings: it boots, finds a sound machine, and does what it is told.
+//!
+//! An emulated boot takes the better part of a minute, so there are few of them, and each looks at many things.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use bundle::EndPolicy;
+use libtest_mimic::Trial;
+use plinth_tests::Boot;
+use plinth_tests::console::End;
+use xtask::emulator::Engine;
+use xtask::guests::Guest;
+use xtask::linux::{Linux, NAME, Task};
+use xtask::paths::Paths;
+use xtask::system::host::Virtualisation;
+
+use crate::trial;
+
+/// Stock settings include self-tests of the kernel's cryptography, which are most of the boot.
+const BOOT: Duration = Duration::from_secs(400);
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("stock_linux_finds_a_sound_machine", sound_machine),
+        trial("stock_linux_has_a_shell_and_reboots", shell),
+        trial(
+            "a_linux_kernel_with_a_damaged_header_is_refused",
+            damaged_header,
+        ),
+    ]
+}
+
+/// The guest with this task. Each test has its own initial file system.
+fn linux(task: Task<'_>, test: &str) -> Result<Guest> {
+    let paths = Paths::of_checkout();
+    let initrd = paths.artifacts().join(format!("test-{test}.initrd"));
+    let mut guest = Linux::provide(&paths)?.guest(task, &initrd)?;
+    guest.config.on_reboot = EndPolicy::Stop;
+    Ok(guest)
+}
+
+/// Nothing on the command line but the console; then the script `guests/linux/check` looks at everything.
+fn sound_machine() -> Result<()> {
+    let guest = linux(Task::Script("check"), "check")?;
+    ensure!(
+        guest.config.cmdline == "console=ttyS0",
+        "the command line is not stock"
+    );
+    let mut machine = Boot::of(vec![guest]).patience(BOOT).start()?;
+    machine.expect("init: user space is up")?;
+    let date = machine.expect("date: ")?;
+    if Engine::choose(Virtualisation::of_this_machine()) == Engine::Bochs {
+        ensure!(
+            date.contains("2000-01-01 00:"),
+            "an emulated clock starts with the year 2000, the guest says {date}"
+        );
+    }
+    machine.expect_all_passed(NAME)
+}
+
+/// What is typed reaches the shell, Ctrl-C ends what runs in it and nothing else, and a reboot is a reset.
+fn shell() -> Result<()> {
+    let mut guest = linux(Task::Shell(Some((37, 111))), "shell")?;
+    guest.config.cmdline.push_str(" quiet cryptomgr.notests");
+    let mut machine = Boot::of(vec![guest]).patience(BOOT).start()?;
+    machine.expect("This is Linux on Plinth")?;
+    // What is typed is echoed: the answers differ from the questions.
+    machine.send(b"stty size; echo answer $((6 * 7))\r")?;
+    machine.expect("37 111")?;
+    machine.expect("answer 42")?;
+    machine.send(b"echo rea''dy; cat; echo not inter''rupted\r")?;
+    machine.expect("ready")?;
+    machine.send(b"\x03echo answer $((6 * 8))\r")?;
+    machine.expect("answer 48")?;
+    ensure!(
+        !machine
+            .heard()
+            .iter()
+            .any(|line| line.contains("not interrupted")),
+        "Ctrl-C did not stop the list of commands"
+    );
+    machine.send(b"reboot\r")?;
+    machine.expect_end(NAME, End::Reset)?;
+    ensure!(
+        machine.expect_all_ended()? == 1,
+        "the status of a reset is not 1"
+    );
+    machine.expect_power_off()
+}
+
+/// The kernel's own signature in its header is wrong.
+fn damaged_header() -> Result<()> {
+    /// Where the letters HdrS stand in every bzImage.
+    const SIGNATURE: usize = 0x202;
+    let paths = Paths::of_checkout();
+    let mut guest = linux(Task::Shell(None), "damaged")?;
+    let mut kernel = std::fs::read(&guest.kernel)?;
+    kernel[SIGNATURE] ^= 0x20;
+    guest.kernel = paths.artifacts().join("test-damaged-vmlinuz");
+    std::fs::write(&guest.kernel, kernel)?;
+    let machine = Boot::tiny(&["hello"])?.with_guests(|guests| guests.insert(0, guest));
+    let mut machine = machine.start()?;
+    let detail = machine.expect_end(NAME, End::Crash)?;
+    ensure!(detail.contains("damaged"), "it was refused with `{detail}`");
+    machine.expect_all_passed("hello")
+}
