@@ -125,8 +125,7 @@ extern "C" fn own_ground() -> ! {
     }
 
     if let Err(missing) = cpu::features::check() {
-        ::log::error!("{missing}");
-        power::stop_and_show();
+        supervisor::refuse(&missing);
     }
 
     // SAFETY: called once, with interrupts off and the direct map in place; no device is in use.

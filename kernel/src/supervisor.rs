@@ -157,8 +157,8 @@ fn announce_end(name: &str, status: Status, how: fmt::Arguments<'_>) {
     console::line(Colour::Text, format_args!("plinth: end {name} {how}"));
 }
 
-/// Nothing can run at all.
-fn refuse(why: &dyn fmt::Display) -> ! {
+/// Nothing can run at all: says why, and ends.
+pub(crate) fn refuse(why: &dyn fmt::Display) -> ! {
     ::log::error!("{why}");
     STATUS.fetch_max(Status::NotStarted as u32, Ordering::Relaxed);
     finish(WhenDone::Halt)

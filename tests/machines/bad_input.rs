@@ -8,7 +8,7 @@ use xtask::guests::Guest;
 
 use crate::trial;
 
-pub fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a_damaged_bundle_is_refused_with_a_reason", damaged_bundle),
         trial("a_damaged_kernel_stops_its_vm_only", damaged_kernel),

@@ -1,6 +1,8 @@
 //! From power-on to a guest, on every engine and firmware, and what a machine without VT-x says.
 
-use anyhow::{Result, ensure};
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -8,7 +10,7 @@ use xtask::emulator::{CpuModel, Engine, Firmware};
 
 use crate::trial;
 
-pub fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
             "the_machine_switches_itself_off_when_all_guests_have_ended",
@@ -17,8 +19,14 @@ pub fn trials() -> Vec<Trial> {
         trial("bochs_boots_the_image_that_a_stick_gets", || {
             ram_disk(Engine::Bochs)
         }),
+        trial(
+            "vtx_is_switched_on_where_the_firmware_left_it_open",
+            seabios,
+        ),
         trial("guests_run_side_by_side_on_two_cpus", two_cpus),
         trial("the_operator_can_ask_what_a_guest_is_doing", operator),
+        trial("a_test_that_hangs_tells_what_its_guest_was_doing", hang),
+        trial("what_vtx_offers_is_shown_at_boot", feature_table),
         trial("a_guest_runs_on_haswell", || on_model(CpuModel::Haswell)),
         trial("a_guest_runs_on_tigerlake", || {
             on_model(CpuModel::Tigerlake)
@@ -71,6 +79,48 @@ fn two_cpus() -> Result<()> {
         .start()?;
     for name in ["hello", "portio", "timer"] {
         machine.expect_all_passed(name)?;
+    }
+    Ok(())
+}
+
+/// Bochs's own BIOS locks VT-x on, SeaBIOS leaves it open on every CPU.
+fn seabios() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "hello"])?
+        .engine(Engine::Bochs)
+        .firmware(Firmware::Seabios)
+        .cpus(2)
+        .start()?;
+    machine.expect_all_passed("hello")
+}
+
+fn feature_table() -> Result<()> {
+    let mut machine = Boot::tiny(&["hello"])?.engine(Engine::Bochs).start()?;
+    machine.expect_end("hello", End::PowerOff)?;
+    for feature in ["EPT", "unrestricted guest", "VPID", "preemption timer"] {
+        let is_shown = machine.heard().iter().any(|line| line.contains(feature));
+        ensure!(is_shown, "nothing was said about {feature}");
+    }
+    Ok(())
+}
+
+/// The report of a test whose machine goes on for ever without saying what is expected.
+fn hang() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin"])?
+        .patience(Duration::from_secs(20))
+        .start()?;
+    machine.expect("[spin]")?;
+    let Err(error) = machine.expect("what no guest says") else {
+        bail!("what no guest says was heard");
+    };
+    let report = format!("{error:#}");
+    for part in [
+        "`what no guest says` did not come",
+        "[spin]",
+        "spin vCPU 0",
+        "rip ",
+        "host timer",
+    ] {
+        ensure!(report.contains(part), "no `{part}` in:\n{report}");
     }
     Ok(())
 }

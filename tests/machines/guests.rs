@@ -27,7 +27,7 @@ const REPORTING: &[&str] = &[
     "tasks32",
 ];
 
-pub fn trials() -> Vec<Trial> {
+pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<_> = REPORTING
         .iter()
         .map(|&name| {
@@ -38,6 +38,17 @@ pub fn trials() -> Vec<Trial> {
         .collect();
     trials.push(trial("a_triple_fault_stops_its_vm_only", triple_fault));
     trials.push(trial("a_tight_loop_starves_nobody", tight_loop));
+    trials.push(trial(
+        "registers_of_guests_that_take_turns_stay_apart",
+        || twins("fpu"),
+    ));
+    trials.push(trial(
+        "memory_of_guests_that_take_turns_stays_apart",
+        || twins("outside"),
+    ));
+    trials.push(trial("debug_registers_of_guests_stay_apart", || {
+        twins("debug")
+    }));
     trials
 }
 
@@ -49,6 +60,20 @@ fn triple_fault() -> Result<()> {
         "the end was told as `{detail}`"
     );
     machine.expect_all_passed("hello")
+}
+
+/// The same guest twice on one CPU, with a third one that takes all of its turns to the end: the two use the same
+/// registers, the same guest-physical addresses and the same MSRs, and each must find its own.
+fn twins(name: &str) -> Result<()> {
+    let mut machine = Boot::tiny(&[name, name, "spin"])?
+        .with_guests(|guests| {
+            for (guest, twin) in guests.iter_mut().zip(["one", "other"]) {
+                guest.config.name = twin.to_owned();
+            }
+        })
+        .start()?;
+    machine.expect_all_passed("one")?;
+    machine.expect_all_passed("other")
 }
 
 /// `spin` never exits by itself and never ends: `hello` must run beside it.

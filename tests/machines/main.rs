@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod boot;
+mod commands;
 mod guests;
 mod linux;
 
@@ -14,6 +15,7 @@ fn main() {
         boot::trials(),
         guests::trials(),
         bad_input::trials(),
+        commands::trials(),
         linux::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();

@@ -129,7 +129,7 @@ impl MachineOptions {
             None => host_memory_mib(guests, bundle.len() as u64),
         };
         let disk = match self.firmware {
-            Firmware::Bios => Disk::WithPointer {
+            Firmware::Bios | Firmware::Seabios => Disk::WithPointer {
                 image: artifacts.image.clone(),
                 bundle,
             },
@@ -154,7 +154,7 @@ impl MachineOptions {
     fn engine(&self) -> Engine {
         let virtualisation = Virtualisation::of_this_machine();
         self.engine.unwrap_or(match self.firmware {
-            Firmware::Bios => Engine::choose(virtualisation),
+            Firmware::Bios | Firmware::Seabios => Engine::choose(virtualisation),
             // Bochs has no UEFI firmware.
             Firmware::Uefi if virtualisation.can_nest() => Engine::Kvm,
             Firmware::Uefi => Engine::Qemu,

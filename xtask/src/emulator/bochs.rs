@@ -4,7 +4,8 @@
 //! copes with; the SDL display with its dummy driver is the one that needs no window; the exit status means
 //! nothing, so runs are judged by what the serial port said.
 
-use super::{CpuModel, Debugger, Disk, Machine, Pace, emulator_command, files};
+use super::{CpuModel, Debugger, Disk, Firmware, Machine, Pace, emulator_command, files};
+use crate::system::first_existing;
 use crate::system::packages::Need;
 use anyhow::{Context, Result};
 use std::fmt::Write;
@@ -14,6 +15,9 @@ use std::process::Command;
 
 const CONFIGURATION: &str = "bochsrc";
 const DEBUGGER_SCRIPT: &str = "debugger.rc";
+
+/// Where SeaBIOS is, which QEMU's packages bring with them.
+const SEABIOS: [&str; 2] = ["/usr/share/seabios/bios.bin", "/usr/share/qemu/bios.bin"];
 
 /// The firmware files of a machine.
 #[derive(Clone, Debug)]
@@ -32,9 +36,12 @@ pub(super) fn command(
     bundle_address: Option<u64>,
 ) -> Result<Command> {
     let roms = Roms {
-        bios: Need::BochsBios
-            .find()
-            .context("the Bochs BIOS is not there")?,
+        bios: match machine.firmware {
+            Firmware::Seabios => first_existing(&SEABIOS).context("SeaBIOS is not there")?,
+            Firmware::Bios | Firmware::Uefi => Need::BochsBios
+                .find()
+                .context("the Bochs BIOS is not there")?,
+        },
         vga: Need::CirrusVgaBios
             .find()
             .context("the Cirrus VGA BIOS is not there")?,
@@ -167,8 +174,8 @@ pub fn configuration(
 
 #[cfg(test)]
 mod tests {
+    use super::super::Engine;
     use super::super::tests::machine;
-    use super::super::{Engine, Firmware};
     use super::*;
 
     fn configured(machine: &Machine) -> String {

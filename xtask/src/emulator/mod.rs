@@ -52,10 +52,12 @@ impl Engine {
 /// What starts the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Firmware {
-    /// The old way.
+    /// The old way, by the engine's usual BIOS.
     Bios,
     /// The new way.
     Uefi,
+    /// The old way, by SeaBIOS in Bochs too: there it leaves VT-x's switch to whoever wants it.
+    Seabios,
 }
 
 /// How an emulated machine's time passes.
@@ -188,7 +190,7 @@ impl Machine {
     fn needs(&self) -> Vec<Need> {
         match (self.engine, self.firmware) {
             (Engine::Bochs, _) => Need::FOR_BOCHS.to_vec(),
-            (_, Firmware::Bios) => vec![Need::Qemu],
+            (_, Firmware::Bios | Firmware::Seabios) => vec![Need::Qemu],
             (_, Firmware::Uefi) => vec![Need::Qemu, Need::Ovmf],
         }
     }

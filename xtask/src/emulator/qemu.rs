@@ -39,7 +39,7 @@ pub(super) fn command(
     bundle_address: Option<u64>,
 ) -> Result<Command> {
     let uefi = match machine.firmware {
-        Firmware::Bios => None,
+        Firmware::Bios | Firmware::Seabios => None,
         Firmware::Uefi => {
             let uefi = Uefi::find()?;
             fs::copy(&uefi.variables, folder.join(files::UEFI_VARIABLES))
