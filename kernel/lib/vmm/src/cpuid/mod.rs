@@ -1,10 +1,11 @@
 //! The CPUID view of one vCPU: a table made once, in which a lookup is an index.
 //!
-//! [`CpuidTable::build`] (in `filter`) decides what the guest sees, by an allow-list over what the host has;
-//! [`CpuidTable::lookup`] answers the instruction. What depends on the vCPU's state at that moment comes
-//! from a [`Live`] that the caller hands in. The table also knows what follows from it for the registers:
+//! [`CpuidTable::build`] (in `filter`) decides what the guest sees, by an allow-list (in `features`) over what
+//! the host has; [`CpuidTable::lookup`] answers the instruction. What depends on the vCPU's state at that moment
+//! comes from a [`Live`] that the caller hands in. The table also knows what follows from it for the registers:
 //! which bits of CR4, EFER and XCR0 the guest may set, and how wide its addresses are.
 
+mod features;
 mod filter;
 mod frequency;
 mod xsave;

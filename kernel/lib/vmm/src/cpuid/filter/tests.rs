@@ -1,5 +1,7 @@
 //! What a guest sees of a host that shows everything.
 
+use arch::Cr4;
+
 use super::*;
 use crate::cpuid::Live;
 use crate::testing::{guest_cpu_config, host_cpuid};
