@@ -208,8 +208,9 @@ impl Screen {
                 continue;
             }
             let wanted = self.cells[(self.top + row) % self.rows];
-            for column in 0..self.columns {
-                let (cell, shown) = (wanted[column], self.shown[row][column]);
+            let shown = mem::replace(&mut self.shown[row], wanted);
+            let cells = wanted.into_iter().zip(shown).take(self.columns);
+            for (column, (cell, shown)) in cells.enumerate() {
                 // Blanks of any colour look the same.
                 if cell != shown && (cell.byte != b' ' || shown.byte != b' ') {
                     let pixels = palette[cell.colour as usize].get_or_insert_with(|| {
@@ -220,7 +221,6 @@ impl Screen {
                     self.draw_cell(row, column, cell.byte, pixels);
                 }
             }
-            self.shown[row] = wanted;
         }
     }
 

@@ -343,8 +343,8 @@ impl GuestMemory for GuestRam {
     #[inline]
     fn read_u32(&self, gpa: GuestPhys) -> Result<u32, Unbacked> {
         match self.single(gpa, 4) {
-            // SAFETY: four bytes of this guest's RAM, aligned; volatile.
             Some(from) if gpa.as_u64().is_multiple_of(4) => {
+                // SAFETY: four bytes of this guest's RAM, aligned; volatile.
                 Ok(unsafe { from.cast::<u32>().read_volatile() })
             }
             _ => {
@@ -358,8 +358,8 @@ impl GuestMemory for GuestRam {
     #[inline]
     fn read_u64(&self, gpa: GuestPhys) -> Result<u64, Unbacked> {
         match self.single(gpa, 8) {
-            // SAFETY: eight bytes of this guest's RAM, aligned; volatile.
             Some(from) if gpa.as_u64().is_multiple_of(8) => {
+                // SAFETY: eight bytes of this guest's RAM, aligned; volatile.
                 Ok(unsafe { from.cast::<u64>().read_volatile() })
             }
             _ => {
