@@ -1,6 +1,6 @@
 //! Gives each guest its linker script: `link/<guest>.ld` where there is one, else `link/pvh.ld`.
 //!
-//! The guests are the file names in `src/bin`; a new guest needs no other registration.
+//! The guests are the names in `src/bin`, a file or a folder each; a new guest needs no other registration.
 
 use std::path::Path;
 use std::{env, fs};
@@ -17,7 +17,7 @@ fn main() {
     let guests = fs::read_dir(root.join("src/bin")).expect("src/bin is readable");
     for entry in guests {
         let path = entry.expect("src/bin is readable").path();
-        if path.extension().is_none_or(|extension| extension != "rs") {
+        if !path.is_dir() && path.extension().is_none_or(|extension| extension != "rs") {
             continue;
         }
         let guest = path

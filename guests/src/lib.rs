@@ -1,6 +1,6 @@
 //! The runtime that Plinth's tiny guest kernels share: entry, exceptions, probes, reports, power-off.
 //!
-//! A guest is one file in `src/bin`; it names its main function with [`guest!`], runs cases, and prints
+//! A guest is one file or folder in `src/bin`; it names its main function with [`guest!`], runs cases, and prints
 //! `PASS name`, `FAIL name: why` or `SKIP name: why` for each on the UART at 0x3f8, and at the end
 //! `DONE n passed, m failed`. Guests know nothing of Plinth: they check what the manuals promise, so the
 //! same binary runs on bare hardware. What holds under a hypervisor only is asked of [`cpu::hypervisor`] and
