@@ -161,8 +161,13 @@ impl<B: Backend> Vcpu<B> {
                 VmExit::HostTimer if exit_tsc >= until_tsc => return Turn::Expired,
                 VmExit::HostTimer => continue,
                 VmExit::HostInterrupt(vector) => {
-                    if let Some(vector) = vector {
-                        interrupts::acknowledged(vector);
+                    match vector {
+                        Some(vector) => interrupts::acknowledged(vector),
+                        None => interrupts::let_in(),
+                    }
+                    // Where the processor has no preemption timer, this was the end of the turn.
+                    if exit_tsc >= until_tsc {
+                        return Turn::Expired;
                     }
                     continue;
                 }

@@ -4,6 +4,8 @@
 //! therefore to wake a halted CPU or to end a guest's turn; what is to be done then stands in memory. All
 //! that a handler does is to tell the local APIC, and to feed the serial port.
 
+use core::arch::asm;
+
 use arch::Vector;
 
 use super::apic;
@@ -38,6 +40,12 @@ impl HostVector {
             _ => return None,
         })
     }
+}
+
+/// Lets in, through the IDT, the interrupt that waits for this CPU; interrupts are off before and after.
+pub(crate) fn let_in() {
+    // SAFETY: every vector has a handler that only counts and wakes; the shadow of STI ends with the NOP.
+    unsafe { asm!("sti", "nop", "cli", options(nostack)) };
 }
 
 /// Does what is due for an interrupt that this CPU has accepted: by its IDT, or in a VM exit that

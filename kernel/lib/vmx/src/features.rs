@@ -14,8 +14,10 @@ use crate::controls::{
 pub enum Need {
     /// It cannot.
     Required,
-    /// It can, at a cost.
-    Optional,
+    /// It can, at a cost; where it is there, it is used.
+    Used,
+    /// Plinth knows it and makes no use of it yet.
+    Unused,
 }
 
 /// Something that may count as the proof of a feature.
@@ -115,80 +117,80 @@ features! {
         [ExitControls::SAVE_PAT | ExitControls::LOAD_PAT, EntryControls::LOAD_PAT];
     InsOutsInformation, Required, "INS/OUTS information", "string I/O without decoding",
         [Bits(Basic::INS_OUTS_INFORMATION)];
-    TrueControls, Optional, "true controls", "CR3 moves and debug state need no exit",
+    TrueControls, Used, "true controls", "CR3 moves and debug state need no exit",
         [Bits(Basic::TRUE_CONTROLS)];
-    Ept1G, Optional, "EPT pages of 1 GiB", "still shorter walks", [Bits(EptVpid::PAGE_1G)];
-    EptAccessedDirty, Optional, "EPT accessed and dirty flags", "finding cold and written pages",
+    Ept1G, Used, "EPT pages of 1 GiB", "still shorter walks", [Bits(EptVpid::PAGE_1G)];
+    EptAccessedDirty, Unused, "EPT accessed and dirty flags", "finding cold and written pages",
         [Bits(EptVpid::ACCESSED_DIRTY)];
-    EptExecuteOnly, Optional, "EPT execute-only pages", "code that cannot be read",
+    EptExecuteOnly, Unused, "EPT execute-only pages", "code that cannot be read",
         [Bits(EptVpid::EXECUTE_ONLY)];
-    EptAdvancedInformation, Optional, "advanced EPT-violation information",
+    EptAdvancedInformation, Unused, "advanced EPT-violation information",
         "the guest's own page rights at a violation", [Bits(EptVpid::ADVANCED_EXIT_INFORMATION)];
-    ModeBasedExecute, Optional, "mode-based execute control", "EPT execute rights by privilege",
+    ModeBasedExecute, Unused, "mode-based execute control", "EPT execute rights by privilege",
         [SecondaryControls::MODE_BASED_EXECUTE_CONTROL];
-    SubPageWrite, Optional, "sub-page write permissions", "write protection of 128 bytes",
+    SubPageWrite, Unused, "sub-page write permissions", "write protection of 128 bytes",
         [SecondaryControls::SUB_PAGE_WRITE_PERMISSIONS];
-    PageModificationLog, Optional, "page-modification logging", "a list of the pages written",
+    PageModificationLog, Unused, "page-modification logging", "a list of the pages written",
         [SecondaryControls::ENABLE_PML];
-    Vpid, Optional, "VPID", "the TLB survives a world switch",
+    Vpid, Used, "VPID", "the TLB survives a world switch",
         [SecondaryControls::ENABLE_VPID, Bits(EptVpid::INVVPID)];
-    InvvpidAddress, Optional, "INVVPID of one address", "emulated INVLPG", [Bits(EptVpid::INVVPID_ADDRESS)];
-    InvvpidSingle, Optional, "INVVPID of one VPID", "emulated CR3 and CR4 loads",
+    InvvpidAddress, Used, "INVVPID of one address", "emulated INVLPG", [Bits(EptVpid::INVVPID_ADDRESS)];
+    InvvpidSingle, Used, "INVVPID of one VPID", "emulated CR3 and CR4 loads",
         [Bits(EptVpid::INVVPID_SINGLE)];
-    InvvpidSingleNonGlobal, Optional, "INVVPID but for globals", "emulated CR3 loads that keep globals",
+    InvvpidSingleNonGlobal, Unused, "INVVPID but for globals", "emulated CR3 loads that keep globals",
         [Bits(EptVpid::INVVPID_SINGLE_NON_GLOBAL)];
-    InvvpidAll, Optional, "INVVPID of all", "reusing VPIDs", [Bits(EptVpid::INVVPID_ALL)];
-    PreemptionTimer, Optional, "VMX-preemption timer", "an exact end of every time slice",
+    InvvpidAll, Used, "INVVPID of all", "reusing VPIDs", [Bits(EptVpid::INVVPID_ALL)];
+    PreemptionTimer, Used, "VMX-preemption timer", "an exact end of every time slice",
         [PinControls::ACTIVATE_PREEMPTION_TIMER];
-    SavePreemptionTimer, Optional, "preemption timer saved at exit", "re-entry without a TSC read",
+    SavePreemptionTimer, Unused, "preemption timer saved at exit", "re-entry without a TSC read",
         [ExitControls::SAVE_PREEMPTION_TIMER];
-    AcknowledgeInterrupt, Optional, "acknowledge interrupt on exit", "the vector comes with the exit",
+    AcknowledgeInterrupt, Used, "acknowledge interrupt on exit", "the vector comes with the exit",
         [ExitControls::ACKNOWLEDGE_INTERRUPT_ON_EXIT];
-    MsrBitmaps, Optional, "MSR bitmaps", "harmless MSRs without an exit",
+    MsrBitmaps, Required, "MSR bitmaps", "harmless MSRs without an exit",
         [PrimaryControls::USE_MSR_BITMAPS];
-    IoBitmaps, Optional, "I/O bitmaps", "harmless ports without an exit", [PrimaryControls::USE_IO_BITMAPS];
-    TprShadow, Optional, "TPR shadow", "CR8 without an exit", [PrimaryControls::USE_TPR_SHADOW];
-    VirtualizeApicAccesses, Optional, "APIC-access page", "xAPIC accesses without decoding",
+    IoBitmaps, Required, "I/O bitmaps", "harmless ports without an exit", [PrimaryControls::USE_IO_BITMAPS];
+    TprShadow, Unused, "TPR shadow", "CR8 without an exit", [PrimaryControls::USE_TPR_SHADOW];
+    VirtualizeApicAccesses, Unused, "APIC-access page", "xAPIC accesses without decoding",
         [SecondaryControls::VIRTUALIZE_APIC_ACCESSES];
-    ApicRegisterVirtualization, Optional, "APIC-register virtualization", "APIC reads without an exit",
+    ApicRegisterVirtualization, Unused, "APIC-register virtualization", "APIC reads without an exit",
         [SecondaryControls::APIC_REGISTER_VIRTUALIZATION];
-    VirtualX2apic, Optional, "x2APIC mode", "x2APIC MSRs without an exit",
+    VirtualX2apic, Unused, "x2APIC mode", "x2APIC MSRs without an exit",
         [SecondaryControls::VIRTUALIZE_X2APIC_MODE];
-    VirtualInterruptDelivery, Optional, "virtual-interrupt delivery", "EOI and injection without an exit",
+    VirtualInterruptDelivery, Unused, "virtual-interrupt delivery", "EOI and injection without an exit",
         [SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY];
-    PostedInterrupts, Optional, "posted interrupts", "interrupts reach a running guest without an exit",
+    PostedInterrupts, Unused, "posted interrupts", "interrupts reach a running guest without an exit",
         [PinControls::PROCESS_POSTED_INTERRUPTS];
-    IpiVirtualization, Optional, "IPI virtualization", "guest IPIs without an exit",
+    IpiVirtualization, Unused, "IPI virtualization", "guest IPIs without an exit",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::IPI_VIRTUALIZATION];
     TscOffset, Required, "TSC offsetting", "a guest's TSC starts at zero", [PrimaryControls::USE_TSC_OFFSETTING];
-    TscScaling, Optional, "TSC scaling", "a guest's TSC keeps its frequency",
+    TscScaling, Unused, "TSC scaling", "a guest's TSC keeps its frequency",
         [SecondaryControls::USE_TSC_SCALING];
-    Rdtscp, Optional, "RDTSCP", "guests may use RDTSCP and RDPID", [SecondaryControls::ENABLE_RDTSCP];
-    Invpcid, Optional, "INVPCID", "guests may use INVPCID", [SecondaryControls::ENABLE_INVPCID];
-    Xsaves, Optional, "XSAVES", "guests may use XSAVES and XRSTORS", [SecondaryControls::ENABLE_XSAVES];
-    UserWait, Optional, "user wait and pause", "guests may use TPAUSE, UMONITOR and UMWAIT",
+    Rdtscp, Used, "RDTSCP", "guests may use RDTSCP and RDPID", [SecondaryControls::ENABLE_RDTSCP];
+    Invpcid, Used, "INVPCID", "guests may use INVPCID", [SecondaryControls::ENABLE_INVPCID];
+    Xsaves, Used, "XSAVES", "guests may use XSAVES and XRSTORS", [SecondaryControls::ENABLE_XSAVES];
+    UserWait, Unused, "user wait and pause", "guests may use TPAUSE, UMONITOR and UMWAIT",
         [SecondaryControls::ENABLE_USER_WAIT_AND_PAUSE];
-    PauseLoopExiting, Optional, "PAUSE-loop exiting", "a spinning vCPU gives up its CPU",
+    PauseLoopExiting, Used, "PAUSE-loop exiting", "a spinning vCPU gives up its CPU",
         [SecondaryControls::PAUSE_LOOP_EXITING];
-    WbinvdExiting, Optional, "WBINVD exiting", "no guest flushes everybody's caches",
+    WbinvdExiting, Used, "WBINVD exiting", "no guest flushes everybody's caches",
         [SecondaryControls::WBINVD_EXITING];
-    DescriptorTableExiting, Optional, "descriptor-table exiting", "UMIP for guests on any processor",
+    DescriptorTableExiting, Unused, "descriptor-table exiting", "UMIP for guests on any processor",
         [SecondaryControls::DESCRIPTOR_TABLE_EXITING];
-    MonitorTrapFlag, Optional, "monitor trap flag", "single steps for the debugger",
+    MonitorTrapFlag, Unused, "monitor trap flag", "single steps for the debugger",
         [PrimaryControls::MONITOR_TRAP_FLAG];
-    VirtualSpecCtrl, Optional, "IA32_SPEC_CTRL virtualization", "mitigations that guests cannot undo",
+    VirtualSpecCtrl, Unused, "IA32_SPEC_CTRL virtualization", "mitigations that guests cannot undo",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::VIRTUALIZE_SPEC_CTRL];
-    BusLockDetection, Optional, "bus-lock detection", "guests that stall the bus are seen",
+    BusLockDetection, Unused, "bus-lock detection", "guests that stall the bus are seen",
         [SecondaryControls::BUS_LOCK_DETECTION];
-    NotificationExits, Optional, "notification VM exits", "guests that never open a window are stopped",
+    NotificationExits, Unused, "notification VM exits", "guests that never open a window are stopped",
         [SecondaryControls::INSTRUCTION_TIMEOUT];
-    SwitchCet, Optional, "CET state switching", "each side has its own shadow stack",
+    SwitchCet, Unused, "CET state switching", "each side has its own shadow stack",
         [ExitControls::LOAD_CET_STATE, EntryControls::LOAD_CET_STATE];
-    SwitchPkrs, Optional, "IA32_PKRS switching", "each side has its own protection keys",
+    SwitchPkrs, Unused, "IA32_PKRS switching", "each side has its own protection keys",
         [ExitControls::LOAD_PKRS, EntryControls::LOAD_PKRS];
-    SwitchPerfGlobal, Optional, "IA32_PERF_GLOBAL_CTRL switching", "counters stop at the border",
+    SwitchPerfGlobal, Unused, "IA32_PERF_GLOBAL_CTRL switching", "counters stop at the border",
         [ExitControls::LOAD_PERF_GLOBAL_CTRL, EntryControls::LOAD_PERF_GLOBAL_CTRL];
-    HltState, Optional, "HLT activity state", "entering a guest that sleeps", [Bits(Misc::HLT_STATE)];
+    HltState, Unused, "HLT activity state", "entering a guest that sleeps", [Bits(Misc::HLT_STATE)];
 }
 
 const _: () = assert!(Feature::ALL.len() <= 64, "the set below is one u64");
@@ -242,7 +244,8 @@ impl fmt::Display for Features {
         for &feature in Feature::ALL {
             let need = match feature.need() {
                 Need::Required => "required",
-                Need::Optional => "optional",
+                Need::Used => "used",
+                Need::Unused => "unused",
             };
             let there = if self.has(feature) {
                 "there"
@@ -251,7 +254,7 @@ impl fmt::Display for Features {
             };
             write!(
                 f,
-                "{newline}{:<36} {need} {there:<7} {}",
+                "{newline}{:<36} {need:<8} {there:<7} {}",
                 feature.name(),
                 feature.purpose()
             )?;
@@ -336,7 +339,7 @@ mod tests {
         );
         assert_eq!(
             line(&features, "bus-lock detection"),
-            "bus-lock detection                   optional missing guests that stall the bus are seen"
+            "bus-lock detection                   unused   missing guests that stall the bus are seen"
         );
         assert!(line(&features, "VMX-preemption timer").ends_with("(one count is 2^5 TSC ticks)"));
     }

@@ -199,6 +199,8 @@ pub(crate) struct VmxVcpu {
     cr4_guest_owned: Cr4,
     tsc_offset: u64,
     windows: super::Windows,
+    /// Without a preemption timer: when the host's timer was last set to fire for this vCPU.
+    armed_tsc: u64,
     primary: vmx::PrimaryControls,
 }
 
@@ -282,6 +284,7 @@ impl VmxVcpu {
         }
         self.space.flush_before_first_use(here, self.vmx.tlb);
         self.switched.load();
+        self.armed_tsc = 0;
         self.residence = Residence::Cpu {
             id: here,
             entry: entry::Entry::Launch,

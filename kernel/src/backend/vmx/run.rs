@@ -13,6 +13,7 @@ use super::entry::{Entry, Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
 use crate::backend::{LoadedVcpu, Windows};
+use crate::cpu::apic;
 
 impl LoadedVcpu for VmxLoaded<'_> {
     #[inline]
@@ -25,6 +26,10 @@ impl LoadedVcpu for VmxLoaded<'_> {
         {
             let value = vmx.preemption_timer.value_until(deadline_tsc, now_tsc);
             self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
+        } else if deadline_tsc != self.vcpu.armed_tsc {
+            // The host's own timer ends the guest's turn, as an interrupt.
+            self.vcpu.armed_tsc = deadline_tsc;
+            apic::set_timer(deadline_tsc);
         }
         let Residence::Cpu { entry, .. } = &mut self.vcpu.residence else {
             unreachable!("a loaded vCPU resides on its CPU")

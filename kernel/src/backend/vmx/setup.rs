@@ -41,6 +41,7 @@ pub(super) fn vcpu(
         cr4_guest_owned: CR4_GUEST_OWNED & setup.cr4_allowed,
         tsc_offset: setup.tsc_origin.wrapping_neg(),
         windows: Windows::empty(),
+        armed_tsc: 0,
         primary: vmx.controls.primary,
     };
     let mut loaded = (&vmx).load(&mut vcpu);
