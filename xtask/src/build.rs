@@ -22,7 +22,7 @@ pub const GUESTS: &str = "plinth-guests";
 const KERNEL_PROFILE: &str = "bare";
 
 /// How the guests are built: they are many, and none of them is in a hurry.
-const GUEST_PROFILE: &str = "guest";
+pub const GUEST_PROFILE: &str = "guest";
 
 /// What is ready to be booted.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! `cargo xtask check`: formatting, lints with warnings denied, and the rules of the house.
 
-use crate::build::{GUESTS, KERNEL};
+use crate::build::{GUEST_PROFILE, GUESTS, KERNEL};
 use crate::check::{Violation, layers, source};
 use crate::paths::Paths;
 use crate::report::say;
@@ -57,7 +57,8 @@ fn succeeds(command: &mut Command) -> Result<bool> {
 
 fn host_lints(paths: &Paths) -> Command {
     let mut cargo = plain_cargo(paths);
-    cargo.args(["clippy", "--quiet", "--workspace", "--all-targets"]);
+    cargo.args(["clippy", "--quiet", "--keep-going"]);
+    cargo.args(["--workspace", "--all-targets"]);
     for package in [KERNEL, GUESTS, "plinth-boot"] {
         cargo.args(["--exclude", package]);
     }
@@ -65,16 +66,20 @@ fn host_lints(paths: &Paths) -> Command {
     cargo
 }
 
+/// One profile for both packages, so that what they share is checked once; lints look at no profile.
 fn bare_lints(paths: &Paths, toolchain: &Toolchain) -> Command {
     let mut cargo = toolchain.cargo(paths, &paths.bare());
     cargo
         .args([
             "clippy",
             "--quiet",
+            "--keep-going",
             "--package",
             KERNEL,
             "--package",
             GUESTS,
+            "--profile",
+            GUEST_PROFILE,
         ])
         .args(BARE_ARGUMENTS)
         .args(["--", "-D", "warnings"]);
