@@ -102,6 +102,37 @@ impl Effects {
     }
 }
 
+/// The interrupt line that a device drives. Only changes of its level become effects.
+#[derive(Debug)]
+pub struct OutputLine {
+    gsi: Gsi,
+    level: Level,
+}
+
+impl OutputLine {
+    /// This line, which has this level as long as the device does nothing.
+    #[must_use]
+    pub const fn new(gsi: Gsi, level: Level) -> Self {
+        Self { gsi, level }
+    }
+
+    /// Drives the line to a level.
+    #[inline]
+    pub fn set(&mut self, level: Level, fx: &mut Effects) {
+        if level != self.level {
+            self.level = level;
+            fx.set_line(self.gsi, level);
+        }
+    }
+
+    /// Drives the line high by an edge, also where it is high already.
+    pub const fn rise(&mut self, fx: &mut Effects) {
+        fx.set_line(self.gsi, Level::Deasserted);
+        fx.set_line(self.gsi, Level::Asserted);
+        self.level = Level::Asserted;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +171,19 @@ mod tests {
         effects.set_line(Gsi(1), Level::Deasserted);
         effects.set_line(Gsi(1), Level::Asserted);
         assert_eq!(effects.take_lines().lowered_after, 0);
+    }
+
+    #[test]
+    fn a_line_that_is_set_to_the_level_it_has_is_no_change() {
+        let mut effects = Effects::new();
+        let mut line = OutputLine::new(Gsi(3), Level::Deasserted);
+        line.set(Level::Deasserted, &mut effects);
+        assert_eq!(effects.take_lines(), LineChanges::default());
+        line.set(Level::Asserted, &mut effects);
+        line.set(Level::Asserted, &mut effects);
+        assert_eq!(effects.take_lines().raised, 1 << 3);
+        line.set(Level::Asserted, &mut effects);
+        assert_eq!(effects.take_lines(), LineChanges::default());
     }
 
     #[test]

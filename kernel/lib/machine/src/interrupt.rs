@@ -16,6 +16,18 @@ pub enum Level {
     Deasserted,
 }
 
+impl Level {
+    /// Asserted while this holds.
+    #[must_use]
+    pub const fn asserted_if(condition: bool) -> Self {
+        if condition {
+            Self::Asserted
+        } else {
+            Self::Deasserted
+        }
+    }
+}
+
 /// How the destination field of a message names its CPUs.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DestinationMode {

@@ -28,5 +28,5 @@ pub mod loader;
 pub mod smbios;
 
 pub use board::{Board, BoardConfig, TestBoard};
-pub use effects::{Effects, LineChanges, Request};
+pub use effects::{Effects, LineChanges, OutputLine, Request};
 pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

@@ -8,7 +8,7 @@
 
 use bitflags::bitflags;
 
-use crate::{Effects, Gsi, Level, Request};
+use crate::{Effects, Gsi, Level, OutputLine, Request};
 
 bitflags! {
     /// The status port.
@@ -54,13 +54,12 @@ enum Target {
 /// The keyboard controller.
 #[derive(Debug)]
 pub struct I8042 {
-    gsi: Gsi,
     status: Status,
     memory: [u8; 32],
     output: u8,
     output_port: u8,
     target: Target,
-    line: Level,
+    line: OutputLine,
 }
 
 impl I8042 {
@@ -70,13 +69,12 @@ impl I8042 {
         let mut memory = [0; 32];
         memory[0] = command.bits();
         Self {
-            gsi,
             status: Status::SYSTEM.union(Status::NOT_INHIBITED),
             memory,
             output: 0,
             output_port: OUTPUT_PORT,
             target: Target::Keyboard,
-            line: Level::Deasserted,
+            line: OutputLine::new(gsi, Level::Deasserted),
         }
     }
 
@@ -173,15 +171,7 @@ impl I8042 {
             .command_byte()
             .contains(CommandByte::KEYBOARD_INTERRUPT)
             && self.status.contains(Status::OUTPUT_FULL);
-        let level = if wanted {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
-        if level != self.line {
-            self.line = level;
-            fx.set_line(self.gsi, level);
-        }
+        self.line.set(Level::asserted_if(wanted), fx);
     }
 }
 

@@ -462,11 +462,7 @@ impl Pic {
 
     /// Carries the slave's output to the master and the master's to the processor.
     fn update(&mut self) {
-        let level = if self.slave.pending().is_some() {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
+        let level = Level::asserted_if(self.slave.pending().is_some());
         self.master.set_line(CASCADE, level);
         self.asserted = self.master.pending().is_some();
     }

@@ -7,7 +7,7 @@
 //! Written after Intel's 8254 data sheet. One liberty: in modes 2 and 3, a new count starts with the next full
 //! period, where the chip takes it at the next half period of mode 3.
 
-use crate::{Effects, Gsi, Level};
+use crate::{Effects, Gsi, Level, OutputLine};
 
 /// The input clock is 1.193182 MHz; both sides of the fraction that makes ticks of nanoseconds, reduced.
 const TICKS: u64 = 596_591;
@@ -379,11 +379,7 @@ impl Counter {
             (Mode::SquareWave, Some(elapsed)) => elapsed % count < count.div_ceil(2),
             (Mode::SoftwareStrobe | Mode::HardwareStrobe, Some(elapsed)) => elapsed != count,
         };
-        if high {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        }
+        Level::asserted_if(high)
     }
 
     /// The first tick after `now` at which the output rises.
@@ -410,11 +406,10 @@ impl Counter {
 /// The interval timer.
 #[derive(Debug)]
 pub struct Pit {
-    gsi: Gsi,
     counters: [Counter; 3],
     /// Port 0x61.
     control: u8,
-    line: Level,
+    line: OutputLine,
     /// Up to this tick, the line has followed channel 0.
     seen: u64,
 }
@@ -426,10 +421,9 @@ impl Pit {
         let free = Counter::new(Level::Asserted);
         let gated = Counter::new(Level::Deasserted);
         Self {
-            gsi,
             counters: [free, free, gated],
             control: 0,
-            line: Level::Asserted,
+            line: OutputLine::new(gsi, Level::Asserted),
             seen: 0,
         }
     }
@@ -477,11 +471,7 @@ impl Pit {
     /// Writes port 0x61.
     pub fn write_control(&mut self, value: u8, now_ns: u64) {
         self.control = value & CONTROL_KEPT;
-        let gate = if value & GATE_2 != 0 {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
+        let gate = Level::asserted_if(value & GATE_2 != 0);
         let [_, _, counter] = &mut self.counters;
         counter.set_gate(gate, ticks(now_ns));
     }
@@ -508,19 +498,13 @@ impl Pit {
         self.seen = now;
         counter.advance(now);
         if rose {
-            fx.set_line(self.gsi, Level::Deasserted);
-            fx.set_line(self.gsi, Level::Asserted);
-            self.line = Level::Asserted;
+            self.line.rise(fx);
         }
     }
 
     fn drive(&mut self, now: u64, fx: &mut Effects) {
         let [counter, _, _] = &self.counters;
-        let level = counter.out(now);
-        if level != self.line {
-            self.line = level;
-            fx.set_line(self.gsi, level);
-        }
+        self.line.set(counter.out(now), fx);
     }
 
     /// The control port: a control word, a counter latch or a read-back.

@@ -6,7 +6,7 @@
 
 use bitflags::bitflags;
 
-use crate::{Effects, Gsi, Level, Request};
+use crate::{Effects, Gsi, Level, OutputLine, Request};
 
 bitflags! {
     /// PM1 status and enable; the bits have the same places in both.
@@ -39,25 +39,23 @@ const HALF_PERIOD_SHIFT: u32 = 31;
 /// The power-management block.
 #[derive(Debug)]
 pub struct PowerManagement {
-    gsi: Gsi,
     status: Events,
     enable: Events,
     control: u16,
     /// Half periods of the timer whose end the status bit already knows of.
     half_periods_seen: u64,
-    line: Level,
+    line: OutputLine,
 }
 
 impl PowerManagement {
     /// The block after power-on, with its interrupt (SCI) on this line.
     pub const fn new(gsi: Gsi) -> Self {
         Self {
-            gsi,
             status: Events::empty(),
             enable: Events::empty(),
             control: 0,
             half_periods_seen: 0,
-            line: Level::Deasserted,
+            line: OutputLine::new(gsi, Level::Deasserted),
         }
     }
 
@@ -152,15 +150,8 @@ impl PowerManagement {
     }
 
     fn update_line(&mut self, fx: &mut Effects) {
-        let level = if self.status.intersects(self.enable) {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
-        if level != self.line {
-            self.line = level;
-            fx.set_line(self.gsi, level);
-        }
+        self.line
+            .set(Level::asserted_if(self.status.intersects(self.enable)), fx);
     }
 }
 

@@ -11,7 +11,7 @@ use bitflags::bitflags;
 
 use super::calendar::{DAY_S, DateTime, weekday};
 use crate::layout::MachineLayout;
-use crate::{Effects, Gsi, Level};
+use crate::{Effects, Gsi, Level, OutputLine};
 
 const SECONDS: u8 = 0x00;
 const SECONDS_ALARM: u8 = 0x01;
@@ -74,7 +74,6 @@ bitflags! {
 /// The real-time clock.
 #[derive(Debug)]
 pub struct Rtc {
-    gsi: Gsi,
     index: u8,
     /// The date in nanoseconds since 1970, less guest time; while the clock stands still, the date itself.
     offset_ns: i64,
@@ -87,7 +86,7 @@ pub struct Rtc {
     seen_ns: i64,
     alarm: [u8; 3],
     memory: [u8; 128],
-    line: Level,
+    line: OutputLine,
 }
 
 impl Rtc {
@@ -98,7 +97,6 @@ impl Rtc {
             .min(i64::MAX / SECOND_NS / 2);
         let offset_ns = seconds * SECOND_NS;
         let mut rtc = Self {
-            gsi,
             index: 0,
             offset_ns,
             weekday_shift: 0,
@@ -108,7 +106,7 @@ impl Rtc {
             seen_ns: offset_ns,
             alarm: [0; 3],
             memory: [0; 128],
-            line: Level::Deasserted,
+            line: OutputLine::new(gsi, Level::Deasserted),
         };
         rtc.describe(layout);
         rtc
@@ -491,15 +489,10 @@ impl Rtc {
     }
 
     fn update_line(&mut self, fx: &mut Effects) {
-        let level = if self.requested().contains(Flags::REQUEST) {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
-        if level != self.line {
-            self.line = level;
-            fx.set_line(self.gsi, level);
-        }
+        self.line.set(
+            Level::asserted_if(self.requested().contains(Flags::REQUEST)),
+            fx,
+        );
     }
 }
 

@@ -72,11 +72,7 @@ impl TestDevices {
             }
             EXIT => self.exit(u32::from(value), fx),
             _ if port.wrapping_sub(LINES) < LINE_COUNT => {
-                let level = if value & 1 != 0 {
-                    Level::Asserted
-                } else {
-                    Level::Deasserted
-                };
+                let level = Level::asserted_if(value & 1 != 0);
                 fx.set_line(Gsi(port.wrapping_sub(LINES) as u8), level);
             }
             _ => {}

@@ -9,7 +9,7 @@
 use alloc::collections::VecDeque;
 use bitflags::bitflags;
 
-use crate::{Effects, Gsi, Level};
+use crate::{Effects, Gsi, Level, OutputLine};
 
 bitflags! {
     /// IER.
@@ -186,7 +186,6 @@ enum FifoMode {
 /// A 16550A serial port.
 #[derive(Debug)]
 pub struct Uart {
-    gsi: Gsi,
     enable: InterruptEnable,
     line_control: LineControl,
     modem_control: ModemControl,
@@ -203,7 +202,7 @@ pub struct Uart {
     /// When characters in the FIFO have waited for too long.
     timeout_at_ns: Option<u64>,
     backlog: VecDeque<u8>,
-    line: Level,
+    line: OutputLine,
 }
 
 impl Uart {
@@ -213,7 +212,6 @@ impl Uart {
     /// A serial port after power-on, whose interrupt is this line.
     pub fn new(gsi: Gsi) -> Self {
         Self {
-            gsi,
             enable: InterruptEnable::empty(),
             line_control: LineControl::empty(),
             modem_control: ModemControl::empty(),
@@ -227,7 +225,7 @@ impl Uart {
             timeout_pending: false,
             timeout_at_ns: None,
             backlog: VecDeque::new(),
-            line: Level::Deasserted,
+            line: OutputLine::new(gsi, Level::Deasserted),
         }
     }
 
@@ -561,15 +559,10 @@ impl Uart {
     /// Brings the line up to date. On a PC, OUT2 connects the chip's interrupt output to the line.
     fn update_line(&mut self, fx: &mut Effects) {
         let connected = self.modem_control.contains(ModemControl::OUT2);
-        let level = if connected && !self.enable.is_empty() && self.source().is_some() {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
-        if level != self.line {
-            self.line = level;
-            fx.set_line(self.gsi, level);
-        }
+        self.line.set(
+            Level::asserted_if(connected && !self.enable.is_empty() && self.source().is_some()),
+            fx,
+        );
     }
 }
 

@@ -235,11 +235,7 @@ impl PostedInterrupts {
             }
         }
         let signals = self.signals.load(Relaxed);
-        let intr = if signals & Signals::INTR != 0 {
-            Level::Asserted
-        } else {
-            Level::Deasserted
-        };
+        let intr = Level::asserted_if(signals & Signals::INTR != 0);
         lapic.set_lint(Lint::Lint0, intr);
         if signals & !Signals::INTR != 0 {
             // The wire's level stays; the rest is taken.
