@@ -18,6 +18,7 @@ extern crate alloc;
 
 pub mod control;
 pub mod cpuid;
+pub mod debug;
 pub mod decode;
 pub mod descriptor;
 pub mod exception;
@@ -32,6 +33,7 @@ mod width;
 
 pub use control::{Cr0, Cr4, Efer, Rflags, Xcr0};
 pub use cpuid::{CpuidLeaf, CpuidResult};
+pub use debug::{Dr6, Dr7};
 pub use descriptor::{Descriptor, Selector};
 pub use exception::{Exception, Vector};
 pub use gpr::{Gpr, Gprs};

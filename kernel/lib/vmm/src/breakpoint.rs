@@ -5,9 +5,6 @@ use arch::{AccessKind, Cr4};
 
 use crate::cpu::Cpu;
 
-/// DR7: some breakpoint is enabled.
-pub(crate) const DR7_ANY_ENABLED: u64 = 0xff;
-
 /// The bits of DR6 for the breakpoints that an access to data at a linear address meets.
 #[cold]
 pub(crate) fn met_by_data<C: Cpu>(

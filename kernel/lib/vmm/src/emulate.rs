@@ -18,7 +18,7 @@ mod string;
 mod tests;
 
 use arch::decode::Instruction;
-use arch::{CpuMode, Rflags};
+use arch::{CpuMode, Dr7, Rflags};
 
 use self::cache::Cache;
 use self::fetch::{FetchError, Unknown};
@@ -156,7 +156,7 @@ fn emulate_any<C: Cpu, M: Machine>(
         Err(AccessError::Fault(fault)) => return Err(fault),
         Err(AccessError::Retry) => return Ok(Next::Resume),
     };
-    if dr7 & breakpoint::DR7_ANY_ENABLED == 0 {
+    if dr7 & Dr7::ANY_ENABLED.bits() == 0 {
         return ended;
     }
     trap(ended, breakpoint::met(cpu, dr7, space.touches()))
@@ -165,7 +165,7 @@ fn emulate_any<C: Cpu, M: Machine>(
 /// Elements of a string instruction that may be done at once: each is followed by a trap where there may be
 /// one.
 const fn limit(dr7: u64, rflags: Rflags) -> u32 {
-    if dr7 & breakpoint::DR7_ANY_ENABLED != 0 || rflags.contains(Rflags::TF) {
+    if dr7 & Dr7::ANY_ENABLED.bits() != 0 || rflags.contains(Rflags::TF) {
         1
     } else {
         ELEMENTS_PER_EXIT

@@ -6,19 +6,13 @@
 //! in delivery and one more remembered. External interrupts wait in the local APIC. [`inject`](crate::inject)
 //! decides which of all these goes first.
 
-use arch::{Cr0, Exception, Rflags, Vector};
+use arch::{Cr0, Dr6, Dr7, Exception, Rflags, Vector};
 use machine::devices::lapic::{Role, Signals};
 
 use crate::cpu::Cpu;
 use crate::fault::{Event, GuestFault, VmError};
 use crate::inject::Activity;
 
-/// DR6: the breakpoints DR0 to DR3.
-const DR6_BREAKPOINTS: u64 = 0xf;
-/// DR6: a debug register was touched while DR7.GD was set.
-const DR6_BD: u64 = 1 << 13;
-/// DR7: general detect.
-const DR7_GD: u64 = 1 << 13;
 /// IA32_DEBUGCTL: last-branch records, and single-step on branches.
 const DEBUGCTL_LBR_BTF: u64 = 3;
 
@@ -200,7 +194,9 @@ impl Pending {
 /// (SDM vol. 3, Restarting a Program or Task After an Exception or Interrupt).
 const fn is_fault_class(fault: GuestFault) -> bool {
     match fault {
-        GuestFault::Debug { dr6 } => dr6 & DR6_BD != 0 && dr6 & DR6_BREAKPOINTS == 0,
+        GuestFault::Debug { dr6 } => {
+            dr6 & Dr6::BD.bits() != 0 && dr6 & Dr6::BREAKPOINTS.bits() == 0
+        }
         _ => true,
     }
 }
@@ -211,8 +207,8 @@ fn set_debug_state(dr6: u64, cpu: &mut impl Cpu) {
     let old = cpu.debug_register(6);
     cpu.set_debug_register(6, old | dr6);
     let dr7 = cpu.debug_register(7);
-    if dr7 & DR7_GD != 0 {
-        cpu.set_debug_register(7, dr7 & !DR7_GD);
+    if dr7 & Dr7::GD.bits() != 0 {
+        cpu.set_debug_register(7, dr7 & !Dr7::GD.bits());
     }
     if let Some(control) = cpu.hardware_msr(arch::msr::IA32_DEBUGCTL)
         && control & DEBUGCTL_LBR_BTF != 0

@@ -1,8 +1,8 @@
 //! The register file after power-on, INIT and a start-up IPI (SDM vol. 3, Processor State After Reset).
 
 use arch::{
-    AccessRights, Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, Vector, Xcr0,
-    msr,
+    AccessRights, Cr0, Cr4, DescriptorTable, Dr6, Dr7, Efer, Gpr, Rflags, Segment, SegmentName,
+    Vector, Xcr0, msr,
 };
 
 use crate::cpu::{Blocking, Cpu};
@@ -10,8 +10,6 @@ use crate::state::VcpuState;
 
 /// IA32_PAT after power-on: write-back, write-through, UC-, UC, twice.
 const PAT_AT_POWER_ON: u64 = 0x0007_0406_0007_0406;
-const DR6_AT_RESET: u64 = 0xffff_0ff0;
-const DR7_AT_RESET: u64 = 0x400;
 
 const DATA: AccessRights = AccessRights::PRESENT
     .union(AccessRights::CODE_OR_DATA)
@@ -87,8 +85,8 @@ fn registers<C: Cpu>(cpu: &mut C) {
     for register in 0..4 {
         cpu.set_debug_register(register, 0);
     }
-    cpu.set_debug_register(6, DR6_AT_RESET);
-    cpu.set_debug_register(7, DR7_AT_RESET);
+    cpu.set_debug_register(6, Dr6::ONES);
+    cpu.set_debug_register(7, Dr7::ONES);
     cpu.set_blocking(Blocking::empty());
     cpu.flush_all();
 }

@@ -1,7 +1,6 @@
 //! Data breakpoints against the accesses of an emulated instruction, which the hardware does not see.
 
 use super::space::Touch;
-pub(super) use crate::breakpoint::DR7_ANY_ENABLED;
 use crate::breakpoint::met_by_data;
 use crate::cpu::Cpu;
 

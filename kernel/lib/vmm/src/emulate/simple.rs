@@ -6,9 +6,8 @@
 //! has been done yet, and [`super::emulate`] takes the long way.
 
 use arch::decode::{Extension, Instruction, Operand, Operation, Register};
-use arch::{AccessKind, SegmentName};
+use arch::{AccessKind, Dr7, SegmentName};
 
-use super::breakpoint::DR7_ANY_ENABLED;
 use crate::cpu::Cpu;
 use crate::device;
 use crate::exit::MemoryAccess;
@@ -27,7 +26,7 @@ pub(super) fn emulate<C: Cpu, M: Machine>(
     access: &MemoryAccess,
 ) -> Option<Result<Next, GuestFault>> {
     let gva = access.gva?.as_u64();
-    if access.during_page_walk || cpu.debug_register(7) & DR7_ANY_ENABLED != 0 {
+    if access.during_page_walk || cpu.debug_register(7) & Dr7::ANY_ENABLED.bits() != 0 {
         return None;
     }
     let (from, extension) = match instruction.operation {

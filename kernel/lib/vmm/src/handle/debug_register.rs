@@ -1,21 +1,11 @@
 //! MOV to and from the debug registers (SDM vol. 3, Debug Registers).
 
-use arch::{Cr4, Width};
+use arch::{Cr4, Dr6, Dr7, Width};
 
 use super::{Next, complete, in_64_bit_mode};
 use crate::cpu::Cpu;
 use crate::exit::{DebugRegisterAccess, Direction};
 use crate::fault::GuestFault;
-
-/// DR7: any access to a debug register is a #DB.
-const DR7_GENERAL_DETECT: u64 = 1 << 13;
-/// DR6: it was such an access.
-const DR6_BD: u64 = 1 << 13;
-
-const DR6_WRITABLE: u64 = 0xe00f;
-const DR6_ONES: u64 = 0xffff_0ff0;
-const DR7_WRITABLE: u64 = 0xffff_23ff;
-const DR7_ONES: u64 = 0x400;
 
 /// Does one access.
 pub(super) fn access<C: Cpu>(cpu: &mut C, access: DebugRegisterAccess) -> Result<Next, GuestFault> {
@@ -28,8 +18,10 @@ pub(super) fn access<C: Cpu>(cpu: &mut C, access: DebugRegisterAccess) -> Result
     if cpu.cpl() != 0 {
         return Err(GuestFault::GP0);
     }
-    if cpu.debug_register(7) & DR7_GENERAL_DETECT != 0 {
-        return Err(GuestFault::Debug { dr6: DR6_BD });
+    if cpu.debug_register(7) & Dr7::GD.bits() != 0 {
+        return Err(GuestFault::Debug {
+            dr6: Dr6::BD.bits(),
+        });
     }
     let width = if in_64_bit_mode(cpu) {
         Width::Qword
@@ -45,8 +37,8 @@ pub(super) fn access<C: Cpu>(cpu: &mut C, access: DebugRegisterAccess) -> Result
             let value = width.truncate(cpu.gpr(access.gpr));
             let kept = match register {
                 6 | 7 if value >> 32 != 0 => return Err(GuestFault::GP0),
-                6 => value & DR6_WRITABLE | DR6_ONES,
-                7 => value & DR7_WRITABLE | DR7_ONES,
+                6 => value & Dr6::all().bits() | Dr6::ONES,
+                7 => value & Dr7::all().bits() | Dr7::ONES,
                 _ => value,
             };
             cpu.set_debug_register(register, kept);

@@ -15,7 +15,7 @@ mod msr;
 mod port;
 mod task_switch;
 
-use arch::{AccessRights, Efer, Exception, Rflags, SegmentName};
+use arch::{AccessRights, Dr6, Efer, Exception, Rflags, SegmentName};
 use memory::GuestPhys;
 
 use crate::cpu::{Blocking, Cpu};
@@ -45,8 +45,6 @@ pub enum Next {
 
 /// What lasts for one instruction.
 const SHADOW: Blocking = Blocking::STI.union(Blocking::MOV_SS);
-/// DR6: a single-step trap (SDM vol. 3, Debug Status Register).
-const DR6_BS: u64 = 1 << 14;
 /// IA32_DEBUGCTL: TF traps on branches only.
 const DEBUGCTL_BTF: u64 = 1 << 1;
 
@@ -197,7 +195,9 @@ fn finish_with_flags<C: Cpu>(cpu: &mut C, rflags: Rflags, next: Next) -> Result<
         Next::Resume | Next::Halt | Next::Yield
             if rflags.contains(Rflags::TF) && !branches_only =>
         {
-            Err(GuestFault::Debug { dr6: DR6_BS })
+            Err(GuestFault::Debug {
+                dr6: Dr6::BS.bits(),
+            })
         }
         _ => Ok(next),
     }

@@ -1,11 +1,11 @@
 //! IN, OUT, INS and OUTS. The hardware has checked IOPL and the I/O permission bitmap before it exits.
 
 use arch::walk::AccessKind;
-use arch::{Gpr, Rflags, SegmentName, Width};
+use arch::{Dr7, Gpr, Rflags, SegmentName, Width};
 use memory::{GuestPhys, GuestVirt, PageSize};
 
 use super::{Next, complete, finish};
-use crate::breakpoint::{self, DR7_ANY_ENABLED};
+use crate::breakpoint;
 use crate::cpu::Cpu;
 use crate::exit::{Direction, PortIo, Repeat, StringIo};
 use crate::fault::GuestFault;
@@ -39,7 +39,7 @@ pub(super) fn access<C: Cpu, M: Machine>(
     }
     let outcome = complete(cpu, Next::Resume);
     let dr7 = cpu.debug_register(7);
-    if dr7 & DR7_ANY_ENABLED == 0 {
+    if dr7 & Dr7::ANY_ENABLED.bits() == 0 {
         return outcome;
     }
     let met = breakpoint::met_by_port(cpu, dr7, access.port, access.width as u64);
@@ -68,7 +68,7 @@ fn string_access<C: Cpu, M: Machine>(
     let linear = Linear::new(cpu, &vcpu.cpuid);
     let rflags = cpu.rflags();
     let dr7 = cpu.debug_register(7);
-    let watched = dr7 & DR7_ANY_ENABLED != 0;
+    let watched = dr7 & Dr7::ANY_ENABLED.bits() != 0;
     let mut walker = Walker { linear, page: None };
     let mut met = 0;
     let stepping = rflags.contains(Rflags::TF) || watched;

@@ -9,7 +9,8 @@ mod tss;
 use arch::descriptor::TableIndicator;
 use arch::walk::{AccessKind, Privilege};
 use arch::{
-    AccessRights, Cr0, Descriptor, Exception, Gpr, Rflags, Segment, SegmentName, Selector, Width,
+    AccessRights, Cr0, Descriptor, Dr6, Dr7, Exception, Gpr, Rflags, Segment, SegmentName,
+    Selector, Width,
 };
 use memory::GuestVirt;
 
@@ -24,10 +25,6 @@ use crate::state::VcpuState;
 use segments::Loader;
 use tss::{Format, MAX_BYTES, TaskState};
 
-/// DR6: the trap flag in the TSS of the new task.
-const DR6_BT: u64 = 1 << 15;
-/// DR7: the breakpoints that belong to one task, which a switch disables.
-const DR7_LOCAL: u64 = 0x155;
 /// The bits of EFLAGS that a TSS can load.
 const EFLAGS_DEFINED: u64 = 0x003f_7fd5;
 
@@ -103,7 +100,9 @@ pub(super) fn task_switch<C: Cpu, M: Machine>(
         vcpu.pending.take_first();
     }
     if new.state.trap {
-        return Err(GuestFault::Debug { dr6: DR6_BT });
+        return Err(GuestFault::Debug {
+            dr6: Dr6::BT.bits(),
+        });
     }
     Ok(Next::Resume)
 }
@@ -297,8 +296,8 @@ fn enter_new_task<C: Cpu, M: Machine>(
     let cr0 = cpu.cr0() | Cr0::TS;
     cpu.set_cr0(cr0);
     let dr7 = cpu.debug_register(7);
-    if dr7 & DR7_LOCAL != 0 {
-        cpu.set_debug_register(7, dr7 & !DR7_LOCAL);
+    if dr7 & Dr7::LOCAL.bits() != 0 {
+        cpu.set_debug_register(7, dr7 & !Dr7::LOCAL.bits());
     }
     settle_blocking(cpu, switch.cause, event);
 
