@@ -74,10 +74,10 @@ fn without_vtx(firmware: Firmware) -> Result<()> {
 
 /// Four guests on two CPUs, one of which never gives its CPU up.
 fn two_cpus() -> Result<()> {
-    let mut machine = Boot::tiny(&["spin", "portio", "timer", "hello"])?
+    let mut machine = Boot::tiny(&["spin", "portio", "fpu", "hello"])?
         .cpus(2)
         .start()?;
-    for name in ["hello", "portio", "timer"] {
+    for name in ["hello", "portio", "fpu"] {
         machine.expect_all_passed(name)?;
     }
     Ok(())

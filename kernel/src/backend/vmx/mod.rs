@@ -118,8 +118,14 @@ impl Vmx {
         let single_vpid = features.has(Feature::InvvpidSingle);
         let all_vpids = features.has(Feature::InvvpidAll);
         let has_vpid = features.has(Feature::Vpid) && (single_vpid || all_vpids);
+        let mut controls = Controls::choose(&capabilities).map_err(Unusable::Controls)?;
+        let extended_state = HostExtendedState::detect();
+        if !extended_state.compaction {
+            // XSAVES, which guests are not shown then, is to fault.
+            controls.secondary.remove(SecondaryControls::ENABLE_XSAVES);
+        }
         Ok(Box::leak(Box::new(Self {
-            controls: Controls::choose(&capabilities).map_err(Unusable::Controls)?,
+            controls,
             fixed: FixedBits::of(&capabilities),
             bitmaps: Bitmaps::new()?,
             tlb: Tlb {
@@ -130,7 +136,7 @@ impl Vmx {
                 single_ept: features.has(Feature::InveptSingle),
             },
             preemption_timer: PreemptionTimer::new(&capabilities),
-            extended_state: HostExtendedState::detect(),
+            extended_state,
             vpids: Mutex::new(VpidAllocator::new()),
             capabilities,
             features,
