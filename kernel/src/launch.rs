@@ -19,6 +19,7 @@ use machine::{BoardConfig, TestBoard, firmware};
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
+use vmm::scheduler::{Cap, Share, Weight};
 use vmm::{Cpu, VcpuState};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
@@ -26,6 +27,7 @@ use crate::cpu::msr::try_read_msr;
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
 use crate::memory::{GuestRam, NotEnoughMemory};
+use crate::pcpu::Member;
 use crate::vcpu::Vcpu;
 use crate::vm::{Vm, VmId, VmParts, VmPort};
 
@@ -81,7 +83,7 @@ fn apic_bus_hz() -> u32 {
 const MAX_CPUS: u8 = u8::MAX;
 
 /// A VM and its vCPUs.
-type Machine<B> = (Arc<Vm<B>>, Vec<Box<Vcpu<B>>>);
+type Machine<B> = (Arc<Vm<B>>, Vec<Member<B>>);
 
 /// Makes the machine that `config` describes: its memory filled, its vCPUs ready for their first turn.
 ///
@@ -156,9 +158,17 @@ pub(crate) fn vm<B: Backend>(
         "{}: {} MiB, {:?} kernel of {} KiB",
         config.name, layout.ram_bytes() >> 20, loaded.format, kernel.len().div_ceil(1024),
     );
+    // A VM's weight and cap are those of all its vCPUs together.
+    let weight = Weight::new(config.weight).divided(u32::from(cpus));
+    let cap = config
+        .cap_percent
+        .map(|percent| Arc::new(Cap::percent(percent)));
     let vcpus = (0..cpus)
-        .map(|index| vcpu(backend, &vm, index, cpus, &loaded.state))
-        .collect::<Result<_, _>>()?;
+        .map(|index| {
+            let vcpu = vcpu(backend, &vm, index, cpus, &loaded.state)?;
+            Ok((vcpu, Share::new(weight, cap.clone())))
+        })
+        .collect::<Result<_, LaunchError>>()?;
     Ok((vm, vcpus))
 }
 

@@ -1,4 +1,5 @@
-//! One CPU's share of the work: it takes a vCPU from its queue, gives it a turn, and puts it back.
+//! One CPU's share of the work: it takes a vCPU from its queue, gives it a turn, and puts it back. Whose turn it
+//! is and how long it lasts is the business of [`vmm::scheduler`].
 //!
 //! A vCPU is owned by whoever holds it, a queue or the CPU that runs it, so it needs no lock. The last vCPU to run
 //! stays loaded on its CPU until another one is to run there: where there is only one, nothing is ever switched.
@@ -6,13 +7,13 @@
 //! count of those that have not ended.
 
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use spin::Mutex;
+use vmm::scheduler::{Arrival, Preemption, RunQueue, Share, Slice, Turn as SchedulerTurn, Use};
 
 use crate::backend::Backend;
 use crate::cpu::interrupts::HostVector;
@@ -24,8 +25,8 @@ use crate::operator::{Operator, Wish};
 use crate::vcpu::{Turn, Vcpu};
 use crate::vm::{Vm, VmId};
 
-/// How long a vCPU runs before the next one's turn.
-const TURN_NS: u64 = 10_000_000;
+/// A vCPU and the scheduler's part of it.
+pub(crate) type Member<B> = (Box<Vcpu<B>>, Share);
 
 /// What all CPUs share.
 pub(crate) struct Crew<B: Backend> {
@@ -40,7 +41,7 @@ pub(crate) struct Crew<B: Backend> {
 /// How other CPUs reach one.
 struct Seat<B: Backend> {
     cpu: PcpuId,
-    inbox: Mutex<Vec<Box<Vcpu<B>>>>,
+    inbox: Mutex<Vec<Member<B>>>,
     /// It is to write down what its vCPUs do.
     dump: AtomicBool,
 }
@@ -62,7 +63,7 @@ impl<B: Backend> Crew<B> {
     }
 
     /// Hands out the vCPUs of a new VM, to each CPU in turn.
-    pub(crate) fn add(&self, vm: Arc<Vm<B>>, vcpus: impl IntoIterator<Item = Box<Vcpu<B>>>) {
+    pub(crate) fn add(&self, vm: Arc<Vm<B>>, vcpus: impl IntoIterator<Item = Member<B>>) {
         let first = vm.id().0 as usize;
         self.running.fetch_add(1, Ordering::Relaxed);
         self.vms.lock().push(vm);
@@ -73,7 +74,7 @@ impl<B: Backend> Crew<B> {
             .skip(first % self.seats.len())
             .zip(vcpus)
         {
-            vcpu.settle_on(seat.cpu);
+            vcpu.0.settle_on(seat.cpu);
             seat.inbox.lock().push(vcpu);
             kick(seat.cpu);
         }
@@ -88,9 +89,8 @@ impl<B: Backend> Crew<B> {
         Turns {
             crew: self,
             seat,
-            ready: VecDeque::new(),
+            queue: RunQueue::new(Use::Shared),
             asleep: Vec::new(),
-            turn_ticks: clock::ns_to_ticks(TURN_NS),
             desk: (here == PcpuId::BOOT).then(Desk::new),
         }
         .give();
@@ -125,9 +125,8 @@ fn kick(cpu: PcpuId) {
 struct Turns<'a, B: Backend> {
     crew: &'a Crew<B>,
     seat: &'a Seat<B>,
-    ready: VecDeque<Box<Vcpu<B>>>,
-    asleep: Vec<Box<Vcpu<B>>>,
-    turn_ticks: u64,
+    queue: RunQueue<Box<Vcpu<B>>>,
+    asleep: Vec<Member<B>>,
     /// The boot CPU's, which alone listens to the operator.
     desk: Option<Desk>,
 }
@@ -151,14 +150,14 @@ impl Desk {
 impl<B: Backend> Turns<'_, B> {
     fn give(mut self) {
         loop {
-            self.ready.extend(self.seat.inbox.lock().drain(..));
+            self.welcome();
             self.hear();
             if self.seat.dump.swap(false, Ordering::Relaxed) {
                 self.dump();
             }
             self.wake();
-            if let Some(vcpu) = self.ready.pop_front() {
-                self.turn(vcpu);
+            if let Some(turn) = self.queue.choose(clock::now_ns()) {
+                self.turn(turn);
             } else if self.desk.is_some() && self.crew.running.load(Ordering::Acquire) == 0 {
                 return;
             } else {
@@ -167,9 +166,29 @@ impl<B: Backend> Turns<'_, B> {
         }
     }
 
-    fn turn(&mut self, mut vcpu: Box<Vcpu<B>>) {
-        let until_tsc = clock::tsc().wrapping_add(self.turn_ticks);
-        match vcpu.run(&self.crew.backend, until_tsc) {
+    /// Takes in those that are new here.
+    fn welcome(&mut self) {
+        let new = core::mem::take(&mut *self.seat.inbox.lock());
+        for (vcpu, share) in new {
+            self.join(vcpu, share, Arrival::New);
+        }
+    }
+
+    /// Queues a vCPU. Nobody runs at this moment, so nobody has to make way for it.
+    fn join(&mut self, vcpu: Box<Vcpu<B>>, share: Share, arrival: Arrival) {
+        let _: Preemption = self.queue.enqueue(vcpu, share, arrival, clock::now_ns());
+    }
+
+    fn turn(&mut self, mut turn: SchedulerTurn<Box<Vcpu<B>>>) {
+        let end_tsc = match turn.slice {
+            Slice::Ns(ns) => clock::tsc().wrapping_add(clock::ns_to_ticks(ns)),
+            Slice::Unlimited => u64::MAX,
+        };
+        // Somebody who wakes up by a timer meanwhile may go first.
+        let until_tsc = end_tsc.min(self.wakes_at());
+        let outcome = turn.vcpu.run(&self.crew.backend, until_tsc);
+        let (mut vcpu, share) = self.queue.end_turn(turn, clock::now_ns());
+        match outcome {
             Turn::Ended => {
                 let vm = Arc::clone(vcpu.vm());
                 drop(vcpu);
@@ -179,52 +198,58 @@ impl<B: Backend> Turns<'_, B> {
             }
             Turn::Expired | Turn::Yielded => {
                 self.make_way(&mut vcpu);
-                self.ready.push_back(vcpu);
+                self.join(vcpu, share, Arrival::Again);
             }
             Turn::Asleep => {
                 self.make_way(&mut vcpu);
-                self.asleep.push(vcpu);
+                self.asleep.push((vcpu, share));
             }
         }
     }
 
     /// Takes a vCPU off the CPU if there is any other that may want it.
     fn make_way(&self, vcpu: &mut Vcpu<B>) {
-        let alone = self.ready.is_empty() && self.asleep.is_empty();
+        let alone = self.queue.is_empty() && self.asleep.is_empty();
         if !alone || !self.seat.inbox.lock().is_empty() {
             self.crew.backend.unload(vcpu.backend_mut());
         }
     }
 
-    /// Moves those that have a reason to wake up from one list to the other.
+    /// Queues those that have a reason to wake up.
     fn wake(&mut self) {
         let now_tsc = clock::tsc();
         let mut index = 0;
-        while let Some(vcpu) = self.asleep.get(index) {
+        while let Some((vcpu, _)) = self.asleep.get(index) {
             if vcpu.has_reason_to_wake(now_tsc) {
-                let vcpu = self.asleep.swap_remove(index);
-                self.ready.push_back(vcpu);
+                let (vcpu, share) = self.asleep.swap_remove(index);
+                self.join(vcpu, share, Arrival::Woken);
             } else {
                 index += 1;
             }
         }
     }
 
+    /// The host's TSC when the first of the sleepers wakes up by a timer; `u64::MAX` for never.
+    fn wakes_at(&self) -> u64 {
+        self.asleep
+            .iter()
+            .map(|(vcpu, _)| vcpu.wakes_at())
+            .min()
+            .unwrap_or(u64::MAX)
+    }
+
     /// Halts the CPU until an interrupt: a timer of a sleeping vCPU, somebody's kick, a key. One that came since
     /// the lists were looked at is not lost: interrupts are off until the processor halts.
     fn wait(&self) {
-        for vcpu in &self.asleep {
+        for (vcpu, _) in &self.asleep {
             vcpu.vm().show_prompt();
         }
         console::refresh(Refresh::WhenDue);
-        let wakes_at = self
-            .asleep
-            .iter()
-            .map(|vcpu| vcpu.wakes_at())
-            .min()
-            .unwrap_or(u64::MAX);
-        if wakes_at != u64::MAX {
-            apic::set_timer(wakes_at);
+        // A cap's period may end before anybody wakes up.
+        let released_at = self.queue.next_event_ns().map_or(u64::MAX, clock::tsc_at);
+        let until_tsc = self.wakes_at().min(released_at);
+        if until_tsc != u64::MAX {
+            apic::set_timer(until_tsc);
         }
         x86_64::instructions::interrupts::enable_and_hlt();
         x86_64::instructions::interrupts::disable();
@@ -260,7 +285,8 @@ impl<B: Backend> Turns<'_, B> {
 
     #[cold]
     fn dump(&mut self) {
-        for vcpu in self.ready.iter_mut().chain(&mut self.asleep) {
+        let mut ready = self.queue.remove(|_| true);
+        for (vcpu, _) in ready.iter_mut().chain(&mut self.asleep) {
             let mut text = String::new();
             // Writing to a string fails only where memory has run out, and then what is there must do.
             let _ = vcpu.describe(&self.crew.backend, &mut text);
@@ -268,6 +294,9 @@ impl<B: Backend> Turns<'_, B> {
                 console::line(Colour::Text, format_args!("plinth: {line}"));
             }
             self.crew.backend.unload(vcpu.backend_mut());
+        }
+        for (vcpu, share) in ready {
+            self.join(vcpu, share, Arrival::Again);
         }
     }
 }

@@ -6,6 +6,7 @@ use core::fmt::{self, Write};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use arch::Vector;
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
@@ -16,8 +17,9 @@ use vmm::trace::Trace;
 use vmm::{Machine, VcpuState, VmError, VmExit};
 
 use crate::backend::{Backend, LoadedVcpu, Windows};
+use crate::cpu::interrupts::{self, HostVector};
 use crate::cpu::smp::MAX_CPUS;
-use crate::cpu::{self, PcpuId, exceptions, interrupts};
+use crate::cpu::{self, PcpuId, exceptions};
 use crate::hw::clock;
 use crate::vm::{End, Vm, VmPort};
 
@@ -165,8 +167,10 @@ impl<B: Backend> Vcpu<B> {
                         Some(vector) => interrupts::acknowledged(vector),
                         None => interrupts::let_in(),
                     }
-                    // Where the processor has no preemption timer, this was the end of the turn.
-                    if exit_tsc >= until_tsc {
+                    // Where the processor has no preemption timer, this was the end of the turn. A kick that is
+                    // not for this vCPU is for another one on this CPU, which may go first.
+                    let kicked = vector == Some(Vector(HostVector::Kick as u8));
+                    if exit_tsc >= until_tsc || kicked && !posted.is_outstanding() {
                         return Turn::Expired;
                     }
                     continue;

@@ -52,6 +52,14 @@ pub(crate) fn now_ns() -> u64 {
     ticks_to_ns(tsc().wrapping_sub(BOOT_TSC.load(Ordering::Relaxed)))
 }
 
+/// The value of the TSC at the moment that [`now_ns`] calls `ns`.
+#[inline]
+pub(crate) fn tsc_at(ns: u64) -> u64 {
+    BOOT_TSC
+        .load(Ordering::Relaxed)
+        .wrapping_add(ns_to_ticks(ns))
+}
+
 /// The nanoseconds that `ticks` ticks of the TSC take.
 #[inline]
 pub(crate) fn ticks_to_ns(ticks: u64) -> u64 {
