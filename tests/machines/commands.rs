@@ -53,6 +53,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             "there is no guest `nobody`",
         ),
         (
+            "run_ends_with_125_where_the_emulator_has_not_so_much_memory",
+            &["hello", "--engine", "bochs", "--memory", "64G"],
+            125,
+            "give the guests less",
+        ),
+        (
             "run_ends_with_125_where_the_files_do_not_fit_into_the_machine",
             &["hello", "--host-memory", "32M"],
             125,

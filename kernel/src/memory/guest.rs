@@ -15,6 +15,10 @@ use super::{FrameRun, copy, direct_map, statistics, zero};
 /// Pieces are no larger than this: the largest page.
 const LARGEST_PIECE: u64 = PageSize::Size1G.bytes();
 
+/// No guest gets the last of the memory: the hypervisor's heap grows from the same frames, and guests' page tables
+/// and control structures come from there.
+const KEPT_BYTES: u64 = 8 << 20;
+
 /// Pieces of at least this size are found by a table, with an entry for so much of the address space.
 const GRANULE: PageSize = PageSize::Size2M;
 
@@ -44,7 +48,7 @@ pub(crate) struct GuestRam {
 pub(crate) struct NotEnoughMemory {
     /// What the guest wants.
     pub(crate) wanted_bytes: u64,
-    /// What is free.
+    /// What is free for guests.
     pub(crate) free_bytes: u64,
 }
 
@@ -70,7 +74,7 @@ impl GuestRam {
     /// [`NotEnoughMemory`]; nothing stays allocated then.
     pub(crate) fn new(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
         let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
-        let free_bytes = statistics().free << PageSize::Size4K.shift();
+        let free_bytes = (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES);
         let not_enough = NotEnoughMemory {
             wanted_bytes,
             free_bytes,

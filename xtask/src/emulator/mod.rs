@@ -147,6 +147,9 @@ pub(crate) mod files {
 /// Memory above this address may be something else: the windows of PCI devices start below 4 GiB.
 const LOW_MEMORY_END_MIB: u32 = 2048;
 
+/// Bochs takes no more of the host's memory than this.
+const BOCHS_MEMORY_MIB: u32 = 2048;
+
 /// Left free at the end of memory, where firmware keeps its tables.
 const FIRMWARE_BYTES: u64 = 4 << 20;
 
@@ -177,6 +180,13 @@ impl Machine {
         match (self.engine, self.firmware) {
             (Engine::Bochs, Firmware::Uefi) => {
                 bail!("Bochs has no UEFI firmware: use --engine qemu or kvm, or --firmware bios")
+            }
+            (Engine::Bochs, _) if self.memory_mib > BOCHS_MEMORY_MIB => {
+                bail!(
+                    "Bochs has room for {BOCHS_MEMORY_MIB} MiB of memory, and this machine wants {}: give the guests less \
+                     (--memory), or use --engine kvm",
+                    self.memory_mib
+                )
             }
             (_, Firmware::Uefi) if matches!(self.disk, Disk::WithPointer { .. }) => {
                 bail!(
@@ -544,5 +554,15 @@ pub(crate) mod tests {
     #[test]
     fn uefi_in_bochs_is_refused() {
         assert!(machine(Engine::Bochs, Firmware::Uefi).check().is_err());
+    }
+
+    #[test]
+    fn more_memory_than_bochs_has_is_refused_with_a_remedy() {
+        let mut large = machine(Engine::Bochs, Firmware::Bios);
+        large.memory_mib = 2049;
+        let error = large.check().unwrap_err().to_string();
+        assert!(error.contains("--memory"), "{error}");
+        large.engine = Engine::Kvm;
+        assert!(large.check().is_ok());
     }
 }
