@@ -25,6 +25,9 @@ const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
 /// What the real package's name begins with.
 const KERNEL_PREFIX: &str = "linux-image-";
 
+/// What newer releases have put into packages of their own, which that one depends on.
+const PARTS_PREFIXES: [&str; 2] = ["linux-binary-", "linux-modules-"];
+
 /// The shell and tools, in one program without libraries.
 const TOOLS_PACKAGE: &str = "busybox-static";
 
@@ -75,11 +78,19 @@ impl Linux {
                 .map(|entry| entry.path())
                 .with_context(|| format!("there is no {prefix}* in {}", folder.display()))
         };
-        // Since the merging of /usr, packages have their files in either place.
+        // Since the merging of /usr, packages have their files in either place; lately the kernel is beside its
+        // modules.
+        let modules = only_one("lib/modules", "").or_else(|_| only_one("usr/lib/modules", ""))?;
+        let beside = modules.join("vmlinuz");
+        let kernel = if beside.exists() {
+            beside
+        } else {
+            only_one("boot", "vmlinuz-")?
+        };
         Ok(Self {
-            kernel: only_one("boot", "vmlinuz-")?,
+            kernel,
             tools: only_one("bin", "busybox").or_else(|_| only_one("usr/bin", "busybox"))?,
-            modules: only_one("lib/modules", "").or_else(|_| only_one("usr/lib/modules", ""))?,
+            modules,
             scripts,
         })
     }
@@ -135,22 +146,17 @@ impl Linux {
         read(&self.scripts.join(name))
     }
 
-    /// The kernel modules that a script asks for, by lines of the form `# module: PATH`.
+    /// The kernel modules that a script asks for, by lines of the form `# module: PATH`, as far as this kernel has
+    /// them. Newer ones are compressed; insmod takes them as they are.
     fn modules_of(&self, script: &str) -> Result<Vec<PathBuf>> {
         let text = String::from_utf8_lossy(&self.script(script)?).into_owned();
-        let wanted = text
+        Ok(text
             .lines()
-            .filter_map(|line| line.strip_prefix("# module: "));
-        wanted
-            .map(|path| {
-                let module = self.modules.join("kernel").join(path.trim());
-                if module.exists() {
-                    Ok(module)
-                } else {
-                    bail!("the kernel's package has no module {path}")
-                }
-            })
-            .collect()
+            .filter_map(|line| line.strip_prefix("# module: "))
+            .flat_map(|path| [path.to_owned(), format!("{path}.xz")])
+            .map(|path| self.modules.join("kernel").join(path))
+            .filter(|module| module.exists())
+            .collect())
     }
 }
 
@@ -176,7 +182,11 @@ fn fetch(paths: &Paths, root: &Path) -> Result<()> {
         apt.update(&step)?;
     }
     let kernel = apt.dependency(KERNEL_PACKAGE, KERNEL_PREFIX)?;
-    for package in [kernel.as_str(), TOOLS_PACKAGE] {
+    let mut packages = vec![kernel.clone(), TOOLS_PACKAGE.to_owned()];
+    for prefix in PARTS_PREFIXES {
+        packages.extend(apt.dependency(&kernel, prefix).ok());
+    }
+    for package in &packages {
         let step = Step::begin(format!("fetching {package}"));
         apt.unpack(&step, package, &partial)?;
     }
@@ -192,11 +202,13 @@ mod tests {
         for (file, contents) in [
             ("boot/vmlinuz-6.1", "kernel"),
             ("bin/busybox", "tools"),
-            ("lib/modules/6.1/kernel/fs/isofs.ko", "module"),
+            ("lib/modules/6.1/kernel/fs/isofs.ko.xz", "module"),
             ("scripts/init", "init script"),
             ("scripts/profile", "profile"),
-            ("scripts/look", "#!/bin/sh\n# module: fs/isofs.ko\n"),
-            ("scripts/greedy", "# module: fs/nothing.ko\n"),
+            (
+                "scripts/look",
+                "#!/bin/sh\n# module: fs/isofs.ko\n# module: fs/nothing.ko\n",
+            ),
         ] {
             let path = folder.join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -233,19 +245,34 @@ mod tests {
     }
 
     #[test]
-    fn a_task_brings_the_modules_that_it_asks_for() {
+    fn a_task_brings_the_modules_that_it_asks_for_and_that_there_are() {
         let folder = tempfile::tempdir().unwrap();
         let linux = unpacked(folder.path());
         let archive = linux.initramfs(Task::Script("look")).unwrap();
         assert!(contains(&archive, "task/run\0"));
-        assert!(contains(&archive, "task/isofs.ko\0") && contains(&archive, "module"));
-        let error = linux.initramfs(Task::Script("greedy")).unwrap_err();
-        assert!(error.to_string().contains("fs/nothing.ko"));
+        assert!(contains(&archive, "task/isofs.ko.xz\0") && contains(&archive, "module"));
+        assert!(!contains(&archive, "nothing.ko\0"));
+    }
+
+    #[test]
+    fn a_kernel_beside_its_modules_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in ["usr/lib/modules/7.3/vmlinuz", "usr/bin/busybox"] {
+            let path = folder.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        let linux = Linux::in_folder(folder.path(), PathBuf::new()).unwrap();
+        assert_eq!(
+            linux.kernel(),
+            folder.path().join("usr/lib/modules/7.3/vmlinuz")
+        );
     }
 
     #[test]
     fn a_folder_without_a_kernel_is_told() {
         let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("lib/modules/6.1")).unwrap();
         let error = Linux::in_folder(folder.path(), PathBuf::new()).unwrap_err();
         assert!(error.to_string().contains("vmlinuz-*"), "{error}");
     }
