@@ -1,5 +1,6 @@
 //! The register file after power-on, INIT and a start-up IPI (SDM vol. 3, Processor State After Reset).
 
+use arch::mtrr::PAT_AT_RESET;
 use arch::{
     AccessRights, Cr0, Cr4, DescriptorTable, Dr6, Dr7, Efer, Gpr, Rflags, Segment, SegmentName,
     Vector, Xcr0, msr,
@@ -7,9 +8,6 @@ use arch::{
 
 use crate::cpu::{Blocking, Cpu};
 use crate::state::VcpuState;
-
-/// IA32_PAT after power-on: write-back, write-through, UC-, UC, twice.
-const PAT_AT_POWER_ON: u64 = 0x0007_0406_0007_0406;
 
 const DATA: AccessRights = AccessRights::PRESENT
     .union(AccessRights::CODE_OR_DATA)
@@ -24,7 +22,7 @@ pub fn power_on<C: Cpu>(cpu: &mut C) {
     registers(cpu);
     cpu.set_xcr0(Xcr0::X87);
     for (index, value) in [
-        (msr::IA32_PAT, PAT_AT_POWER_ON),
+        (msr::IA32_PAT, PAT_AT_RESET),
         (msr::IA32_SYSENTER_CS, 0),
         (msr::IA32_SYSENTER_ESP, 0),
         (msr::IA32_SYSENTER_EIP, 0),
