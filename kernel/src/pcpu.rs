@@ -169,6 +169,17 @@ impl<B: Backend> Turns<'_, B> {
     /// Takes in those that are new here.
     fn welcome(&mut self) {
         let new = core::mem::take(&mut *self.seat.inbox.lock());
+        if new.is_empty() {
+            return;
+        }
+        // One that has been alone until now is still loaded, and nobody may be loaded over it.
+        let mut ready = self.queue.remove(|_| true);
+        for (vcpu, _) in ready.iter_mut().chain(&mut self.asleep) {
+            self.crew.backend.unload(vcpu.backend_mut());
+        }
+        for (vcpu, share) in ready {
+            self.join(vcpu, share, Arrival::Again);
+        }
         for (vcpu, share) in new {
             self.join(vcpu, share, Arrival::New);
         }
@@ -207,10 +218,10 @@ impl<B: Backend> Turns<'_, B> {
         }
     }
 
-    /// Takes a vCPU off the CPU if there is any other that may want it.
+    /// Takes a vCPU off the CPU if there is any other that may want it. Those that come later see to it themselves
+    /// ([`welcome`](Self::welcome)).
     fn make_way(&self, vcpu: &mut Vcpu<B>) {
-        let alone = self.queue.is_empty() && self.asleep.is_empty();
-        if !alone || !self.seat.inbox.lock().is_empty() {
+        if !self.queue.is_empty() || !self.asleep.is_empty() {
             self.crew.backend.unload(vcpu.backend_mut());
         }
     }
