@@ -238,10 +238,12 @@ impl<B: Backend> Vm<B> {
         let vector = devices.board.acknowledge_pic();
         devices.pic_asserted = devices.board.pic_asserted();
         // Or the mailbox would say for ever that the wire is asserted, and its next rise would be no news.
-        let _: Kick = self.posted(BOOT_VCPU).set_intr(level(devices.pic_asserted));
+        let _: Kick = self
+            .posted(BOOT_VCPU)
+            .set_intr(Level::asserted_if(devices.pic_asserted));
         PicAnswer {
             vector,
-            intr: level(devices.pic_asserted),
+            intr: Level::asserted_if(devices.pic_asserted),
         }
     }
 
@@ -258,7 +260,11 @@ impl<B: Backend> Vm<B> {
         let asserted = devices.board.pic_asserted();
         if asserted != devices.pic_asserted {
             devices.pic_asserted = asserted;
-            if self.posted(BOOT_VCPU).set_intr(level(asserted)) == Kick::Needed {
+            if self
+                .posted(BOOT_VCPU)
+                .set_intr(Level::asserted_if(asserted))
+                == Kick::Needed
+            {
                 self.kick(BOOT_VCPU);
             }
         }
@@ -313,14 +319,6 @@ impl<B: Backend> Vm<B> {
         {
             apic::send(target.apic_id(), HostVector::Kick);
         }
-    }
-}
-
-const fn level(asserted: bool) -> Level {
-    if asserted {
-        Level::Asserted
-    } else {
-        Level::Deasserted
     }
 }
 
