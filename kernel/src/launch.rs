@@ -10,7 +10,7 @@ use core::fmt;
 
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName, msr};
-use bundle::{Bundle, Console, FileIndex, KernelFormat, VmConfig};
+use bundle::{Bundle, Console, EndPolicy, FileIndex, KernelFormat, VmConfig};
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
 use machine::layout::{self, MachineLayout};
@@ -114,6 +114,9 @@ pub(crate) fn vm<B: Backend>(
         .map(|(bytes, cmdline)| Module { bytes, cmdline })
         .collect();
     let format = wanted_format(config.kernel_format);
+    if config.on_reboot == EndPolicy::Restart || config.on_crash == EndPolicy::Restart {
+        log::warn!(target: "vm", "{}: will stay ended: restarts are not built yet", config.name);
+    }
 
     let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
     if cpus == 0 {

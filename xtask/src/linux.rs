@@ -9,7 +9,7 @@ use crate::paths::Paths;
 use crate::report::{Step, say};
 use crate::system::apt::{Apt, can_fetch_packages};
 use anyhow::{Context, Result, bail};
-use bundle::{EndPolicy, KernelFormat};
+use bundle::KernelFormat;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -108,7 +108,6 @@ impl Linux {
         guest.initrd = Some(initrd.to_owned());
         guest.config.kernel_format = KernelFormat::Linux;
         guest.config.cmdline = COMMAND_LINE.to_owned();
-        guest.config.on_reboot = EndPolicy::Restart;
         Ok(guest)
     }
 
