@@ -24,6 +24,8 @@
 //! | `misc`       | PVH     | caches, PAUSE, MONITOR, descriptor tables, machine status, UMIP          |
 //! | `hypercall`  | PVH     | VMCALL answers; VMX and SVM instructions are not there                   |
 //! | `outside`    | PVH     | memory that is not there reads all ones and takes no writes              |
+//! | `multiboot`  | Multiboot 1, 2 | command line, memory map and modules as the loader tells them     |
+//! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
 //!

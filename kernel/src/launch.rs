@@ -10,12 +10,14 @@ use core::fmt;
 
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName, msr};
-use bundle::{Bundle, Console, EndPolicy, FileIndex, KernelFormat, VmConfig};
+use bundle::{Bundle, Console, EndPolicy, FileIndex, KernelFormat, TestDevices, VmConfig};
+use machine::devices::FirmwareFiles;
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
 use machine::layout::{self, MachineLayout};
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use machine::{BoardConfig, TestBoard, firmware};
+use memory::GuestPhys;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
@@ -142,7 +144,14 @@ pub(crate) fn vm<B: Backend>(
     let board = BoardConfig {
         layout,
         epoch_s: clock::date_ns() / 1_000_000_000,
-        test_board: TestBoard::Absent,
+        test_board: match config.test_devices {
+            TestDevices::Absent => TestBoard::Absent,
+            TestDevices::Present => TestBoard::Present(FirmwareFiles {
+                kernel: (&*kernel).into(),
+                initrd: initrd.as_deref().unwrap_or_default().into(),
+                cmdline: config.cmdline.as_str().into(),
+            }),
+        },
     };
     let ids: Vec<u32> = (0..u32::from(cpus)).collect();
     let routing = RoutingTable::new(&ids).ok_or_else(too_many_cpus)?;
@@ -195,7 +204,9 @@ const fn wanted_format(format: KernelFormat) -> Option<Format> {
         KernelFormat::Multiboot => Some(Format::Multiboot),
         KernelFormat::Multiboot2 => Some(Format::Multiboot2),
         KernelFormat::Pvh => Some(Format::Pvh),
-        KernelFormat::BootSector => Some(Format::BOOT_SECTOR),
+        KernelFormat::Flat { address } => Some(Format::Flat {
+            address: GuestPhys::new(address as u64),
+        }),
     }
 }
 

@@ -34,6 +34,10 @@ enum Status {
 
 static STATUS: AtomicU32 = AtomicU32::new(Status::Clean as u32);
 
+/// The largest status with which a guest has ended itself by the debug-exit port, as a process's exit status has it;
+/// 0 for none, since such a status is odd.
+static EXIT_STATUS: AtomicU32 = AtomicU32::new(0);
+
 /// The CPUs at work. Made by the boot CPU once it knows which of them can run guests.
 static CREW: Once<Crew<VmxBackend>> = Once::new();
 /// What the other CPUs enable VT-x with.
@@ -135,8 +139,12 @@ fn start_all<B: Backend>(crew: &Crew<B>, backend: B, bundle: &Bundle<'_>) {
 /// Tells operator and test harness how a VM ended.
 pub(crate) fn vm_ended(name: &str, end: End) {
     let status = match end {
-        End::PowerOff | End::Exit(0) => Status::Clean,
-        End::Reset | End::Exit(_) => Status::Reset,
+        End::PowerOff => Status::Clean,
+        End::Exit(status) => {
+            EXIT_STATUS.fetch_max(status & 0xff, Ordering::Relaxed);
+            Status::Clean
+        }
+        End::Reset => Status::Reset,
         End::Crash(_) => Status::Crashed,
     };
     announce_end(name, status, format_args!("{end}"));
@@ -165,7 +173,11 @@ pub(crate) fn refuse(why: &dyn fmt::Display) -> ! {
 }
 
 fn finish(when_done: WhenDone) -> ! {
-    let status = STATUS.load(Ordering::Relaxed);
+    // A guest's own word counts where every guest has had one.
+    let status = match STATUS.load(Ordering::Relaxed) {
+        0 => EXIT_STATUS.load(Ordering::Relaxed),
+        status => status,
+    };
     console::line(
         Colour::Text,
         format_args!("plinth: all guests have ended, status {status}"),

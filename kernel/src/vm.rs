@@ -53,7 +53,7 @@ impl fmt::Display for End {
             Self::PowerOff => f.write_str("poweroff: the guest switched itself off"),
             Self::Reset => f.write_str("reset: the guest asked for a reset"),
             Self::Exit(status) => {
-                write!(f, "poweroff: the guest ended itself with status {status}")
+                write!(f, "exit: the guest ended itself with status {status}")
             }
             Self::Crash(error) => write!(f, "crash: {error}"),
         }

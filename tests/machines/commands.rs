@@ -17,6 +17,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             "plinth: end hello poweroff",
         ),
         (
+            "run_ends_with_the_status_that_a_guest_gives_its_test_board",
+            &["testboard", "--test-devices", "--cmdline", "a board"],
+            43,
+            "[testboard] DONE 5 passed, 0 failed",
+        ),
+        (
             "run_ends_with_2_where_the_guest_crashed",
             &["triple"],
             2,

@@ -1,9 +1,12 @@
 //! The tiny guests: each reports its own cases, and each must pass all of them.
 
 use anyhow::Result;
+use bundle::KernelFormat;
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
+use xtask::build::write_if_different;
+use xtask::paths::Paths;
 
 use crate::trial;
 
@@ -36,6 +39,18 @@ pub(crate) fn trials() -> Vec<Trial> {
             })
         })
         .collect();
+    for (name, format) in [
+        (
+            "a_multiboot_kernel_finds_its_module",
+            KernelFormat::Multiboot,
+        ),
+        (
+            "a_multiboot2_kernel_finds_its_module",
+            KernelFormat::Multiboot2,
+        ),
+    ] {
+        trials.push(trial(name, move || multiboot(format)));
+    }
     trials.push(trial("a_triple_fault_stops_its_vm_only", triple_fault));
     trials.push(trial("a_tight_loop_starves_nobody", tight_loop));
     trials.push(trial(
@@ -50,6 +65,21 @@ pub(crate) fn trials() -> Vec<Trial> {
         twins("debug")
     }));
     trials
+}
+
+fn multiboot(format: KernelFormat) -> Result<()> {
+    let module = Paths::of_checkout().artifacts().join("module");
+    write_if_different(&module, b"a boot module\n")?;
+    let mut machine = Boot::tiny(&["multiboot"])?
+        .with_guests(|guests| {
+            for guest in guests {
+                guest.config.kernel_format = format;
+                guest.config.cmdline = "first second".to_owned();
+                guest.modules = vec![(module.clone(), "module words".to_owned())];
+            }
+        })
+        .start()?;
+    machine.expect_all_passed("multiboot")
 }
 
 fn triple_fault() -> Result<()> {

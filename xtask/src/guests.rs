@@ -2,7 +2,9 @@
 
 use crate::build::Artifacts;
 use anyhow::{Context, Result, bail};
-use bundle::{Compression, Config, FileIndex, HypervisorOptions, Module, VmConfig, Writer};
+use bundle::{
+    Compression, Config, FileIndex, HypervisorOptions, KernelFormat, Module, VmConfig, Writer,
+};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -102,6 +104,56 @@ pub fn host_memory_mib(guests: &[Guest], bundle_bytes: u64) -> u32 {
     u32::try_from(mib).unwrap_or(u32::MAX)
 }
 
+/// A boot module as people write it: `FILE` or `FILE:ARGS`. Its command line begins with the file's name, as boot
+/// loaders have it. A file whose own name has a colon counts as a file.
+pub fn parse_module(text: &str) -> Result<(PathBuf, String)> {
+    let (file, arguments) = match text.split_once(':') {
+        Some(parts) if !Path::new(text).exists() => parts,
+        _ => (text, ""),
+    };
+    let path = PathBuf::from(file);
+    let name = path
+        .file_name()
+        .with_context(|| format!("`{text}` names no file: write FILE or FILE:ARGS"))?
+        .to_string_lossy();
+    let cmdline = if arguments.is_empty() {
+        name.into_owned()
+    } else {
+        format!("{name} {arguments}")
+    };
+    Ok((path, cmdline))
+}
+
+/// A kernel's format as people write it.
+pub fn parse_format(text: &str) -> Result<KernelFormat> {
+    const BELOW: u32 = 0x10_0000;
+    Ok(match text.split_once('@') {
+        None => match text {
+            "auto" => KernelFormat::Auto,
+            "linux" => KernelFormat::Linux,
+            "elf" => KernelFormat::Elf,
+            "multiboot" => KernelFormat::Multiboot,
+            "multiboot2" => KernelFormat::Multiboot2,
+            "pvh" => KernelFormat::Pvh,
+            "flat" => KernelFormat::BOOT_SECTOR,
+            _ => bail!(
+                "possible values: auto, linux, elf, multiboot, multiboot2, pvh, flat, flat@ADDRESS"
+            ),
+        },
+        Some(("flat", address)) => {
+            let digits = address.strip_prefix("0x").unwrap_or(address);
+            let address = u32::from_str_radix(digits, 16)
+                .ok()
+                .filter(|&address| address < BELOW && address % 16 == 0)
+                .with_context(|| {
+                    format!("`{address}` is no hexadecimal multiple of 16 below {BELOW:#x}")
+                })?;
+            KernelFormat::Flat { address }
+        }
+        Some(_) => bail!("only flat binaries are put at an address: flat@ADDRESS"),
+    })
+}
+
 /// A size as people write it: `64M`, `1G`, `512` (MiB), `4096K`.
 pub fn parse_size(text: &str) -> Result<u64> {
     let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
@@ -138,6 +190,33 @@ mod tests {
         }
         for text in ["", "M", "12X", "-5M", "0", "99999999999999G", "1.5G"] {
             assert!(parse_size(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_module_is_a_file_with_or_without_words() {
+        let parsed = |text| parse_module(text).unwrap();
+        assert_eq!(parsed("/m/disk"), ("/m/disk".into(), "disk".into()));
+        assert_eq!(
+            parsed("disk:a b=c:d"),
+            ("disk".into(), "disk a b=c:d".into())
+        );
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("a:b");
+        fs::write(&odd, "").unwrap();
+        assert_eq!(parsed(odd.to_str().unwrap()), (odd.clone(), "a:b".into()));
+        assert!(parse_module("").is_err() && parse_module(":words").is_err());
+    }
+
+    #[test]
+    fn a_format_is_named_and_a_flat_one_has_an_address() {
+        assert_eq!(parse_format("pvh").unwrap(), KernelFormat::Pvh);
+        assert_eq!(parse_format("flat").unwrap(), KernelFormat::BOOT_SECTOR);
+        let at = KernelFormat::Flat { address: 0x8000 };
+        assert_eq!(parse_format("flat@0x8000").unwrap(), at);
+        assert_eq!(parse_format("flat@8000").unwrap(), at);
+        for text in ["flat@", "flat@0x8001", "flat@0x100000", "elf@0x8000", "exe"] {
+            assert!(parse_format(text).is_err(), "{text}");
         }
     }
 

@@ -2,14 +2,14 @@
 
 use crate::build::{Artifacts, ImageMaker, lock};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Pace};
-use crate::guests::{Guest, host_memory_mib, pack, parse_size};
+use crate::guests::{Guest, host_memory_mib, pack, parse_format, parse_module, parse_size};
 use crate::linux::{self, Linux, Task};
 use crate::paths::Paths;
 use crate::system::host::Virtualisation;
 use crate::terminal::{is_interactive, size};
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
-use bundle::{Compression, HypervisorOptions, LogLevel};
+use bundle::{Compression, HypervisorOptions, KernelFormat, LogLevel, TestDevices};
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -25,6 +25,13 @@ pub struct GuestOptions {
     /// Give it this initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
+    /// Give it this boot module, with ARGS behind the file's name on the module's command line; may be repeated
+    #[arg(long = "module", value_name = "FILE[:ARGS]", value_parser = parse_module)]
+    modules: Vec<(PathBuf, String)>,
+    /// Take the kernel for this format rather than look: linux, elf, multiboot, multiboot2, pvh, or flat[@ADDRESS],
+    /// a binary that starts in real mode, at 0x7c00 or where you say
+    #[arg(long, value_name = "NAME", default_value = "auto", value_parser = parse_format, requires = "kernel")]
+    format: KernelFormat,
     /// Give it this command line
     #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     cmdline: Option<String>,
@@ -34,6 +41,9 @@ pub struct GuestOptions {
     /// Give it this much memory: 64M, 1G ... [default: 32M for the tiny ones, 256M for linux, 512M for yours]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
+    /// Give it the devices that test kernels expect: exit port, debug console, interrupt lines, fw_cfg
+    #[arg(long)]
+    test_devices: bool,
     /// How much the hypervisor logs: error, warn, info, debug, trace
     #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse_level)]
     log: LogLevel,
@@ -70,6 +80,13 @@ impl GuestOptions {
         };
         if self.initrd.is_some() {
             guest.initrd.clone_from(&self.initrd);
+        }
+        guest.modules.extend_from_slice(&self.modules);
+        if self.kernel.is_some() {
+            guest.config.kernel_format = self.format;
+        }
+        if self.test_devices {
+            guest.config.test_devices = TestDevices::Present;
         }
         guest.config.cpus = self.cpus;
         if let Some(cmdline) = &self.cmdline {
@@ -219,6 +236,27 @@ mod tests {
     }
 
     #[test]
+    fn modules_format_and_test_devices_reach_the_guest() {
+        let line = parse(&[
+            "--kernel",
+            "k.bin",
+            "--module",
+            "/m/one:a b",
+            "--module=two",
+            "--format=flat@0x10000",
+            "--test-devices",
+        ]);
+        let paths = Paths::of_checkout();
+        let guest = line.unwrap().guest.guest(&paths, &artifacts()).unwrap();
+        let modules = [("/m/one", "one a b"), ("two", "two")];
+        let modules = modules.map(|(file, cmdline)| (PathBuf::from(file), cmdline.to_owned()));
+        assert_eq!(guest.modules, modules);
+        let format = KernelFormat::Flat { address: 0x1_0000 };
+        assert_eq!(guest.config.kernel_format, format);
+        assert_eq!(guest.config.test_devices, TestDevices::Present);
+    }
+
+    #[test]
     fn wrong_options_are_refused_with_the_choices() {
         for (arguments, expected) in [
             (&["--engine", "vbox"][..], "kvm, bochs, qemu"),
@@ -228,20 +266,26 @@ mod tests {
             (&["--memory", "lots"], "64M"),
             (&["a", "b"], "unexpected"),
             (&["--log", "loud"], "trace"),
+            (&["--kernel", "k", "--format", "coff"], "multiboot2"),
+            (&["--format", "flat"], "--kernel"),
         ] {
             let error = parse(arguments).unwrap_err().to_string();
             assert!(error.contains(expected), "{arguments:?}: {error}");
         }
     }
 
-    #[test]
-    fn a_kernel_of_ones_own_is_called_after_its_file() {
-        let artifacts = Artifacts {
+    fn artifacts() -> Artifacts {
+        Artifacts {
             kernel_with_symbols: PathBuf::new(),
             kernel: PathBuf::new(),
             image: PathBuf::new(),
             guests: [("hello".to_owned(), PathBuf::from("/g/hello"))].into(),
-        };
+        }
+    }
+
+    #[test]
+    fn a_kernel_of_ones_own_is_called_after_its_file() {
+        let artifacts = artifacts();
         let paths = Paths::of_checkout();
         let guest = |arguments: &[&str]| parse(arguments).unwrap().guest.guest(&paths, &artifacts);
         assert_eq!(guest(&["--kernel", "/b/my.elf"]).unwrap().config.name, "my");

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 /// What the exit status tells.
 pub const EXIT_STATUS: &str = "\
 Exit status: 0 where every guest switched itself off, 1 after a reset, 2 after a crash, 3 where one \
-could not start; 124 after the timeout, 125 where xtask could not start the machine, 126 where the \
+could not start; what a guest itself wrote to the exit port of --test-devices, twice that plus one; 124 after the timeout, 125 where xtask could not start the machine, 126 where the \
 machine ended before its guests, 130 where you left.";
 
 /// What is to be run, and how.

@@ -25,6 +25,8 @@ pub enum End {
     PowerOff,
     /// It asked for a reset.
     Reset,
+    /// It ended itself with a status, by the debug-exit port.
+    Exit,
     /// It could not go on, or could not start.
     Crash,
     /// Somebody ended it.
@@ -62,6 +64,7 @@ impl Announcement {
         let how = match how {
             "poweroff" => End::PowerOff,
             "reset" => End::Reset,
+            "exit" => End::Exit,
             "crash" => End::Crash,
             "killed" => End::Killed,
             _ => return None,

@@ -85,6 +85,10 @@ pub struct VmConfig {
     pub placement: Placement,
     /// Where its serial port leads.
     pub console: Console,
+    /// Whether it has a display and a keyboard.
+    pub screen: Screen,
+    /// Whether it has the devices that test kernels expect.
+    pub test_devices: TestDevices,
     /// Whether it starts with the hypervisor.
     pub autostart: Autostart,
     /// What happens when it crashes (a triple fault, an error that it cannot go on from).
@@ -114,6 +118,8 @@ impl VmConfig {
             affinity: Vec::new(),
             placement: Placement::default(),
             console: Console::default(),
+            screen: Screen::default(),
+            test_devices: TestDevices::default(),
             autostart: Autostart::default(),
             on_crash: EndPolicy::default(),
             on_reboot: EndPolicy::default(),
@@ -153,8 +159,16 @@ pub enum KernelFormat {
     Multiboot2,
     /// An ELF file with the PVH entry note.
     Pvh,
-    /// A flat binary, started in real mode at 0000:7C00 like a boot sector.
-    BootSector,
+    /// A flat binary, started in real mode.
+    Flat {
+        /// Where it is put: 0x7c00, as a boot sector is, or a multiple of 16 below 1 MiB.
+        address: u32,
+    },
+}
+
+impl KernelFormat {
+    /// A flat binary where a BIOS puts a boot sector.
+    pub const BOOT_SECTOR: Self = Self::Flat { address: 0x7c00 };
 }
 
 /// Whether virtual CPUs share host CPUs.
@@ -177,6 +191,27 @@ pub enum Console {
     Terminal,
     /// Nowhere; the machine sees a serial port at which nobody listens.
     None,
+}
+
+/// Whether a machine has a display and a keyboard. It has a serial port in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Screen {
+    /// It has neither.
+    #[default]
+    None,
+    /// It has a VGA in text mode, which the hypervisor shows on its console, and a keyboard, which takes what is
+    /// typed there.
+    Text,
+}
+
+/// Whether a machine has the devices that test kernels expect of an emulator's board.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TestDevices {
+    /// Their ports belong to nobody.
+    #[default]
+    Absent,
+    /// It has them.
+    Present,
 }
 
 /// Whether a machine starts with the hypervisor.

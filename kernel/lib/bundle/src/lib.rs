@@ -39,7 +39,7 @@ mod writer;
 
 pub use config::{
     Autostart, Config, Console, EndPolicy, FileIndex, HypervisorOptions, KernelFormat, LogLevel,
-    Module, Placement, VmConfig, WhenDone,
+    Module, Placement, Screen, TestDevices, VmConfig, WhenDone,
 };
 pub use error::{BundleError, FileError};
 pub use format::{FILE_ALIGNMENT, MAX_BUNDLE_BYTES, VERSION};

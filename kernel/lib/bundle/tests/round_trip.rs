@@ -127,7 +127,7 @@ fn another_version_is_refused_with_both_versions_named() {
     assert!(
         error
             .to_string()
-            .contains("version 99, this hypervisor reads 1")
+            .contains("version 99, this hypervisor reads 2")
     );
 }
 

@@ -10,23 +10,24 @@ use memory::GuestPhys;
 
 use crate::bus::{self, Port};
 use crate::devices::{
-    I8042, IoApic, Pci, Pic, Pit, PowerManagement, ResetControl, Rtc, TestDevices, Uart, testdev,
+    FirmwareFiles, I8042, IoApic, Pci, Pic, Pit, PowerManagement, ResetControl, Rtc, TestDevices,
+    Uart, testdev,
 };
 use crate::layout::{ECAM, IOAPIC, MachineLayout};
 use crate::{Effects, Gsi, Level};
 
 /// Whether a machine has the test devices.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum TestBoard {
     /// It has not: their ports belong to nobody.
     #[default]
     Absent,
-    /// It has.
-    Present,
+    /// It has, and they tell of these files.
+    Present(FirmwareFiles),
 }
 
 /// What differs between boards.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Debug)]
 pub struct BoardConfig {
     /// Memory and CPUs, of which the CMOS tells.
     pub layout: MachineLayout,
@@ -93,7 +94,6 @@ impl Board {
     /// A board after power-on.
     pub fn new(config: BoardConfig) -> Self {
         Self {
-            config,
             pic: Pic::new(),
             ioapic: IoApic::new(),
             pit: Pit::new(Self::PIT_GSI),
@@ -103,18 +103,19 @@ impl Board {
             pm: PowerManagement::new(Self::SCI_GSI),
             reset: ResetControl::new(),
             pci: Pci::new(),
-            test: match config.test_board {
+            test: match &config.test_board {
                 TestBoard::Absent => None,
-                TestBoard::Present => Some(TestDevices::new(&config.layout)),
+                TestBoard::Present(files) => Some(TestDevices::new(&config.layout, files.clone())),
             },
             deadlines: Deadlines::NONE,
+            config,
         }
     }
 
     /// Puts all devices back into their state after power-on. The clock shows the date of `now_ns` as if nobody
     /// had ever set it.
     pub fn reset(&mut self) {
-        *self = Self::new(self.config);
+        *self = Self::new(self.config.clone());
     }
 
     /// Reads a port; bits above the width are zero. Ports without a device read as all ones.
@@ -159,6 +160,10 @@ impl Board {
         } else if ECAM.contains(gpa) {
             self.pci
                 .read_ecam(gpa.as_u64() - ECAM.start.as_u64(), width)
+        } else if let Some(test) = &self.test
+            && testdev::MEMORY.contains(gpa)
+        {
+            test.read_memory(gpa.as_u64() - testdev::MEMORY.start.as_u64(), width)
         } else {
             width.mask()
         }
@@ -172,6 +177,10 @@ impl Board {
         } else if ECAM.contains(gpa) {
             self.pci
                 .write_ecam(gpa.as_u64() - ECAM.start.as_u64(), width, value);
+        } else if let Some(test) = &mut self.test
+            && testdev::MEMORY.contains(gpa)
+        {
+            test.write_memory(gpa.as_u64() - testdev::MEMORY.start.as_u64(), width, value);
         }
     }
 
@@ -692,7 +701,7 @@ mod tests {
 
     #[test]
     fn test_devices_answer_where_they_are_wanted() {
-        let mut bench = Bench::new(TestBoard::Present);
+        let mut bench = Bench::new(TestBoard::Present(FirmwareFiles::default()));
         bench.write(0xe0, Width::Dword, 0x1234_5678);
         assert_eq!(bench.read(0xe0, Width::Dword), 0x1234_5678);
         assert_eq!(bench.inb(0xe9), 0xe9);
@@ -704,8 +713,15 @@ mod tests {
         bench.outb(0x21, 0xdf);
         bench.write(0x2005, Width::Dword, 1);
         assert!(bench.board.pic_asserted());
+        let memory = GuestPhys::new(0xff00_0010);
+        bench
+            .board
+            .write_mmio(memory, Width::Word, 0xabcd, &mut bench.fx);
+        assert_eq!(bench.board.read_mmio(memory, Width::Dword), 0xabcd);
         bench.write(0xf4, Width::Dword, 0x10);
         assert_eq!(bench.fx.request, Some(Request::Exit(0x21)));
+        let mut plain = Bench::plain();
+        assert_eq!(plain.board.read_mmio(memory, Width::Byte), 0xff);
     }
 
     #[test]
@@ -750,6 +766,7 @@ mod tests {
     fn addresses() -> impl Strategy<Value = u64> {
         prop_oneof![
             0xfec0_0000u64..0xfec0_0050,
+            0xfeff_fff8u64..0xff01_0008,
             0xe000_0000u64..0xe000_2000,
             0xe000_0000u64..0xf000_0000,
             any::<u64>(),
@@ -782,7 +799,7 @@ mod tests {
         fn no_deed_of_a_guest_upsets_the_board(
             deeds in proptest::collection::vec(deeds(), 1..100),
         ) {
-            let mut bench = Bench::new(TestBoard::Present);
+            let mut bench = Bench::new(TestBoard::Present(FirmwareFiles::default()));
             for deed in deeds {
                 let Bench { board, fx, now } = &mut bench;
                 match deed {

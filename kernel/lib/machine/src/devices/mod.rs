@@ -20,6 +20,7 @@ mod rtc;
 pub(crate) mod testdev;
 mod uart;
 
+pub use fw_cfg::FirmwareFiles;
 pub use i8042::I8042;
 pub use ioapic::IoApic;
 pub use pci::Pci;

@@ -52,6 +52,25 @@ impl Format {
     pub const BOOT_SECTOR: Self = Self::Flat {
         address: flat::BOOT_SECTOR,
     };
+
+    /// Checks that its boot protocol has a way to pass on all that is requested: nothing is left out in silence.
+    fn accepts(self, request: &Request<'_>) -> Result<(), LoadError> {
+        let has_files = request.initrd.is_some() || !request.modules.is_empty();
+        match self {
+            Self::Pvh | Self::Multiboot | Self::Multiboot2 => Ok(()),
+            Self::Linux if request.modules.is_empty() => Ok(()),
+            Self::Linux => Err(LoadError::Unsupported(
+                "a Linux kernel takes an initial RAM disk and no modules",
+            )),
+            Self::Elf | Self::Flat { .. } if has_files => Err(LoadError::Unsupported(
+                "a plain ELF file or flat binary takes no initial RAM disk and no modules",
+            )),
+            Self::Elf | Self::Flat { .. } if !request.cmdline.is_empty() => Err(
+                LoadError::Unsupported("a plain ELF file or flat binary takes no command line"),
+            ),
+            Self::Elf | Self::Flat { .. } => Ok(()),
+        }
+    }
 }
 
 /// A boot module.
@@ -128,6 +147,7 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
         Some(format) => format,
         None => detect(request.kernel)?,
     };
+    format.accepts(request)?;
     let state = match format {
         Format::Linux => linux::load(request, memory)?,
         Format::Pvh => pvh::load(request, memory)?,
@@ -167,6 +187,38 @@ mod tests {
             detect(b"\x7fELF"),
             Err(LoadError::Truncated("the ELF header"))
         );
+    }
+
+    #[test]
+    fn what_a_boot_protocol_cannot_pass_on_is_refused() {
+        let memory = FakeMemory::new(2 << 20);
+        let plain = &seeds()[0];
+        let linux = linux::tests::bzimage(0x206);
+        let module = [Module {
+            bytes: b"module",
+            cmdline: "",
+        }];
+        for request in [
+            Request {
+                modules: &module,
+                ..request(&linux)
+            },
+            Request {
+                modules: &module,
+                ..request(plain)
+            },
+            Request {
+                initrd: Some(b"disk"),
+                ..request(plain)
+            },
+            Request {
+                cmdline: "quiet",
+                ..request(plain)
+            },
+        ] {
+            let error = load(&request, &memory).unwrap_err();
+            assert!(matches!(error, LoadError::Unsupported(_)), "{error}");
+        }
     }
 
     /// Loads a file and checks the two promises: an error or a kernel, and never a write outside RAM.
