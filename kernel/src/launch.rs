@@ -22,7 +22,7 @@ use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
 use vmm::scheduler::{Cap, Share, Weight};
-use vmm::{Cpu, VcpuState};
+use vmm::{Cpu, VcpuState, paravirt};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
 use crate::cpu::msr::try_read_msr;
@@ -236,6 +236,7 @@ fn vcpu<B: Backend>(
             crystal_hz: apic_bus_hz(),
             xcr0: offered.xcr0,
             backing: offered.backing,
+            paravirt: paravirt::Features::all(),
         },
     );
     let mut lapic = Lapic::new(LapicConfig {

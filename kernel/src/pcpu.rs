@@ -232,7 +232,8 @@ impl<B: Backend> Turns<'_, B> {
         let mut index = 0;
         while let Some((vcpu, _)) = self.asleep.get(index) {
             if vcpu.has_reason_to_wake(now_tsc) {
-                let (vcpu, share) = self.asleep.swap_remove(index);
+                let (mut vcpu, share) = self.asleep.swap_remove(index);
+                vcpu.woken();
                 self.join(vcpu, share, Arrival::Woken);
             } else {
                 index += 1;

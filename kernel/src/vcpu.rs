@@ -37,6 +37,8 @@ struct Inner {
     activity: Activity,
     /// The host's TSC when its local APIC's timer is due; `u64::MAX` for never.
     timer_tsc: u64,
+    /// The host's TSC since when it has been waiting for a turn; `None` while it has one, or waits for an event.
+    ready_tsc: Option<u64>,
     metrics: Metrics,
     trace: Trace,
 }
@@ -66,6 +68,7 @@ impl<B: Backend> Vcpu<B> {
             state,
             activity,
             timer_tsc: u64::MAX,
+            ready_tsc: None,
             metrics: Metrics::new(),
             trace: Trace::new(),
         };
@@ -119,9 +122,29 @@ impl<B: Backend> Vcpu<B> {
         write!(out, "{}{}{}", Registers(&cpu), inner.trace, inner.metrics)
     }
 
+    /// It has become ready, and waits for a turn from now on.
+    pub(crate) fn woken(&mut self) {
+        self.inner.ready_tsc = Some(clock::tsc());
+    }
+
     /// Runs it on this CPU until its turn ends, at the latest when the host's TSC reaches `until_tsc`.
     /// Interrupts are off all the while.
     pub(crate) fn run(&mut self, backend: &B, until_tsc: u64) -> Turn {
+        let waited_ns = self.inner.ready_tsc.take().map_or(0, |since| {
+            clock::ticks_to_ns(clock::tsc().wrapping_sub(since))
+        });
+        let memory = self.vm.memory();
+        self.inner.state.paravirt.steal().running(memory, waited_ns);
+        let turn = self.run_turn(backend, until_tsc);
+        if let Turn::Expired | Turn::Yielded = turn {
+            self.inner.ready_tsc = Some(clock::tsc());
+            let memory = self.vm.memory();
+            self.inner.state.paravirt.steal().preempted(memory);
+        }
+        turn
+    }
+
+    fn run_turn(&mut self, backend: &B, until_tsc: u64) -> Turn {
         let Self {
             vm,
             backend: vcpu,
@@ -236,6 +259,9 @@ impl Inner {
             self.state.lapic.expire(&now);
         }
         let signals = vm.posted(self.index).drain(&mut self.state.lapic);
+        if signals.wake() {
+            self.state.paravirt.wake();
+        }
         if let Some(restart) =
             self.state
                 .pending
@@ -243,6 +269,8 @@ impl Inner {
         {
             self.restart(restart, vm, cpu);
         }
+        let state = &mut self.state;
+        state.paravirt.eoi().collect(vm.memory(), &mut state.lapic);
         let decision = decide(
             &mut self.state.pending,
             cpu,
@@ -251,9 +279,13 @@ impl Inner {
             Delivery::Software,
             || vm.acknowledge_pic(),
         );
-        if decision.wake_from_halt {
+        if decision.wake_from_halt
+            || self.activity == Activity::Halted && self.state.paravirt.take_wake()
+        {
             self.activity = Activity::Active;
         }
+        let state = &mut self.state;
+        state.paravirt.eoi().offer(vm.memory(), &state.lapic);
         if let Some(event) = decision.event {
             cpu.inject(event);
         }

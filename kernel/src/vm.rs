@@ -149,6 +149,12 @@ impl<B: Backend> Vm<B> {
         &self.space
     }
 
+    /// Its RAM.
+    #[inline]
+    pub(crate) fn memory(&self) -> &GuestRam {
+        &self.ram
+    }
+
     /// The host's TSC when its time began.
     pub(crate) fn origin_tsc(&self) -> u64 {
         self.origin_tsc
@@ -333,7 +339,7 @@ impl<B: Backend> Machine for VmPort<'_, B> {
 
     #[inline]
     fn memory(&self) -> &GuestRam {
-        &self.vm.ram
+        self.vm.memory()
     }
 
     #[inline]
@@ -363,6 +369,18 @@ impl<B: Backend> Machine for VmPort<'_, B> {
     fn send(&mut self, ipi: Ipi) {
         let targets = self.vm.routing.resolve_ipi(&ipi, self.vcpu);
         self.vm.deliver(&ipi.message, targets);
+    }
+
+    fn wake(&mut self, apic_id: u32) {
+        if let Some(vcpu) = self.vm.routing.index_of(apic_id)
+            && self.vm.posted(vcpu).post_wake() == Kick::Needed
+        {
+            self.vm.kick(vcpu);
+        }
+    }
+
+    fn date_at_start_ns(&self) -> u64 {
+        clock::date_ns_at(self.vm.origin_tsc)
     }
 
     fn reroute(&mut self, route: Route) {

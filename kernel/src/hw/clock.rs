@@ -74,9 +74,15 @@ pub(crate) fn ns_to_ticks(ns: u64) -> u64 {
 
 /// The date and time of day in UTC, in nanoseconds since the start of 1970.
 pub(crate) fn date_ns() -> u64 {
+    date_ns_at(tsc())
+}
+
+/// The date and time of day in UTC when the TSC read this, which was not before the hypervisor was entered.
+pub(crate) fn date_ns_at(tsc: u64) -> u64 {
+    let since_boot = tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed));
     BOOT_DATE_NS
         .load(Ordering::Relaxed)
-        .saturating_add(now_ns())
+        .saturating_add(ticks_to_ns(since_boot))
 }
 
 /// Spends `us` microseconds doing nothing.

@@ -94,8 +94,9 @@ pub trait Cpu {
     fn set_blocking(&mut self, blocking: Blocking);
     /// The time-stamp counter as the guest would read it now.
     fn guest_tsc(&self) -> u64;
-    /// Makes the guest's time-stamp counter read `tsc` now.
-    fn set_guest_tsc(&mut self, tsc: u64);
+    /// Adds `ticks` to the guest's time-stamp counter, modulo 2^64. By how much it is moved, and not to where, so that
+    /// the time that this takes is not lost.
+    fn move_guest_tsc(&mut self, ticks: u64);
     /// The guest has moved its local APIC or changed its mode; a backend whose hardware virtualises the APIC
     /// adapts to it.
     fn apic_mode_changed(&mut self, lapic: &Lapic);

@@ -30,6 +30,7 @@ pub mod linear;
 pub mod machine;
 pub mod metrics;
 pub mod mtrr;
+pub mod paravirt;
 pub mod pending;
 pub mod power;
 pub mod reset;

@@ -35,6 +35,12 @@ pub trait Machine {
     /// Tells the I/O APIC of an EOI for a level-triggered vector.
     fn end_of_interrupt(&mut self, vector: arch::Vector);
 
+    /// Wakes the CPU with this APIC ID if it has halted, interrupts off or not. Nothing where there is none.
+    fn wake(&mut self, apic_id: u32);
+
+    /// The date when the VM's time was 0, in nanoseconds since 1970-01-01 00:00 UTC.
+    fn date_at_start_ns(&self) -> u64;
+
     /// Nanoseconds since the VM was made, which stand still while all of it is paused.
     fn now_ns(&self) -> u64;
 }

@@ -40,6 +40,7 @@ pub fn init<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState) {
     registers(cpu);
     cpu.set_gpr(Gpr::Rdx, u64::from(vcpu.cpuid.leaf_1_eax()));
     vcpu.lapic.init();
+    vcpu.paravirt.reset();
     cpu.apic_mode_changed(&vcpu.lapic);
 }
 

@@ -5,6 +5,7 @@ use machine::devices::lapic::{ApicMode, Lapic};
 use crate::cpuid::CpuidTable;
 use crate::emulate::Emulator;
 use crate::mtrr::Mtrrs;
+use crate::paravirt::Paravirt;
 use crate::pending::Pending;
 
 /// The state of one vCPU that the handlers own.
@@ -20,6 +21,8 @@ pub struct VcpuState {
     pub pending: Pending,
     /// What the emulator remembers.
     pub emulator: Emulator,
+    /// What it has asked for as a guest that knows that it is one.
+    pub paravirt: Paravirt,
 }
 
 /// MSRs whose value is kept here, because the hardware has no guest copy of them.
@@ -62,6 +65,7 @@ impl VcpuState {
             lapic,
             pending: Pending::new(),
             emulator: Emulator::new(),
+            paravirt: Paravirt::default(),
         }
     }
 

@@ -298,8 +298,8 @@ impl Cpu for VmxLoaded<'_> {
         clock::tsc().wrapping_add(self.vcpu.tsc_offset)
     }
 
-    fn set_guest_tsc(&mut self, tsc: u64) {
-        self.vcpu.tsc_offset = tsc.wrapping_sub(clock::tsc());
+    fn move_guest_tsc(&mut self, ticks: u64) {
+        self.vcpu.tsc_offset = self.vcpu.tsc_offset.wrapping_add(ticks);
         self.vmcs.write(fields::TSC_OFFSET, self.vcpu.tsc_offset);
     }
 

@@ -215,6 +215,12 @@ impl RoutingTable {
         })
     }
 
+    /// The vCPU whose local APIC has this ID, whatever it does.
+    pub fn index_of(&self, id: u32) -> Option<u8> {
+        let at = self.entries.iter().position(|entry| entry.id == id)?;
+        u8::try_from(at).ok()
+    }
+
     /// Makes a vCPU's route known.
     pub fn publish(&self, vcpu: u8, route: Route) {
         if let Some(entry) = self.entries.get(usize::from(vcpu)) {

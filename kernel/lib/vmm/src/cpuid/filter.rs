@@ -14,6 +14,7 @@ use super::features::Features;
 use super::{
     BASIC_LEAVES, CpuidTable, EXTENDED_LEAVES, Entry, MAX_BASIC, MAX_EXTENDED, Rule, frequency,
 };
+use crate::paravirt::{self, Features as ParavirtFeatures, clock::Scale};
 
 /// "PlinthPlinth" as EBX, ECX and EDX spell it.
 const SIGNATURE: [u32; 3] = [
@@ -23,6 +24,7 @@ const SIGNATURE: [u32; 3] = [
 ];
 /// The version of the hypercall interface, leaf 0x4000_0001, EAX.
 const INTERFACE_VERSION: u32 = 1;
+const ADVANCED_POWER_INDEX: usize = (CpuidLeaf::ADVANCED_POWER - CpuidLeaf::EXTENDED) as usize;
 /// A host leaf with subleaves is asked for at most so many.
 const MAX_SUBLEAVES: u32 = 8;
 
@@ -63,6 +65,8 @@ pub struct GuestCpuConfig {
     pub xcr0: Xcr0,
     /// What the backend provides.
     pub backing: Backing,
+    /// What the run loop does for guests that know that they are guests.
+    pub paravirt: paravirt::Features,
 }
 
 impl CpuidTable {
@@ -80,6 +84,8 @@ impl CpuidTable {
             extended: [Entry::ZERO; EXTENDED_LEAVES],
             hypervisor: Vec::new(),
             subleaves: Vec::new(),
+            paravirt: paravirt::Features::empty(),
+            clock_scale: None,
             allowed_cr4: features.allowed_cr4(),
             allowed_efer: features.allowed_efer(),
             xsave: features.xsave.clone(),
@@ -88,7 +94,7 @@ impl CpuidTable {
         };
         table.fill_basic(host, config, &features);
         table.fill_extended(host, &features);
-        table.fill_hypervisor();
+        table.fill_hypervisor(config);
         table
     }
 
@@ -284,7 +290,7 @@ impl CpuidTable {
         );
     }
 
-    fn fill_hypervisor(&mut self) {
+    fn fill_hypervisor(&mut self, config: &GuestCpuConfig) {
         let [ebx, ecx, edx] = SIGNATURE;
         let last = CpuidLeaf::HYPERVISOR + 1;
         self.hypervisor.push((
@@ -300,6 +306,41 @@ impl CpuidTable {
             last,
             CpuidResult {
                 eax: INTERFACE_VERSION,
+                ..CpuidResult::ZERO
+            },
+        ));
+        self.fill_paravirt(config);
+    }
+
+    /// KVM's leaves. A clock that is nothing but a factor needs a TSC that never changes its rate.
+    fn fill_paravirt(&mut self, config: &GuestCpuConfig) {
+        let [ebx, ecx, edx] = paravirt::KVM_SIGNATURE;
+        let invariant = self
+            .extended
+            .get(ADVANCED_POWER_INDEX)
+            .is_some_and(|entry| {
+                AdvancedPowerEdx::from_bits_retain(entry.registers.edx)
+                    .contains(AdvancedPowerEdx::INVARIANT_TSC)
+            });
+        self.clock_scale = Scale::of(config.tsc_hz).filter(|_| invariant);
+        self.paravirt = config.paravirt;
+        if self.clock_scale.is_none() {
+            self.paravirt -= ParavirtFeatures::CLOCKSOURCE2 | ParavirtFeatures::CLOCKSOURCE_STABLE;
+        }
+        let last = paravirt::KVM_LEAF + 1;
+        self.hypervisor.push((
+            paravirt::KVM_LEAF,
+            CpuidResult {
+                eax: last,
+                ebx,
+                ecx,
+                edx,
+            },
+        ));
+        self.hypervisor.push((
+            last,
+            CpuidResult {
+                eax: self.paravirt.bits(),
                 ..CpuidResult::ZERO
             },
         ));

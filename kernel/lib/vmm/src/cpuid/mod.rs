@@ -21,6 +21,8 @@ use arch::{Cr4, Efer, Xcr0};
 pub use filter::{Backing, GuestCpuConfig};
 use xsave::XsaveLayout;
 
+use crate::paravirt::{self, clock::Scale};
+
 /// The highest basic leaf that a guest sees (0x16, processor frequency information).
 const MAX_BASIC: u32 = 0x16;
 /// The highest extended leaf that a guest sees.
@@ -39,6 +41,8 @@ pub struct CpuidTable {
     /// The subleaves of all leaves that have any; an [`Entry`] says which are its own.
     subleaves: Vec<CpuidResult>,
     xsave: XsaveLayout,
+    paravirt: paravirt::Features,
+    clock_scale: Option<Scale>,
     allowed_cr4: Cr4,
     allowed_efer: Efer,
     physical_address_bits: u8,
@@ -208,6 +212,16 @@ impl CpuidTable {
             .features()
             .contains(LeafDs1Eax::XSAVES)
             .then_some(0)
+    }
+
+    /// What the guest is offered as one that knows that it is a guest.
+    pub const fn paravirt(&self) -> paravirt::Features {
+        self.paravirt
+    }
+
+    /// How the ticks of its TSC become nanoseconds; there whenever the clock is offered.
+    pub const fn clock_scale(&self) -> Option<Scale> {
+        self.clock_scale
     }
 
     /// The x2APIC ID.

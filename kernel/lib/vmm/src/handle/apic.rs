@@ -59,14 +59,23 @@ pub(crate) fn act<C: Cpu, M: Machine>(
     }
 }
 
+/// Before anybody looks at the local APIC: the guest may have ended an interrupt without telling it.
+#[inline]
+fn collect_end<M: Machine>(vcpu: &mut VcpuState, machine: &M) {
+    vcpu.paravirt
+        .eoi()
+        .collect(machine.memory(), &mut vcpu.lapic);
+}
+
 /// RDMSR of an x2APIC register.
 #[inline]
 pub(super) fn read_msr<C: Cpu, M: Machine>(
     cpu: &C,
-    vcpu: &VcpuState,
+    vcpu: &mut VcpuState,
     machine: &M,
     index: u32,
 ) -> Result<u64, GuestFault> {
+    collect_end(vcpu, machine);
     Ok(vcpu.lapic.read_msr(index, &VcpuClock::new(cpu, machine))?)
 }
 
@@ -79,6 +88,7 @@ pub(super) fn write_msr<C: Cpu, M: Machine>(
     index: u32,
     value: u64,
 ) -> Result<(), GuestFault> {
+    collect_end(vcpu, machine);
     let action = vcpu
         .lapic
         .write_msr(index, value, &VcpuClock::new(cpu, machine))?;
@@ -93,6 +103,7 @@ pub(super) fn write_base<C: Cpu, M: Machine>(
     machine: &mut M,
     value: u64,
 ) -> Result<(), GuestFault> {
+    collect_end(vcpu, machine);
     let action = vcpu.lapic.write_base(value)?;
     act(cpu, vcpu, machine, action);
     Ok(())
@@ -142,6 +153,7 @@ pub(crate) fn read_page<C: Cpu, M: Machine>(
     offset: u16,
     width: Width,
 ) -> u64 {
+    collect_end(vcpu, machine);
     vcpu.lapic
         .read_mmio(offset, width, &VcpuClock::new(cpu, machine))
 }
@@ -155,6 +167,7 @@ pub(crate) fn write_page<C: Cpu, M: Machine>(
     width: Width,
     value: u64,
 ) {
+    collect_end(vcpu, machine);
     let action = vcpu
         .lapic
         .write_mmio(offset, width, value, &VcpuClock::new(cpu, machine));

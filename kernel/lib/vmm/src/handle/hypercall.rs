@@ -1,14 +1,18 @@
 //! Hypercalls: VMCALL with the number in RAX and up to four arguments in RBX, RCX, RDX and RSI.
 //!
-//! The registers and the error codes are those of KVM, whose guests exist; the numbers from
-//! [`FIRST_OWN`] on are ours. Outside 64-bit mode 32 bits of each register count.
+//! The registers, the error codes and the numbers below [`FIRST_OWN`] are those of KVM, whose guests exist; the
+//! others are ours. Of KVM's there is [`KICK_CPU`], where CPUID offers it ([`paravirt`](crate::paravirt)). Outside 64-bit mode 32 bits of each register count.
 
 use arch::{Gpr, Width};
 
 use super::in_64_bit_mode;
 use crate::cpu::Cpu;
 use crate::machine::Machine;
+use crate::paravirt::Features;
+use crate::state::VcpuState;
 
+/// Wakes the CPU whose APIC ID is the second argument; the first is flags, of which there are none.
+const KICK_CPU: u64 = 5;
 /// The first number of our own ("PL" in the upper half).
 const FIRST_OWN: u64 = 0x504c_0000;
 /// Returns the version of this interface.
@@ -22,7 +26,7 @@ const NOT_PERMITTED: i64 = -1;
 
 /// Answers in RAX. An unknown number and a caller outside ring 0 get an error code, never a fault.
 #[inline]
-pub(super) fn hypercall<C: Cpu, M: Machine>(cpu: &mut C, machine: &M) {
+pub(super) fn hypercall<C: Cpu, M: Machine>(cpu: &mut C, vcpu: &VcpuState, machine: &mut M) {
     let width = if in_64_bit_mode(cpu) {
         Width::Qword
     } else {
@@ -34,6 +38,10 @@ pub(super) fn hypercall<C: Cpu, M: Machine>(cpu: &mut C, machine: &M) {
     } else {
         match number {
             VERSION => INTERFACE_VERSION,
+            KICK_CPU if vcpu.cpuid.paravirt().contains(Features::PV_UNHALT) => {
+                machine.wake(cpu.gpr(Gpr::Rcx) as u32);
+                0
+            }
             NOW_NS => machine.now_ns() as i64,
             _ => UNKNOWN_NUMBER,
         }

@@ -79,7 +79,7 @@ pub fn handle<C: Cpu, M: Machine>(
         }
         VmExit::Hlt => complete(cpu, Next::Halt),
         VmExit::Hypercall => {
-            hypercall::hypercall(cpu, machine);
+            hypercall::hypercall(cpu, vcpu, machine);
             complete(cpu, Next::Resume)
         }
         VmExit::ControlRegister(access) => control_register::access(cpu, vcpu, machine, access),

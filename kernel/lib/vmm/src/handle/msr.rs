@@ -12,6 +12,7 @@ use super::misc::{edx_eax, set_edx_eax};
 use crate::cpu::Cpu;
 use crate::fault::GuestFault;
 use crate::machine::Machine;
+use crate::paravirt;
 use crate::state::VcpuState;
 
 /// IA32_FEATURE_CONTROL: locked, and so without VMX.
@@ -47,6 +48,10 @@ pub(super) fn read<C: Cpu, M: Machine>(
             apic::read_msr(cpu, vcpu, machine, index)?
         }
         msr::IA32_TSC_DEADLINE => vcpu.lapic.tsc_deadline(&VcpuClock::new(cpu, machine)),
+        paravirt::MSR_FIRST..=paravirt::MSR_LAST => vcpu
+            .paravirt
+            .read_msr(vcpu.cpuid.paravirt(), index)
+            .ok_or(GuestFault::GP0)?,
         _ => read_msr(cpu, vcpu, index).ok_or(GuestFault::GP0)?,
     };
     set_edx_eax(cpu, value);
@@ -72,6 +77,19 @@ pub(super) fn write<C: Cpu, M: Machine>(
             Ok(())
         }
         msr::IA32_APIC_BASE => apic::write_base(cpu, vcpu, machine, value),
+        msr::IA32_TIME_STAMP_COUNTER => {
+            let ticks = value.wrapping_sub(cpu.guest_tsc());
+            move_tsc(cpu, vcpu, machine, ticks);
+            Ok(())
+        }
+        msr::IA32_TSC_ADJUST => {
+            let ticks = value.wrapping_sub(vcpu.msrs.tsc_adjust);
+            move_tsc(cpu, vcpu, machine, ticks);
+            Ok(())
+        }
+        paravirt::MSR_FIRST..=paravirt::MSR_LAST => {
+            paravirt::write_msr(vcpu, machine, index, value).ok_or(GuestFault::GP0)
+        }
         _ => write_msr(cpu, vcpu, index, value).ok_or(GuestFault::GP0),
     }
 }
@@ -116,19 +134,6 @@ fn read_msr<C: Cpu>(cpu: &C, vcpu: &VcpuState, index: u32) -> Option<u64> {
 fn write_msr<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState, index: u32, value: u64) -> Option<()> {
     match index {
         msr::IA32_EFER => write_efer(cpu, vcpu, value),
-        msr::IA32_TIME_STAMP_COUNTER => {
-            let moved = value.wrapping_sub(cpu.guest_tsc());
-            vcpu.msrs.tsc_adjust = vcpu.msrs.tsc_adjust.wrapping_add(moved);
-            cpu.set_guest_tsc(value);
-            Some(())
-        }
-        msr::IA32_TSC_ADJUST => {
-            let moved = value.wrapping_sub(vcpu.msrs.tsc_adjust);
-            vcpu.msrs.tsc_adjust = value;
-            let tsc = cpu.guest_tsc().wrapping_add(moved);
-            cpu.set_guest_tsc(tsc);
-            Some(())
-        }
         msr::IA32_SYSENTER_CS | msr::IA32_FMASK => store(cpu, vcpu, index, value & 0xffff_ffff),
         msr::IA32_STAR => store(cpu, vcpu, index, value),
         msr::IA32_SYSENTER_ESP
@@ -178,6 +183,13 @@ fn write_msr<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState, index: u32, value: u64) 
             vcpu.msrs.mtrrs.write(index, value, physical_address_bits)
         }
     }
+}
+
+/// SDM vol. 3, IA32_TSC_ADJUST: what is added to the counter is added to this, too.
+fn move_tsc<C: Cpu, M: Machine>(cpu: &mut C, vcpu: &mut VcpuState, machine: &M, ticks: u64) {
+    cpu.move_guest_tsc(ticks);
+    vcpu.msrs.tsc_adjust = vcpu.msrs.tsc_adjust.wrapping_add(ticks);
+    paravirt::publish_clock(vcpu, machine.memory());
 }
 
 fn store<C: Cpu>(cpu: &mut C, vcpu: &VcpuState, index: u32, value: u64) -> Option<()> {

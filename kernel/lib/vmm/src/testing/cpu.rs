@@ -350,8 +350,8 @@ impl Cpu for FakeCpu {
         self.tsc
     }
 
-    fn set_guest_tsc(&mut self, tsc: u64) {
-        self.tsc = tsc;
+    fn move_guest_tsc(&mut self, ticks: u64) {
+        self.tsc = self.tsc.wrapping_add(ticks);
     }
 
     fn apic_mode_changed(&mut self, lapic: &Lapic) {

@@ -153,6 +153,10 @@ pub struct FakeMachine {
     pub routes: Vec<Route>,
     /// The EOIs that reached the I/O APIC, in order.
     pub ends_of_interrupt: Vec<Vector>,
+    /// The APIC IDs of the CPUs woken by hypercall, in order.
+    pub woken: Vec<u32>,
+    /// The date at the start.
+    pub date_at_start_ns: u64,
     /// What the clock reads.
     pub now_ns: u64,
 }
@@ -171,6 +175,8 @@ impl FakeMachine {
             ipis: Vec::new(),
             routes: Vec::new(),
             ends_of_interrupt: Vec::new(),
+            woken: Vec::new(),
+            date_at_start_ns: 0,
             now_ns: 0,
         }
     }
@@ -221,6 +227,14 @@ impl Machine for FakeMachine {
 
     fn end_of_interrupt(&mut self, vector: Vector) {
         self.ends_of_interrupt.push(vector);
+    }
+
+    fn wake(&mut self, apic_id: u32) {
+        self.woken.push(apic_id);
+    }
+
+    fn date_at_start_ns(&self) -> u64 {
+        self.date_at_start_ns
     }
 
     fn now_ns(&self) -> u64 {

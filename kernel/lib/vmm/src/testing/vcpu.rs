@@ -5,6 +5,7 @@ use arch::cpuid::CpuidResult;
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 
 use crate::cpuid::{Backing, CpuidTable, GuestCpuConfig};
+use crate::paravirt::Features;
 use crate::state::VcpuState;
 
 /// CPUID of a host much like a server processor of 2017, with more shown than a guest should see.
@@ -52,6 +53,7 @@ pub fn guest_cpu_config() -> GuestCpuConfig {
         crystal_hz: 25_000_000,
         xcr0: Xcr0::X87 | Xcr0::SSE | Xcr0::AVX | Xcr0::AVX512 | Xcr0::PKRU,
         backing: Backing::all(),
+        paravirt: Features::all(),
     }
 }
 

@@ -46,12 +46,13 @@ impl Signals {
     const EXT_INT: u32 = 1 << 4;
     const INTR: u32 = 1 << 5;
     const TIMER: u32 = 1 << 6;
+    const WAKE: u32 = 1 << 7;
     const START_UP_SHIFT: u32 = 8;
     const START_UP_VECTOR: u32 = 0xff << Self::START_UP_SHIFT;
 
     /// What the CPU is to be told; the rest is the local APIC's.
     const FOR_CPU: u32 =
-        Self::NMIS | Self::INIT | Self::START_UP | Self::START_UP_VECTOR | Self::TIMER;
+        Self::NMIS | Self::INIT | Self::START_UP | Self::START_UP_VECTOR | Self::TIMER | Self::WAKE;
 
     /// Whether there are none.
     #[inline]
@@ -82,6 +83,11 @@ impl Signals {
         self.0 & Self::TIMER != 0
     }
 
+    /// Whether another CPU wants it to go on if it has halted.
+    pub const fn wake(self) -> bool {
+        self.0 & Self::WAKE != 0
+    }
+
     pub(super) const fn add_nmi(&mut self) {
         self.0 = with_nmi(self.0);
     }
@@ -104,7 +110,7 @@ impl Signals {
             all = with_nmi(all);
             nmis -= 1;
         }
-        Self(all | later.0 & Self::TIMER)
+        Self(all | later.0 & (Self::TIMER | Self::WAKE))
     }
 }
 
@@ -204,6 +210,11 @@ impl PostedInterrupts {
     /// Asks the owner to look at its timers.
     pub fn post_timer(&self) -> Kick {
         self.post_signals(|signals| signals | Signals::TIMER)
+    }
+
+    /// Makes the CPU go on if it has halted, interrupts off or not.
+    pub fn post_wake(&self) -> Kick {
+        self.post_signals(|signals| signals | Signals::WAKE)
     }
 
     /// Whether there may be something to drain.

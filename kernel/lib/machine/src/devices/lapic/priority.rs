@@ -138,6 +138,16 @@ impl Lapic {
         ApicAction::None
     }
 
+    /// Whether nothing depends on when the interrupt in service ends: it is edge-triggered, and no other is
+    /// requested. Not for use with virtual-interrupt delivery.
+    #[inline]
+    pub fn may_end_silently(&self) -> bool {
+        self.page
+            .highest(Bank::InService)
+            .is_some_and(|vector| !self.page.is_set(Bank::TriggerMode, vector))
+            && self.page.highest(Bank::Request).is_none()
+    }
+
     /// The hardware has done the EOI of a vector in the EOI-exit bitmap. The I/O APIC is to be told after this.
     pub fn hardware_ended(&mut self, vector: Vector) {
         self.level_triggered_ended(vector);

@@ -86,7 +86,7 @@ fn an_unknown_msr_is_a_general_protection_fault() {
         0x480,
         0x4000_0000,
         0xc001_0015,
-        0x4b56_4d00,
+        0x4b56_4d02,
     ] {
         assert_eq!(bench.read(index), REFUSED, "{index:#x}");
         assert_eq!(bench.write(index, 0), REFUSED, "{index:#x}");
