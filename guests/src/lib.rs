@@ -23,6 +23,7 @@
 //! | `tasks32`    | PVH     | the 32-bit hardware task switch                                          |
 //! | `misc`       | PVH     | caches, PAUSE, MONITOR, descriptor tables, machine status, UMIP          |
 //! | `hypercall`  | PVH     | VMCALL answers; VMX and SVM instructions are not there                   |
+//! | `paravirt`   | PVH     | KVM's clock, stolen time, ends of interrupts and wakes by hypercall      |
 //! | `outside`    | PVH     | memory that is not there reads all ones and takes no writes              |
 //! | `multiboot`  | Multiboot 1, 2 | command line, memory map and modules as the loader tells them     |
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |

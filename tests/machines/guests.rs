@@ -23,6 +23,7 @@ const REPORTING: &[&str] = &[
     "timer",
     "paging",
     "hypercall",
+    "paravirt",
     "outside",
     "exceptions",
     "debug",
@@ -61,6 +62,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         "memory_of_guests_that_take_turns_stays_apart",
         || twins("outside"),
     ));
+    trials.push(trial(
+        "time_taken_by_another_guest_is_told_as_stolen",
+        stolen_time,
+    ));
     trials.push(trial("debug_registers_of_guests_stay_apart", || {
         twins("debug")
     }));
@@ -90,6 +95,14 @@ fn triple_fault() -> Result<()> {
         "the end was told as `{detail}`"
     );
     machine.expect_all_passed("hello")
+}
+
+/// `paravirt` and `spin` on one CPU: what the one loses to the other it reads as stolen time.
+fn stolen_time() -> Result<()> {
+    let mut machine = Boot::tiny(&["paravirt", "spin"])?
+        .with_guests(|guests| guests[0].config.cmdline = "shared".to_owned())
+        .start()?;
+    machine.expect_all_passed("paravirt")
 }
 
 /// The same guest twice on one CPU, with a third one that takes all of its turns to the end: the two use the same
