@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
 use std::sync::OnceLock;
@@ -15,9 +16,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use bundle::{Compression, HypervisorOptions, LogLevel};
+use xtask::bare;
 use xtask::build::{Artifacts, ImageMaker, lock};
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
-use xtask::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Pace, Running};
+use xtask::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, Running};
 use xtask::guests::{Guest, host_memory_mib, pack};
 use xtask::paths::Paths;
 use xtask::system::host::Virtualisation;
@@ -55,7 +57,17 @@ pub struct Boot {
     log_level: LogLevel,
     bundle: BundleSource,
     delivery: Delivery,
+    hypervisor: Hypervisor,
     patience: Duration,
+}
+
+/// What runs between the machine and its guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hypervisor {
+    /// Plinth.
+    Plinth,
+    /// Nothing: the one guest has the bare machine to itself.
+    None,
 }
 
 /// Where the bundle's bytes come from.
@@ -96,6 +108,7 @@ impl Boot {
             log_level: LogLevel::Info,
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
+            hypervisor: Hypervisor::Plinth,
             patience: PATIENCE,
         }
     }
@@ -156,6 +169,14 @@ impl Boot {
         self
     }
 
+    /// Without Plinth: the one guest has the bare machine to itself. Its lines come without its name, and it ends
+    /// with the machine ([`Session::expect_power_off`]).
+    #[must_use]
+    pub fn bare(mut self) -> Self {
+        self.hypervisor = Hypervisor::None;
+        self
+    }
+
     /// With guests that may take this long to the next thing that is expected of them.
     #[must_use]
     pub fn patience(mut self, patience: Duration) -> Self {
@@ -176,6 +197,9 @@ impl Boot {
     pub fn start(self) -> Result<Session> {
         let paths = Paths::of_checkout();
         let artifacts = artifacts()?;
+        if self.hypervisor == Hypervisor::None {
+            return self.start_bare(&paths, artifacts);
+        }
         let bundle = match &self.bundle {
             BundleSource::Guests => self.pack()?,
             BundleSource::Bytes(bytes) => bytes.clone(),
@@ -191,17 +215,31 @@ impl Boot {
                 bundle,
             }
         };
+        self.switch_on(&paths, disk, memory_mib, Msrs::default())
+    }
+
+    fn start_bare(self, paths: &Paths, artifacts: &Artifacts) -> Result<Session> {
+        let [guest] = self.guests.as_slice() else {
+            bail!("a bare machine has one guest");
+        };
+        let (disk, memory_mib) = bare::disk(artifacts, guest)?;
+        let msrs = bare::msrs(guest);
+        self.switch_on(paths, disk, memory_mib, msrs)
+    }
+
+    fn switch_on(self, paths: &Paths, disk: Disk, memory_mib: u32, msrs: Msrs) -> Result<Session> {
         let machine = Machine {
             engine: self.engine,
             firmware: self.firmware,
             cpus: self.cpus,
             cpu_model: self.cpu_model,
+            msrs,
             memory_mib,
             pace: Pace::Free,
             debugger: Debugger::None,
             disk,
         };
-        let running = machine.spawn(&paths)?;
+        let running = machine.spawn(paths)?;
         let serial = running.serial()?;
         let lines = LineReader::start(serial.try_clone()?)?;
         Ok(Session {
@@ -316,6 +354,24 @@ impl Session {
         self.serial
             .write_all(bytes)
             .context("the serial port is closed")
+    }
+
+    /// How the cases of a guest have ended so far, by their names: `PASS`, `FAIL` or `SKIP`. On the bare machine
+    /// `guest` is `None`: nobody puts a name before its lines.
+    pub fn cases(&self, guest: Option<&str>) -> BTreeMap<String, String> {
+        let prefix = guest.map_or_else(String::new, |name| format!("[{name}] "));
+        let said = self
+            .heard
+            .iter()
+            .filter_map(|line| line.strip_prefix(&prefix));
+        said.filter_map(|line| {
+            let (verdict, rest) = line.split_once(' ')?;
+            let name = rest.split_once(':').map_or(rest, |(name, _)| name);
+            ["PASS", "FAIL", "SKIP"]
+                .contains(&verdict)
+                .then(|| (name.to_owned(), verdict.to_owned()))
+        })
+        .collect()
     }
 
     /// All lines so far.

@@ -29,6 +29,7 @@
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
+//! | `starter`    | flat    | no guest: starts one of these, or any other, on the bare machine         |
 //!
 //! PVH: ELF64 with a `XEN_ELFNOTE_PHYS32_ENTRY` note. ELF64: no note, entered in 64-bit mode. Flat: raw bytes,
 //! loaded and started at 0x7c00 in real mode.

@@ -9,6 +9,8 @@ const LINE_CONTROL: u16 = BASE + 3;
 const LINE_STATUS: u16 = BASE + 5;
 /// LSR: the transmit holding register is empty.
 const THRE: u8 = 1 << 5;
+/// LSR: nothing is left to be sent.
+const TEMT: u8 = 1 << 6;
 
 /// 115200 baud, 8N1, FIFO on, no interrupts.
 pub fn init() {
@@ -19,6 +21,13 @@ pub fn init() {
     outb(LINE_CONTROL, 0x03);
     outb(BASE + 2, 0x07);
     outb(BASE + 4, 0x03);
+}
+
+/// Waits until the last byte has left: a machine that goes off takes with it what the UART still holds.
+pub fn drain() {
+    while inb(LINE_STATUS) & TEMT == 0 {
+        core::hint::spin_loop();
+    }
 }
 
 /// Sends bytes, each as soon as the UART takes it; a line feed gets its carriage return.

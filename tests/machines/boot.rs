@@ -19,6 +19,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("bochs_boots_the_image_that_a_stick_gets", || {
             ram_disk(Engine::Bochs)
         }),
+        trial("a_guest_passes_its_cases_on_the_bare_machine_too", || {
+            bare("hello64")
+        }),
+        trial(
+            "a_boot_sector_passes_its_cases_on_the_bare_machine_too",
+            || bare("realmode"),
+        ),
         trial(
             "vtx_is_switched_on_where_the_firmware_left_it_open",
             seabios,
@@ -53,6 +60,18 @@ fn ram_disk(engine: Engine) -> Result<()> {
         .as_ram_disk()
         .start()?;
     machine.expect_all_passed("hello")
+}
+
+/// Without Plinth, and the same cases pass: neither is the judge fooled nor the guest.
+fn bare(name: &str) -> Result<()> {
+    let mut machine = Boot::tiny(&[name])?.bare().start()?;
+    machine.expect("DONE ")?;
+    machine.expect_power_off()?;
+    let cases = machine.cases(None);
+    ensure!(!cases.is_empty(), "no case was told");
+    let failed: Vec<_> = cases.iter().filter(|(_, how)| **how == "FAIL").collect();
+    ensure!(failed.is_empty(), "on the bare machine: {failed:?}");
+    Ok(())
 }
 
 fn on_model(model: CpuModel) -> Result<()> {

@@ -3,6 +3,7 @@
 //! Three separate cargo output folders keep three kinds of build from waiting for each other's lock or undoing
 //! each other's work: the host's own, the bare machine's, and that of the program which makes disk images.
 
+use crate::bare::starter_disk;
 use crate::paths::Paths;
 use crate::report::say;
 use crate::toolchain::{BARE_ARGUMENTS, BARE_TARGET, Toolchain, plain_cargo};
@@ -33,9 +34,14 @@ pub struct Artifacts {
     pub kernel: PathBuf,
     /// A disk image with a pointer for a bundle: what emulator runs boot from.
     pub image: PathBuf,
+    /// The disk that starts a guest on the bare machine, with a pointer for where the guest is.
+    pub bare_disk: PathBuf,
     /// The tiny guest kernels by name.
     pub guests: BTreeMap<String, PathBuf>,
 }
+
+/// The program among the guests that is none: it starts them on the bare machine.
+const STARTER: &str = "starter";
 
 impl Artifacts {
     /// Builds all of them, as far as they are not up to date.
@@ -53,6 +59,8 @@ impl Artifacts {
         for (name, stripped) in &artifacts.guests {
             strip_if_newer(&toolchain, &output.join(name), stripped)?;
         }
+        let disk = starter_disk(&output.join(STARTER))?;
+        write_if_different(&artifacts.bare_disk, &disk)?;
         let pointer = paths.artifacts().join("pointer");
         write_if_different(&pointer, &bundle::Pointer::PLACEHOLDER)?;
         let maker = ImageMaker::build(paths, &toolchain)?;
@@ -78,6 +86,7 @@ impl Artifacts {
         let folder = paths.artifacts();
         let guests = programs_of(paths, GUESTS)?
             .into_iter()
+            .filter(|name| name != STARTER)
             .map(|name| {
                 let path = folder.join("guests").join(&name);
                 (name, path)
@@ -91,6 +100,7 @@ impl Artifacts {
                 .join(KERNEL),
             kernel: folder.join(KERNEL),
             image: folder.join("plinth-run.img"),
+            bare_disk: folder.join("bare.img"),
             guests,
         })
     }

@@ -1,7 +1,8 @@
 //! Options that several commands share: which guest, and which machine.
 
+use crate::bare;
 use crate::build::{Artifacts, ImageMaker, lock};
-use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Pace};
+use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
 use crate::guests::{Guest, host_memory_mib, pack, parse_format, parse_module, parse_size};
 use crate::linux::{self, Linux, Task};
 use crate::paths::Paths;
@@ -152,11 +153,27 @@ impl MachineOptions {
             },
             Firmware::Uefi => complete_image(paths, artifacts, &bundle)?,
         };
+        Ok(self.with_disk(disk, memory_mib, debugger))
+    }
+
+    /// The machine that `guest` has to itself, without the hypervisor.
+    pub(super) fn bare_machine(&self, artifacts: &Artifacts, guest: &Guest) -> Result<Machine> {
+        let (disk, memory_mib) = bare::disk(artifacts, guest)?;
+        let machine = self.with_disk(disk, memory_mib, Debugger::None);
         Ok(Machine {
+            cpus: guest.config.cpus.max(self.host_cpus),
+            msrs: bare::msrs(guest),
+            ..machine
+        })
+    }
+
+    fn with_disk(&self, disk: Disk, memory_mib: u32, debugger: Debugger) -> Machine {
+        Machine {
             engine: self.engine(),
             firmware: self.firmware,
             cpus: self.host_cpus,
             cpu_model: self.cpu_model,
+            msrs: Msrs::default(),
             memory_mib,
             pace: if is_interactive() {
                 Pace::RealTime
@@ -165,7 +182,7 @@ impl MachineOptions {
             },
             debugger,
             disk,
-        })
+        }
     }
 
     fn engine(&self) -> Engine {
@@ -279,6 +296,7 @@ mod tests {
             kernel_with_symbols: PathBuf::new(),
             kernel: PathBuf::new(),
             image: PathBuf::new(),
+            bare_disk: PathBuf::new(),
             guests: [("hello".to_owned(), PathBuf::from("/g/hello"))].into(),
         }
     }

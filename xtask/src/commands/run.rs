@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 pub const EXIT_STATUS: &str = "\
 Exit status: 0 where every guest switched itself off, 1 after a reset, 2 after a crash, 3 where one \
 could not start; what a guest itself wrote to the exit port of --test-devices, twice that plus one; 124 after the timeout, 125 where xtask could not start the machine, 126 where the \
-machine ended before its guests, 130 where you left.";
+machine ended before its guests (with --bare: otherwise than by switching itself off), 130 where you left.";
 
 /// What is to be run, and how.
 #[derive(Args, Clone, Debug)]
@@ -29,6 +29,9 @@ pub struct RunOptions {
     guest: GuestOptions,
     #[command(flatten)]
     machine: MachineOptions,
+    /// Without Plinth: the guest has the bare machine to itself
+    #[arg(long)]
+    bare: bool,
     /// Give up after that many seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
@@ -75,6 +78,11 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
     if !artifacts.guests.contains_key(&guest.config.name) {
         guest.config.console = Console::Terminal;
     }
+    if options.bare {
+        let machine = options.machine.bare_machine(&artifacts, &guest)?;
+        let outcome = converse(machine.spawn(paths)?, options.timeout, Trust::Nobody)?;
+        return Ok(ExitCode::from(outcome.exit_status()));
+    }
     let trust = Trust::of(guest.config.console);
     let guests = [guest];
     let machine = options.machine.machine(
@@ -96,6 +104,8 @@ pub(crate) enum Trust {
     Lines,
     /// The guest says what it likes: that all guests have ended is believed once the machine has ended, too.
     End,
+    /// There is no hypervisor: the machine itself tells how it ended.
+    Nobody,
 }
 
 impl Trust {
@@ -152,6 +162,10 @@ pub(crate) fn converse(
                 }
             }
             Ok(Event::SerialClosed) | Err(RecvTimeoutError::Disconnected) => {
+                if trust == Trust::Nobody {
+                    running.finish(Duration::from_secs(2));
+                    ended = running.is_off().then_some(0);
+                }
                 break ended.map_or(Outcome::MachineEnded, Outcome::Ended);
             }
             Ok(Event::Key(Key::Send(key))) => {

@@ -4,7 +4,7 @@
 //! copes with; the SDL display with its dummy driver is the one that needs no window; the exit status means
 //! nothing, so runs are judged by what the serial port said.
 
-use super::{CpuModel, Debugger, Disk, Firmware, Machine, Pace, emulator_command, files};
+use super::{CpuModel, Debugger, Disk, Firmware, Machine, Msrs, Pace, emulator_command, files};
 use crate::system::first_existing;
 use crate::system::packages::Need;
 use anyhow::{Context, Result};
@@ -15,6 +15,15 @@ use std::process::Command;
 
 const CONFIGURATION: &str = "bochsrc";
 const DEBUGGER_SCRIPT: &str = "debugger.rc";
+const MSRS: &str = "msrs.def";
+
+/// Registers that Bochs lacks: address, type, and in two halves each what they hold after a reset, which bits are
+/// reserved, and which keep their value whatever is written. IA32_MISC_ENABLE has fast strings on and neither branch
+/// trace nor event sampling (SDM vol. 4, Architectural MSRs); IA32_PLATFORM_ID and IA32_BIOS_SIGN_ID are zero.
+const MORE_MSRS: &str = "\
+    0x017 0 00000000 00000000 00000000 00000000 ffffffff ffffffff\n\
+    0x08b 0 00000000 00000000 00000000 00000000 ffffffff ffffffff\n\
+    0x1a0 0 00000000 00001801 00000000 00000000 ffffffff fffffffe\n";
 
 /// Where SeaBIOS is, which QEMU's packages bring with them.
 const SEABIOS: [&str; 2] = ["/usr/share/seabios/bios.bin", "/usr/share/qemu/bios.bin"];
@@ -50,6 +59,7 @@ pub(super) fn command(
         folder.join(CONFIGURATION),
         configuration(machine, &roms, serial_port, bundle_address),
     )?;
+    fs::write(folder.join(MSRS), MORE_MSRS)?;
     let mut script = match (&machine.disk, bundle_address) {
         (Disk::WithPointer { bundle, .. }, Some(address)) => touches(address, bundle.len() as u64),
         _ => String::new(),
@@ -92,6 +102,11 @@ fn debugger_script(debugger: Debugger) -> &'static str {
 /// Runs the machine. Where it is stopped (by an interrupt signal), the registers of the current CPU follow.
 const RUN_SCRIPT: &str = "c\nr\ncreg\nsreg\nq\n";
 
+/// Whether a machine with this log has switched itself off.
+pub(super) fn is_off(log: &str) -> bool {
+    log.contains("ACPI control: soft power off")
+}
+
 /// The registers in what Bochs's debugger has printed, without its prompts.
 pub(super) fn register_dump(output: &str) -> String {
     let mut text = String::new();
@@ -128,6 +143,10 @@ pub fn configuration(
         CpuModel::Skylake => "corei7_skylake_x",
         CpuModel::Tigerlake => "tigerlake",
     };
+    let msrs = match machine.msrs {
+        Msrs::Emulators => String::new(),
+        Msrs::Everywhere => format!(", msrs={MSRS}"),
+    };
     let clock = match machine.pace {
         Pace::Free => "none",
         Pace::RealTime => "slowdown",
@@ -137,7 +156,7 @@ pub fn configuration(
          display_library: sdl2\n\
          plugin_ctrl: e1000=0, sb16=0, es1370=0, voodoo=0\n\
          megs: {memory}\n\
-         cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
+         cpu: model={model}, count={cpus}, ips={ips}, reset_on_triple_fault=0, ignore_bad_msrs=0{msrs}\n\
          romimage: file={bios}, options=fastboot\n\
          vgaromimage: file={vga}\n\
          vga: extension=cirrus, update_freq=1\n\

@@ -81,6 +81,16 @@ pub enum CpuModel {
     Tigerlake,
 }
 
+/// Which model-specific registers a processor has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Msrs {
+    /// Those that the emulator has by itself; all others raise #GP.
+    #[default]
+    Emulators,
+    /// Also those that every Intel processor has, and that an operating system reads before it can take a #GP.
+    Everywhere,
+}
+
 /// Who controls the machine from outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Debugger {
@@ -123,6 +133,8 @@ pub struct Machine {
     pub cpus: u32,
     /// The kind of its CPUs, where the engine has a choice.
     pub cpu_model: CpuModel,
+    /// Which model-specific registers they have, where the engine has a choice.
+    pub msrs: Msrs,
     /// Size of its memory.
     pub memory_mib: u32,
     /// How its time passes, where the engine has a choice.
@@ -158,6 +170,15 @@ const BUNDLE_ALIGNMENT: u64 = 2 << 20;
 
 /// The boot loader's and the hypervisor's own memory ends far below this.
 const LOADER_BYTES: u64 = 48 << 20;
+
+/// How much memory a machine needs to keep this much free below a bundle of this size.
+#[must_use]
+pub fn bytes_with_bundle(free_bytes: u64, bundle_bytes: u64) -> u64 {
+    let below = free_bytes
+        .max(LOADER_BYTES)
+        .next_multiple_of(BUNDLE_ALIGNMENT);
+    below + bundle_bytes.next_multiple_of(BUNDLE_ALIGNMENT) + FIRMWARE_BYTES
+}
 
 impl Machine {
     /// Where the emulator puts a bundle of this size: as high as it can, out of the way of the boot loader, which
@@ -444,6 +465,15 @@ impl Running {
         Ok(self.process.0.try_wait()?)
     }
 
+    /// Whether the machine has switched itself off; it may have ended in other ways, or not at all.
+    pub fn is_off(&mut self) -> bool {
+        match self.process.0.try_wait() {
+            Ok(Some(_)) if self.engine == Engine::Bochs => bochs::is_off(&self.log()),
+            Ok(Some(status)) => status.success(),
+            _ => false,
+        }
+    }
+
     /// Gives the emulator this long to end by itself, and kills it then.
     pub fn finish(&mut self, patience: Duration) {
         let deadline = Instant::now() + patience;
@@ -480,6 +510,7 @@ pub(crate) mod tests {
             firmware,
             cpus: 2,
             cpu_model: CpuModel::Skylake,
+            msrs: Msrs::Emulators,
             memory_mib: 512,
             pace: Pace::Free,
             debugger: Debugger::None,
