@@ -1,6 +1,7 @@
-//! Gives each guest its linker script: `link/<guest>.ld` where there is one, else `link/pvh.ld`.
+//! Gives each guest its linker script: `link/<guest>.ld` where there is one, else `guests/link/pvh.ld`.
 //!
-//! The guests are the names in `src/bin`, a file or a folder each; a new guest needs no other registration.
+//! The guests are the names in `src/bin`, a file or a folder each; a new guest needs no other registration. The
+//! conformance guests are built by this as well.
 
 use std::path::Path;
 use std::{env, fs};
@@ -14,6 +15,12 @@ fn main() {
     }
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let root = Path::new(&root);
+    let usual = ["link/pvh.ld", "../link/pvh.ld"]
+        .map(|script| root.join(script))
+        .into_iter()
+        .find(|script| script.exists())
+        .expect("guests/link/pvh.ld is there");
+    println!("cargo:rerun-if-changed={}", usual.display());
     let guests = fs::read_dir(root.join("src/bin")).expect("src/bin is readable");
     for entry in guests {
         let path = entry.expect("src/bin is readable").path();
@@ -25,11 +32,7 @@ fn main() {
             .and_then(|stem| stem.to_str())
             .expect("a guest's name is plain text");
         let own = root.join("link").join(guest).with_extension("ld");
-        let script = if own.exists() {
-            own
-        } else {
-            root.join("link/pvh.ld")
-        };
+        let script = if own.exists() { &own } else { &usual };
         println!("cargo:rustc-link-arg-bin={guest}=-T{}", script.display());
     }
 }

@@ -10,18 +10,6 @@
 //! |--------------|---------|--------------------------------------------------------------------------|
 //! | `hello`      | PVH     | long mode, and a short report of the machine it finds                    |
 //! | `hello64`    | ELF64   | the same from a plain ELF64 with a 64-bit entry                          |
-//! | `realmode`   | flat    | 16-bit code, virtual-8086 mode, and the way to long mode and back        |
-//! | `cpuid`      | PVH     | what CPUID shows agrees with itself and with what executes               |
-//! | `msrs`       | PVH     | MSRs read back, and refuse reserved bits and unknown numbers             |
-//! | `modes`      | PVH     | control registers; 32-bit and PAE paging; protected mode without paging  |
-//! | `portio`     | PVH     | IN, OUT, INS and OUTS in every width and form, with faults in the middle |
-//! | `fpu`        | PVH     | x87, SSE, AVX and AVX-512 state across exits of every kind; XSAVE, XCR0  |
-//! | `timer`      | PVH     | interrupts from PIT, PIC and local APIC; HLT; the TSC                    |
-//! | `paging`     | PVH     | page sizes, permissions, accessed and dirty bits, TLB, PCID              |
-//! | `exceptions` | PVH     | every exception with its vector, error code and place; double faults     |
-//! | `debug`      | PVH     | single steps, hardware breakpoints, DR6 and DR7                          |
-//! | `tasks32`    | PVH     | the 32-bit hardware task switch                                          |
-//! | `misc`       | PVH     | caches, PAUSE, MONITOR, descriptor tables, machine status, UMIP          |
 //! | `hypercall`  | PVH     | VMCALL answers; VMX and SVM instructions are not there                   |
 //! | `paravirt`   | PVH     | KVM's clock, stolen time, ends of interrupts and wakes by hypercall      |
 //! | `outside`    | PVH     | memory that is not there reads all ones and takes no writes              |
@@ -30,6 +18,8 @@
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
 //! | `starter`    | flat    | no guest: starts one of these, or any other, on the bare machine         |
+//!
+//! The guests in `conformance` check, area by area, what the manuals promise (`conformance/README.md` has the list).
 //!
 //! PVH: ELF64 with a `XEN_ELFNOTE_PHYS32_ENTRY` note. ELF64: no note, entered in 64-bit mode. Flat: raw bytes,
 //! loaded and started at 0x7c00 in real mode.

@@ -19,6 +19,9 @@ pub const KERNEL: &str = "plinth-kernel";
 /// The package of the tiny guest kernels.
 pub const GUESTS: &str = "plinth-guests";
 
+/// The package of the guests that check what they find against the manuals.
+pub const CONFORMANCE: &str = "plinth-conformance";
+
 /// How the hypervisor is built: for speed.
 const KERNEL_PROFILE: &str = "bare";
 
@@ -84,9 +87,11 @@ impl Artifacts {
 
     fn expected(paths: &Paths) -> Result<Self> {
         let folder = paths.artifacts();
-        let guests = programs_of(paths, GUESTS)?
+        let metadata = metadata(paths)?;
+        let guests = programs_of(&metadata, GUESTS)?
             .into_iter()
             .filter(|name| name != STARTER)
+            .chain(programs_of(&metadata, CONFORMANCE)?)
             .map(|name| {
                 let path = folder.join("guests").join(&name);
                 (name, path)
@@ -138,19 +143,27 @@ fn build_bare(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     if !paths.bare().exists() {
         say("building the hypervisor and the guests for the first time: about a minute");
     }
-    for (package, profile) in [(KERNEL, KERNEL_PROFILE), (GUESTS, GUEST_PROFILE)] {
+    for (packages, profile) in [
+        (&[KERNEL][..], KERNEL_PROFILE),
+        (&[GUESTS, CONFORMANCE], GUEST_PROFILE),
+    ] {
         let mut cargo = toolchain.cargo(paths, &paths.bare());
         cargo
-            .args(["build", "--quiet", "--package", package])
-            .args(["--profile", profile])
+            .args(["build", "--quiet", "--profile", profile])
+            .args(packages.iter().flat_map(|package| ["--package", package]))
             .args(BARE_ARGUMENTS);
         run(&mut cargo)?;
     }
     Ok(())
 }
 
-/// The programs of a package of this workspace.
-fn programs_of(paths: &Paths, package: &str) -> Result<Vec<String>> {
+/// The names of the conformance guests.
+pub fn conformance_guests(paths: &Paths) -> Result<Vec<String>> {
+    programs_of(&metadata(paths)?, CONFORMANCE)
+}
+
+/// What cargo says about this workspace.
+fn metadata(paths: &Paths) -> Result<serde_json::Value> {
     let output = plain_cargo(paths)
         .args([
             "metadata",
@@ -167,8 +180,12 @@ fn programs_of(paths: &Paths, package: &str) -> Result<Vec<String>> {
             String::from_utf8_lossy(&output.stderr).trim()
         );
     }
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    programs_in(&metadata, package)
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The programs of a package of this workspace.
+fn programs_of(metadata: &serde_json::Value, package: &str) -> Result<Vec<String>> {
+    programs_in(metadata, package)
         .with_context(|| format!("this workspace has no package {package}"))
 }
 
