@@ -30,14 +30,17 @@
     reason = "`x86!` is the one statement about safety for all assembly"
 )]
 
+pub mod apic;
 pub mod compat;
 pub mod cpu;
 pub mod descriptors;
 pub mod exceptions;
 pub mod machine;
 pub mod paging;
+pub mod pic;
 pub mod power;
 pub mod protected;
+pub mod recorder;
 pub mod report;
 pub mod serial;
 pub mod single;

@@ -1,0 +1,86 @@
+//! `apic`: the local APIC's registers, priorities, IPIs and errors in xAPIC and in x2APIC mode, the ways between the
+//! modes, and the timer (SDM vol. 3, Advanced Programmable Interrupt Controller).
+
+#![no_std]
+#![no_main]
+
+mod delivery;
+mod errors;
+mod modes;
+mod registers;
+mod timer;
+
+use plinth_guests::apic::{self, SPURIOUS_VECTOR};
+use plinth_guests::exceptions::set_handler;
+use plinth_guests::recorder::{self, Log};
+use plinth_guests::{Case, Report, StartInfo, guest, pic};
+
+guest!(main);
+
+/// Vectors of three priority classes, and a second one of the lowest.
+const LOW: u8 = 0x41;
+const LOW_TOO: u8 = 0x45;
+const MIDDLE: u8 = 0x62;
+const HIGH: u8 = 0x93;
+
+fn main(report: &mut Report, _: StartInfo) {
+    pic::init();
+    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
+    if !apic::is_shown() {
+        return report.case("local-apic", |case| case.skip("CPUID shows no local APIC"));
+    }
+    recorder::record(&[LOW, LOW_TOO, MIDDLE, HIGH]);
+    modes::after_reset(report);
+    registers::xapic(report);
+    delivery::in_mode(report, "xapic");
+    delivery::destinations(report);
+    errors::errors(report);
+    timer::in_mode(report, "xapic");
+    modes::transitions(report);
+    if apic::shows_x2apic() && modes::enter_x2apic() {
+        registers::x2apic(report);
+        delivery::in_mode(report, "x2apic");
+        timer::in_mode(report, "x2apic");
+        modes::leave_x2apic();
+    }
+    modes::after_all(report);
+}
+
+/// Everything quiet and at priority 0, and the log empty.
+fn prepare() {
+    apic::enable();
+    recorder::clear();
+}
+
+/// What came when interrupts were let in.
+fn taken() -> Log {
+    apic::open_window();
+    recorder::log()
+}
+
+/// Checks that these vectors came, in this order.
+fn came(case: &mut Case, what: &str, log: Log, vectors: &[u8]) {
+    if !log.is(vectors) {
+        case.fail(format_args!(
+            "{what}: {} interrupts came ({:#x}), not {vectors:x?}",
+            log.count(),
+            log.vectors(),
+        ));
+    }
+}
+
+/// Runs a case whose name has the mode before it.
+fn case_in(report: &mut Report, mode: &str, name: &str, body: impl FnOnce(&mut Case)) {
+    let mut full = [0u8; 64];
+    let mut length = 0;
+    for byte in mode.bytes().chain([b'-']).chain(name.bytes()) {
+        full[length] = byte;
+        length += 1;
+    }
+    let full = core::str::from_utf8(&full[..length]).unwrap_or(name);
+    report.case(full, |case| {
+        prepare();
+        body(case);
+        prepare();
+    });
+}
