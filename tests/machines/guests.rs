@@ -29,6 +29,7 @@ const REPORTING: &[&str] = &[
     "debug",
     "misc",
     "tasks32",
+    "events",
 ];
 
 pub(crate) fn trials() -> Vec<Trial> {

@@ -182,32 +182,40 @@ fn flags(report: &mut Report) {
             in(reg) u64::from(plinth_guests::descriptors::KERNEL_CODE)
         );
     });
-    case(report, "interrupt-gate-clears-if-and-iret-sets-it", |case| {
-        apic::send_to_self(FIRST);
-        apic::send_to_self(SECOND);
-        x86!("sti", "nop", "nop", "nop", "cli");
-        let log = recorder::log();
-        came(case, log, &[SECOND, FIRST]);
-        case.equal("IF at the first", log.event(0).rflags & IF, IF);
-        case.equal("where both came", log.event(0).rip, log.event(1).rip);
-    });
-    case(report, "interrupt-while-running-comes-at-a-boundary", |case| {
-        // An IPI in the middle of straight-line code: whatever instruction it comes behind, none is lost.
-        let sum: u64;
-        x86!(
-            "sti",
-            "xor {sum:e}, {sum:e}",
-            "mov dword ptr [{icr}], {command:e}",
-            "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}",
-            "cli",
-            sum = out(reg) sum,
-            icr = in(reg) apic::BASE + 0x300,
-            command = in(reg) apic::TO_SELF | ASSERT | u32::from(FIRST),
-        );
-        apic::open_window();
-        case.equal("the instructions done", sum, 8);
-        came(case, recorder::log(), &[FIRST]);
-    });
+    case(
+        report,
+        "interrupt-gate-clears-if-and-iret-sets-it",
+        |case| {
+            apic::send_to_self(FIRST);
+            apic::send_to_self(SECOND);
+            x86!("sti", "nop", "nop", "nop", "cli");
+            let log = recorder::log();
+            came(case, log, &[SECOND, FIRST]);
+            case.equal("IF at the first", log.event(0).rflags & IF, IF);
+            case.equal("where both came", log.event(0).rip, log.event(1).rip);
+        },
+    );
+    case(
+        report,
+        "interrupt-while-running-comes-at-a-boundary",
+        |case| {
+            // An IPI in the middle of straight-line code: whatever instruction it comes behind, none is lost.
+            let sum: u64;
+            x86!(
+                "sti",
+                "xor {sum:e}, {sum:e}",
+                "mov dword ptr [{icr}], {command:e}",
+                "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}", "inc {sum}",
+                "cli",
+                sum = out(reg) sum,
+                icr = in(reg) apic::BASE + 0x300,
+                command = in(reg) apic::TO_SELF | ASSERT | u32::from(FIRST),
+            );
+            apic::open_window();
+            case.equal("the instructions done", sum, 8);
+            came(case, recorder::log(), &[FIRST]);
+        },
+    );
 }
 
 fn nmis(report: &mut Report) {
@@ -243,11 +251,15 @@ fn nmis(report: &mut Report) {
             came(case, log, &[FIRST, NMI]);
         }
     });
-    case(report, "nmi-uses-its-own-gate-whatever-the-vector", |case| {
-        set_handler(NMI, Some(note));
-        apic::send(ASSERT | DELIVER_NMI | 0xff, apic::id());
-        came(case, recorder::log(), &[NMI]);
-    });
+    case(
+        report,
+        "nmi-uses-its-own-gate-whatever-the-vector",
+        |case| {
+            set_handler(NMI, Some(note));
+            apic::send(ASSERT | DELIVER_NMI | 0xff, apic::id());
+            came(case, recorder::log(), &[NMI]);
+        },
+    );
     case(report, "many-nmis-all-come", |case| {
         set_handler(NMI, Some(note));
         for _ in 0..20 {
@@ -344,37 +356,45 @@ fn nmi_blocking(report: &mut Report) {
         came(case, recorder::log(), &[NMI, INVALID, NMI]);
         case.equal("the depth of the handlers", depth()[1], 2);
     });
-    case(report, "interrupt-in-an-nmi-handler-unblocks-by-its-iret", |case| {
-        set_handler(
-            NMI,
-            Some(|frame| {
-                within(frame, || {
-                    apic::send_to_self(FIRST);
-                    send_nmi();
-                    apic::open_window();
-                });
-            }),
-        );
-        let gate = plinth_guests::descriptors::gate(NMI);
-        plinth_guests::descriptors::set_gate(NMI, gate & !(7 << 32));
-        send_nmi();
-        plinth_guests::descriptors::set_gate(NMI, gate);
-        came(case, recorder::log(), &[NMI, FIRST, NMI]);
-        case.equal("the depth of the handlers", depth()[1], 2);
-    });
-    case(report, "interrupts-come-in-an-nmi-handler-that-sets-if", |case| {
-        set_handler(
-            NMI,
-            Some(|frame| {
-                within(frame, || {
-                    apic::send_to_self(SECOND);
-                    apic::open_window();
-                });
-            }),
-        );
-        send_nmi();
-        came(case, recorder::log(), &[NMI, SECOND]);
-    });
+    case(
+        report,
+        "interrupt-in-an-nmi-handler-unblocks-by-its-iret",
+        |case| {
+            set_handler(
+                NMI,
+                Some(|frame| {
+                    within(frame, || {
+                        apic::send_to_self(FIRST);
+                        send_nmi();
+                        apic::open_window();
+                    });
+                }),
+            );
+            let gate = plinth_guests::descriptors::gate(NMI);
+            plinth_guests::descriptors::set_gate(NMI, gate & !(7 << 32));
+            send_nmi();
+            plinth_guests::descriptors::set_gate(NMI, gate);
+            came(case, recorder::log(), &[NMI, FIRST, NMI]);
+            case.equal("the depth of the handlers", depth()[1], 2);
+        },
+    );
+    case(
+        report,
+        "interrupts-come-in-an-nmi-handler-that-sets-if",
+        |case| {
+            set_handler(
+                NMI,
+                Some(|frame| {
+                    within(frame, || {
+                        apic::send_to_self(SECOND);
+                        apic::open_window();
+                    });
+                }),
+            );
+            send_nmi();
+            came(case, recorder::log(), &[NMI, SECOND]);
+        },
+    );
     case(report, "int-2-is-no-nmi-and-blocks-nothing", |case| {
         set_handler(NMI, Some(|frame| within(frame, send_nmi)));
         let gate = plinth_guests::descriptors::gate(NMI);
@@ -394,59 +414,67 @@ fn nmi_blocking(report: &mut Report) {
 }
 
 fn traps(report: &mut Report) {
-    case(report, "single-step-trap-comes-before-an-interrupt", |case| {
-        fn on_debug(frame: &mut Frame) {
-            note(frame);
-            frame.rflags &= !TF;
-            cpu::write_dr6(0xffff_0ff0);
-        }
-        set_handler(DEBUG, Some(on_debug));
-        apic::send_to_self(FIRST);
-        let place: u64;
-        x86!(
-            "lea {0}, [rip + 2f]",
-            "pushfq",
-            "or qword ptr [rsp], 0x300",
-            "popfq",
-            "2:", "nop", "nop", "nop",
-            "cli",
-            out(reg) place,
-        );
-        let log = recorder::log();
-        // The interrupt comes first, behind POPF: a trap needs an instruction that began with TF set.
-        came(case, log, &[FIRST, DEBUG]);
-        case.equal("where the interrupt came", log.event(0).rip, place);
-        case.equal("TF on the interrupt's stack", log.event(0).rflags & TF, TF);
-        case.equal("where the trap came", log.event(1).rip, place + 1);
-    });
-    case(report, "trap-and-interrupt-at-one-boundary-come-in-this-order", |case| {
-        fn on_debug(frame: &mut Frame) {
-            note(frame);
-            frame.rflags &= !TF;
-            cpu::write_dr6(0xffff_0ff0);
-        }
-        set_handler(DEBUG, Some(on_debug));
-        cpu::write_cr8(15);
-        apic::send_to_self(FIRST);
-        let place: u64;
-        // The move has both: a trap behind it, and an interrupt that it lets in.
-        x86!(
-            "lea {0}, [rip + 2f]",
-            "pushfq",
-            "or qword ptr [rsp], 0x300",
-            "popfq",
-            "mov cr8, {1}",
-            "2:", "nop", "nop",
-            "cli",
-            out(reg) place,
-            in(reg) 0u64,
-        );
-        let log = recorder::log();
-        came(case, log, &[DEBUG, FIRST]);
-        case.equal("where the trap came", log.event(0).rip, place);
-        case.equal("where the interrupt came", log.event(1).rip, place);
-        case.equal("TF on the interrupt's stack", log.event(1).rflags & TF, 0);
-    });
+    case(
+        report,
+        "single-step-trap-comes-before-an-interrupt",
+        |case| {
+            fn on_debug(frame: &mut Frame) {
+                note(frame);
+                frame.rflags &= !TF;
+                cpu::write_dr6(0xffff_0ff0);
+            }
+            set_handler(DEBUG, Some(on_debug));
+            apic::send_to_self(FIRST);
+            let place: u64;
+            x86!(
+                "lea {0}, [rip + 2f]",
+                "pushfq",
+                "or qword ptr [rsp], 0x300",
+                "popfq",
+                "2:", "nop", "nop", "nop",
+                "cli",
+                out(reg) place,
+            );
+            let log = recorder::log();
+            // The interrupt comes first, behind POPF: a trap needs an instruction that began with TF set.
+            came(case, log, &[FIRST, DEBUG]);
+            case.equal("where the interrupt came", log.event(0).rip, place);
+            case.equal("TF on the interrupt's stack", log.event(0).rflags & TF, TF);
+            case.equal("where the trap came", log.event(1).rip, place + 1);
+        },
+    );
+    case(
+        report,
+        "trap-and-interrupt-at-one-boundary-come-in-this-order",
+        |case| {
+            fn on_debug(frame: &mut Frame) {
+                note(frame);
+                frame.rflags &= !TF;
+                cpu::write_dr6(0xffff_0ff0);
+            }
+            set_handler(DEBUG, Some(on_debug));
+            cpu::write_cr8(15);
+            apic::send_to_self(FIRST);
+            let place: u64;
+            // The move has both: a trap behind it, and an interrupt that it lets in.
+            x86!(
+                "lea {0}, [rip + 2f]",
+                "pushfq",
+                "or qword ptr [rsp], 0x300",
+                "popfq",
+                "mov cr8, {1}",
+                "2:", "nop", "nop",
+                "cli",
+                out(reg) place,
+                in(reg) 0u64,
+            );
+            let log = recorder::log();
+            came(case, log, &[DEBUG, FIRST]);
+            case.equal("where the trap came", log.event(0).rip, place);
+            case.equal("where the interrupt came", log.event(1).rip, place);
+            case.equal("TF on the interrupt's stack", log.event(1).rflags & TF, 0);
+        },
+    );
     case(report, "trap-behind-sti-ends-its-shadow", |case| {
         fn on_debug(frame: &mut Frame) {
             note(frame);
@@ -474,52 +502,68 @@ fn traps(report: &mut Report) {
         case.equal("where the interrupt came", log.event(1).rip, place);
         case.equal("where the second trap came", log.event(2).rip, place + 1);
     });
-    case(report, "fault-comes-before-the-interrupt-that-waits", |case| {
-        set_handler(INVALID, Some(note_and_skip_two));
-        apic::send_to_self(FIRST);
-        x86!("sti", "ud2", "nop", "cli");
-        let log = recorder::log();
-        came(case, log, &[INVALID, FIRST]);
-        case.equal(
-            "where the interrupt came",
-            log.event(1).rip,
-            log.event(0).rip + 2,
-        );
-    });
-    case(report, "int-n-goes-before-the-interrupt-that-waits", |case| {
-        set_handler(0x77, Some(note));
-        apic::send_to_self(FIRST);
-        x86!("sti", "int 0x77", "nop", "cli");
-        set_handler(0x77, None);
-        came(case, recorder::log(), &[0x77, FIRST]);
-    });
-    case(report, "fault-in-an-emulated-instruction-keeps-the-interrupt", |case| {
-        fn on_fault(frame: &mut Frame) {
-            note(frame);
-            frame.rip += 2;
-        }
-        set_handler(Vector::GeneralProtection as u8, Some(on_fault));
-        apic::send_to_self(FIRST);
-        x86!("sti", "rdmsr", "nop", "cli", in("ecx") 0x4fff_0000u32, out("eax") _, out("edx") _);
-        set_handler(Vector::GeneralProtection as u8, None);
-        came(case, recorder::log(), &[13, FIRST]);
-    });
+    case(
+        report,
+        "fault-comes-before-the-interrupt-that-waits",
+        |case| {
+            set_handler(INVALID, Some(note_and_skip_two));
+            apic::send_to_self(FIRST);
+            x86!("sti", "ud2", "nop", "cli");
+            let log = recorder::log();
+            came(case, log, &[INVALID, FIRST]);
+            case.equal(
+                "where the interrupt came",
+                log.event(1).rip,
+                log.event(0).rip + 2,
+            );
+        },
+    );
+    case(
+        report,
+        "int-n-goes-before-the-interrupt-that-waits",
+        |case| {
+            set_handler(0x77, Some(note));
+            apic::send_to_self(FIRST);
+            x86!("sti", "int 0x77", "nop", "cli");
+            set_handler(0x77, None);
+            came(case, recorder::log(), &[0x77, FIRST]);
+        },
+    );
+    case(
+        report,
+        "fault-in-an-emulated-instruction-keeps-the-interrupt",
+        |case| {
+            fn on_fault(frame: &mut Frame) {
+                note(frame);
+                frame.rip += 2;
+            }
+            set_handler(Vector::GeneralProtection as u8, Some(on_fault));
+            apic::send_to_self(FIRST);
+            x86!("sti", "rdmsr", "nop", "cli", in("ecx") 0x4fff_0000u32, out("eax") _, out("edx") _);
+            set_handler(Vector::GeneralProtection as u8, None);
+            came(case, recorder::log(), &[13, FIRST]);
+        },
+    );
 }
 
 fn halts(report: &mut Report) {
     case(report, "sti-hlt-is-woken-by-what-waits", |case| {
         comes_at!(case, "sti", "hlt", "2:");
     });
-    case(report, "hlt-with-an-interrupt-that-waits-for-if-only-does-not-sleep", |case| {
-        // IF is set two instructions before, so the interrupt comes before HLT, which then has the timer to wake it.
-        apic::set(0x3e0, 0xb);
-        apic::set(0x320, u32::from(SECOND));
-        apic::send_to_self(FIRST);
-        apic::set(0x380, 20_000);
-        x86!("sti", "nop", "hlt", "cli");
-        apic::set(0x320, apic::MASKED);
-        came(case, recorder::log(), &[FIRST, SECOND]);
-    });
+    case(
+        report,
+        "hlt-with-an-interrupt-that-waits-for-if-only-does-not-sleep",
+        |case| {
+            // IF is set two instructions before, so the interrupt comes before HLT, which then has the timer to wake it.
+            apic::set(0x3e0, 0xb);
+            apic::set(0x320, u32::from(SECOND));
+            apic::send_to_self(FIRST);
+            apic::set(0x380, 20_000);
+            x86!("sti", "nop", "hlt", "cli");
+            apic::set(0x320, apic::MASKED);
+            came(case, recorder::log(), &[FIRST, SECOND]);
+        },
+    );
     case(report, "task-priority-keeps-hlt-asleep", |case| {
         apic::set(0x3e0, 0xb);
         cpu::write_cr8(u64::from(FIRST >> 4));

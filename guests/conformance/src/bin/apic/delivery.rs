@@ -128,7 +128,10 @@ pub(super) fn in_mode(report: &mut Report, mode: &str) {
         }
         fn case_count() {
             // SAFETY: one CPU.
-            unsafe { SEEN.get().write_volatile([recorder::log().count() as u32, 0, 0]) };
+            unsafe {
+                SEEN.get()
+                    .write_volatile([recorder::log().count() as u32, 0, 0])
+            };
         }
         set_handler(LOW, Some(nest_in_class));
         apic::send_to_self(LOW);
@@ -282,7 +285,10 @@ pub(super) fn in_mode(report: &mut Report, mode: &str) {
             apic::send(LOGICAL | ASSERT | u32::from(LOW), logical);
             came(case, "its own", taken(), &[LOW]);
             recorder::clear();
-            apic::send(LOGICAL | ASSERT | u32::from(LOW), logical ^ 3 << (apic::id() & 15));
+            apic::send(
+                LOGICAL | ASSERT | u32::from(LOW),
+                logical ^ 3 << (apic::id() & 15),
+            );
             came(case, "another bit", taken(), &[]);
             apic::send(LOGICAL | ASSERT | u32::from(LOW), logical + 0x10_0000);
             came(case, "another cluster", taken(), &[]);
@@ -309,39 +315,49 @@ pub(super) fn destinations(report: &mut Report) {
         apic::send(ASSERT | u32::from(LOW), 0xff);
         came(case, "everybody", taken(), &[LOW]);
     });
-    case_in(report, "xapic", "flat-logical-destination-is-a-mask", |case| {
-        apic::write(reg::DESTINATION_FORMAT, u32::MAX);
-        apic::write(reg::LOGICAL_DESTINATION, 0x24 << 24);
-        logical(0x04);
-        came(case, "one of its bits", taken(), &[LOW]);
-        recorder::clear();
-        logical(0x21);
-        came(case, "one of its bits and another", taken(), &[LOW]);
-        recorder::clear();
-        logical(0xdb);
-        came(case, "other bits", taken(), &[]);
-        logical(0x00);
-        came(case, "no bit", taken(), &[]);
-        logical(0xff);
-        came(case, "everybody", taken(), &[LOW]);
-        apic::write(reg::LOGICAL_DESTINATION, 0);
-        recorder::clear();
-        logical(0x01);
-        came(case, "an LDR of 0", taken(), &[]);
-    });
-    case_in(report, "xapic", "cluster-logical-destination-is-number-and-mask", |case| {
-        apic::write(reg::DESTINATION_FORMAT, 0x0fff_ffff);
-        apic::write(reg::LOGICAL_DESTINATION, 0x36 << 24);
-        logical(0x32);
-        came(case, "its cluster and one of its bits", taken(), &[LOW]);
-        recorder::clear();
-        logical(0x39);
-        came(case, "its cluster and other bits", taken(), &[]);
-        logical(0x26);
-        came(case, "another cluster", taken(), &[]);
-        logical(0xff);
-        came(case, "everybody", taken(), &[LOW]);
-        apic::write(reg::DESTINATION_FORMAT, u32::MAX);
-        apic::write(reg::LOGICAL_DESTINATION, 0);
-    });
+    case_in(
+        report,
+        "xapic",
+        "flat-logical-destination-is-a-mask",
+        |case| {
+            apic::write(reg::DESTINATION_FORMAT, u32::MAX);
+            apic::write(reg::LOGICAL_DESTINATION, 0x24 << 24);
+            logical(0x04);
+            came(case, "one of its bits", taken(), &[LOW]);
+            recorder::clear();
+            logical(0x21);
+            came(case, "one of its bits and another", taken(), &[LOW]);
+            recorder::clear();
+            logical(0xdb);
+            came(case, "other bits", taken(), &[]);
+            logical(0x00);
+            came(case, "no bit", taken(), &[]);
+            logical(0xff);
+            came(case, "everybody", taken(), &[LOW]);
+            apic::write(reg::LOGICAL_DESTINATION, 0);
+            recorder::clear();
+            logical(0x01);
+            came(case, "an LDR of 0", taken(), &[]);
+        },
+    );
+    case_in(
+        report,
+        "xapic",
+        "cluster-logical-destination-is-number-and-mask",
+        |case| {
+            apic::write(reg::DESTINATION_FORMAT, 0x0fff_ffff);
+            apic::write(reg::LOGICAL_DESTINATION, 0x36 << 24);
+            logical(0x32);
+            came(case, "its cluster and one of its bits", taken(), &[LOW]);
+            recorder::clear();
+            logical(0x39);
+            came(case, "its cluster and other bits", taken(), &[]);
+            logical(0x26);
+            came(case, "another cluster", taken(), &[]);
+            logical(0xff);
+            came(case, "everybody", taken(), &[LOW]);
+            apic::write(reg::DESTINATION_FORMAT, u32::MAX);
+            apic::write(reg::LOGICAL_DESTINATION, 0);
+        },
+    );
 }

@@ -37,7 +37,11 @@ pub(super) fn errors(report: &mut Report) {
         case.equal("ESR before a write", apic::read(reg::ERROR_STATUS), 0);
         apic::write(reg::ERROR_STATUS, 0xffff_ffff);
         let after = apic::read(reg::ERROR_STATUS);
-        case.equal("ESR after it", after & SEND_ILLEGAL_VECTOR, SEND_ILLEGAL_VECTOR);
+        case.equal(
+            "ESR after it",
+            after & SEND_ILLEGAL_VECTOR,
+            SEND_ILLEGAL_VECTOR,
+        );
     });
     case("illegal-register-is-logged", |case| {
         let _ = apic::read(0x40);
@@ -45,18 +49,24 @@ pub(super) fn errors(report: &mut Report) {
         apic::write(0x3d0, 1);
         case.equal("ESR after a write", latched(), ILLEGAL_REGISTER);
     });
-    case("illegal-vector-in-the-lvt-is-logged-when-it-fires", |case| {
-        // A vector that no interrupt can have, in an open entry.
-        apic::write(reg::LVT_TIMER, 0x0c);
-        apic::write(reg::INITIAL_COUNT, 10);
-        while apic::read(reg::CURRENT_COUNT) != 0 {
-            core::hint::spin_loop();
-        }
-        apic::settle();
-        apic::write(reg::LVT_TIMER, apic::MASKED);
-        came(case, "it fired", taken(), &[]);
-        case.ensure(latched() & (1 << 5 | 1 << 6) != 0, "ESR has no illegal vector");
-    });
+    case(
+        "illegal-vector-in-the-lvt-is-logged-when-it-fires",
+        |case| {
+            // A vector that no interrupt can have, in an open entry.
+            apic::write(reg::LVT_TIMER, 0x0c);
+            apic::write(reg::INITIAL_COUNT, 10);
+            while apic::read(reg::CURRENT_COUNT) != 0 {
+                core::hint::spin_loop();
+            }
+            apic::settle();
+            apic::write(reg::LVT_TIMER, apic::MASKED);
+            came(case, "it fired", taken(), &[]);
+            case.ensure(
+                latched() & (1 << 5 | 1 << 6) != 0,
+                "ESR has no illegal vector",
+            );
+        },
+    );
     case("error-raises-its-interrupt", |case| {
         apic::write(reg::LVT_ERROR, u32::from(HIGH));
         apic::send(TO_SELF | ASSERT | 0x0f, 0);

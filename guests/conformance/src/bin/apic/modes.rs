@@ -184,7 +184,11 @@ pub(super) fn transitions(report: &mut Report) {
         case.equal("the version there", version, apic::read(reg::VERSION));
         case.equal("TPR after a write to the old address", after, 0x30);
         case.equal("CR8", priority, 3);
-        case.equal("TPR back at the old address", apic::read(reg::TASK_PRIORITY), 0x30);
+        case.equal(
+            "TPR back at the old address",
+            apic::read(reg::TASK_PRIORITY),
+            0x30,
+        );
         apic::write(reg::TASK_PRIORITY, 0);
     });
     report.case("register-page-over-ram-hides-it", |case| {

@@ -131,11 +131,7 @@ pub(super) fn xapic(report: &mut Report) {
         apic::write(reg::LVT_ERROR, 0x41);
         apic::write(reg::LVT_LINT1, 0x400);
         apic::write(reg::SPURIOUS, 0xff);
-        case.equal(
-            "LVT error",
-            apic::read(reg::LVT_ERROR),
-            apic::MASKED | 0x41,
-        );
+        case.equal("LVT error", apic::read(reg::LVT_ERROR), apic::MASKED | 0x41);
         case.equal(
             "LVT LINT1",
             apic::read(reg::LVT_LINT1),
@@ -178,7 +174,11 @@ pub(super) fn xapic(report: &mut Report) {
             in(reg) ldr, inout(reg) 0x5600_0000u32 => read, options(nostack),
         );
         case.equal("LDR after MOV and OR", read, 0x3300_0000);
-        case.equal("LDR after XCHG", apic::read(reg::LOGICAL_DESTINATION), 0x5600_0000);
+        case.equal(
+            "LDR after XCHG",
+            apic::read(reg::LOGICAL_DESTINATION),
+            0x5600_0000,
+        );
         apic::write(reg::LOGICAL_DESTINATION, 0);
     });
     prepare();
@@ -309,7 +309,11 @@ pub(super) fn x2apic(report: &mut Report) {
         let value = 0xee << 32 | 0x8541;
         case.runs("ICR", apic::try_write_msr(reg::COMMAND, value));
         let read = cpu::rdmsr(apic::msr_of(reg::COMMAND));
-        case.equal("ICR", read & 0xffff_ffff_0000_0fff, value & 0xffff_ffff_0000_0fff);
+        case.equal(
+            "ICR",
+            read & 0xffff_ffff_0000_0fff,
+            value & 0xffff_ffff_0000_0fff,
+        );
     });
     case("register-page-is-not-there", |case| {
         // What is there instead is the platform's business; it is not the APIC.
