@@ -30,6 +30,7 @@ const REPORTING: &[&str] = &[
     "misc",
     "tasks32",
     "events",
+    "ioapic",
 ];
 
 pub(crate) fn trials() -> Vec<Trial> {
