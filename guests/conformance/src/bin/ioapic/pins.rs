@@ -54,10 +54,10 @@ pub(super) fn registers(report: &mut Report) {
     case(report, "every-entry-holds-its-own", |case| {
         let last = (read(1) >> 16 & 0xff) as u8;
         for pin in 0..=last {
-            write(0x10 + 2 * pin, MASKED | 0x30 + u32::from(pin));
+            write(0x10 + 2 * pin, MASKED | u32::from(0x30 + pin));
         }
         for pin in 0..=last {
-            case.equal("an entry", entry(pin), MASKED | 0x30 + u32::from(pin));
+            case.equal("an entry", entry(pin), MASKED | u32::from(0x30 + pin));
             write(0x10 + 2 * pin, MASKED);
         }
     });
