@@ -125,6 +125,15 @@ mod tests {
     }
 
     #[test]
+    fn an_nmi_handler_that_init_ends_blocks_nmis_no_longer() {
+        let mut cpu = FakeCpu::long_mode(0);
+        let mut vcpu = crate::testing::vcpu();
+        cpu.set_blocking(Blocking::NMI | Blocking::MOV_SS);
+        init(&mut cpu, &mut vcpu);
+        assert_eq!(cpu.blocking(), Blocking::empty());
+    }
+
+    #[test]
     fn a_start_up_ipi_starts_at_its_page() {
         let mut cpu = FakeCpu::long_mode(0);
         power_on(&mut cpu);

@@ -257,6 +257,7 @@ fn inits(report: &mut Report) {
         );
         let before = ap::count(VECTOR);
         apic::send(ASSERT | u32::from(VECTOR), ap::id());
+        ap::init();
         case.ensure(
             ap::start_long(LongCommand::Open),
             "it does not reach 64-bit mode",
