@@ -16,6 +16,7 @@
 //! | `multiboot`  | Multiboot 1, 2 | command line, memory map and modules as the loader tells them     |
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
+//! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
 //! | `starter`    | flat    | no guest: starts one of these, or any other, on the bare machine         |
 //!
