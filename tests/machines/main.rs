@@ -1,6 +1,7 @@
 //! The tests that boot machines. Each is one machine from power-on to power-off; they run side by side.
 
 mod bad_input;
+mod bench;
 mod boot;
 mod commands;
 mod guests;
@@ -12,6 +13,7 @@ use libtest_mimic::{Arguments, Trial};
 fn main() {
     let arguments = Arguments::from_args();
     let groups = [
+        bench::trials(),
         boot::trials(),
         guests::trials(),
         bad_input::trials(),

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::build::Artifacts;
-use xtask::commands::{check, debug, doctor, flash, image, run, test};
+use xtask::commands::{bench, check, debug, doctor, flash, image, run, test};
 use xtask::paths::Paths;
 
 /// Builds, runs, tests and installs Plinth
@@ -30,6 +30,8 @@ enum Command {
     Debug(debug::DebugOptions),
     /// Run all tests, or those whose names contain FILTER
     Test(test::TestOptions),
+    /// Measure, next to the bare machine and to KVM
+    Bench(bench::BenchOptions),
     /// Check formatting, lints and the rules of the house
     Check,
     /// Tell what this machine has and lacks, and what to do about it
@@ -69,6 +71,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Flash(options) => flash::flash(&paths, options)?,
         Command::Debug(options) => debug::debug(&paths, options)?,
         Command::Test(options) => return test::test(&paths, options),
+        Command::Bench(options) => bench::bench(&paths, options)?,
         Command::Check => check::check(&paths)?,
         Command::Doctor if !doctor::doctor(&paths) => return Ok(ExitCode::FAILURE),
         Command::Doctor => {}

@@ -1,5 +1,6 @@
 //! The commands of `cargo xtask`, one file each.
 
+pub mod bench;
 pub mod check;
 pub mod debug;
 pub mod doctor;

@@ -186,14 +186,18 @@ impl MachineOptions {
     }
 
     fn engine(&self) -> Engine {
-        let virtualisation = Virtualisation::of_this_machine();
-        self.engine.unwrap_or(match self.firmware {
-            Firmware::Bios | Firmware::Seabios => Engine::choose(virtualisation),
+        self.engine.unwrap_or_else(|| match self.firmware {
+            Firmware::Bios | Firmware::Seabios => engine_for_bios(),
             // Bochs has no UEFI firmware.
-            Firmware::Uefi if virtualisation.can_nest() => Engine::Kvm,
+            Firmware::Uefi if Virtualisation::of_this_machine().can_nest() => Engine::Kvm,
             Firmware::Uefi => Engine::Qemu,
         })
     }
+}
+
+/// The engine for machines with a BIOS, where nobody asked for another.
+pub(super) fn engine_for_bios() -> Engine {
+    Engine::choose(Virtualisation::of_this_machine())
 }
 
 /// An image with the bundle in it, for firmware that would overwrite one loaded by the emulator.

@@ -1,0 +1,179 @@
+//! `cargo xtask bench`: measures, and shows the figures next to the bare machine's, KVM's and an older run's.
+
+use super::options::engine_for_bios;
+use crate::bench::exits::{self, Host};
+use crate::bench::{Results, Row, budget, compare, table};
+use crate::build::Artifacts;
+use crate::emulator::{CpuModel, Engine};
+use crate::paths::Paths;
+use crate::report::say;
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// Single events inside a guest: exits, interrupts, timers
+    Exits,
+}
+
+impl Suite {
+    const ALL: [Self; 1] = [Self::Exits];
+}
+
+/// What `cargo xtask bench` is told.
+#[derive(Args, Clone, Debug)]
+pub struct BenchOptions {
+    /// Only these [default: all]
+    #[arg(value_enum, value_name = "SUITE")]
+    suites: Vec<Suite>,
+    /// Print the results as JSON instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Show what has changed since this earlier run (a file of target/bench)
+    #[arg(long, value_name = "FILE")]
+    compare: Option<PathBuf>,
+    /// Fail if something costs more than tests/budgets.toml allows
+    #[arg(long)]
+    check: bool,
+    /// Make the present figures, and a little more, the budgets
+    #[arg(long, conflicts_with = "check")]
+    write_budgets: bool,
+    /// What executes the machines [default: kvm where it works, else bochs]
+    #[arg(long, value_enum, value_name = "NAME")]
+    engine: Option<Engine>,
+    /// The processor that Bochs emulates
+    #[arg(long, value_enum, value_name = "NAME", default_value = "skylake")]
+    cpu_model: CpuModel,
+}
+
+/// Measures, shows, and keeps the results.
+pub fn bench(paths: &Paths, options: &BenchOptions) -> Result<()> {
+    let host = Host {
+        engine: options.engine.unwrap_or_else(engine_for_bios),
+        cpu_model: options.cpu_model,
+    };
+    let deterministic = host.engine == Engine::Bochs && host.cpu_model == CpuModel::default();
+    if (options.check || options.write_budgets) && !deterministic {
+        bail!("budgets are for Bochs and its default CPU model: elsewhere ticks do not repeat");
+    }
+    let old = options.compare.as_ref().map(|file| -> Result<Results> {
+        let text =
+            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+        serde_json::from_str(&text).with_context(|| format!("{} is no result", file.display()))
+    });
+    let old = old.transpose()?;
+    let artifacts = Artifacts::build(paths)?;
+    let mut results = Results {
+        commit: commit(paths),
+        engine: name_of(host.engine),
+        cpu_model: match host.engine {
+            Engine::Bochs => name_of(host.cpu_model),
+            Engine::Kvm | Engine::Qemu => "host".to_owned(),
+        },
+        rows: Vec::new(),
+    };
+    for suite in Suite::ALL {
+        if options.suites.is_empty() || options.suites.contains(&suite) {
+            say(format!("measuring: {}", name_of(suite)));
+            results
+                .rows
+                .extend(measure(suite, paths, &artifacts, host)?);
+        }
+    }
+    let file = keep(paths, &results)?;
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        print!("{}", table::text(&results));
+        say(format!("kept as {}", file.display()));
+    }
+    if let Some(old) = old {
+        print!("{}", compare::text(&old, &results));
+    }
+    if options.write_budgets {
+        budget::write(paths, &results.rows)?;
+    }
+    if options.check {
+        budget::Budgets::read(paths)?.check(&results.rows)?;
+        say("within all budgets");
+    }
+    Ok(())
+}
+
+fn measure(suite: Suite, paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<Row>> {
+    match suite {
+        Suite::Exits => exits::measure(paths, artifacts, host),
+    }
+}
+
+fn name_of(value: impl ValueEnum) -> String {
+    value
+        .to_possible_value()
+        .map_or_else(String::new, |value| value.get_name().to_owned())
+}
+
+/// The results go to a file named after commit, engine and CPU model.
+fn keep(paths: &Paths, results: &Results) -> Result<PathBuf> {
+    let folder = paths.target().join("bench");
+    fs::create_dir_all(&folder)?;
+    let name = format!(
+        "{}-{}-{}.json",
+        results.commit, results.engine, results.cpu_model
+    );
+    let file = folder.join(name);
+    fs::write(&file, serde_json::to_string_pretty(results)?)
+        .with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(file)
+}
+
+/// The commit of the checkout, with `+` if something has changed since.
+fn commit(paths: &Paths) -> String {
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git")
+            .current_dir(paths.root())
+            .args(arguments)
+            .output()
+            .ok()
+            .filter(|output| output.status.success())?;
+        Some(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let Some(commit) = git(&["rev-parse", "--short", "HEAD"]) else {
+        return "unknown".to_owned();
+    };
+    let is_changed = git(&["status", "--porcelain"]).is_some_and(|changes| !changes.is_empty());
+    if is_changed { commit + "+" } else { commit }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: BenchOptions,
+    }
+
+    #[test]
+    fn suites_are_chosen_by_name() {
+        let options = |words: &[&str]| {
+            Line::try_parse_from([&["x"], words].concat()).map(|line| line.options)
+        };
+        assert_eq!(options(&["exits"]).unwrap().suites, [Suite::Exits]);
+        assert!(options(&[]).unwrap().suites.is_empty());
+        assert!(options(&["weather"]).is_err());
+        assert!(options(&["--check", "--write-budgets"]).is_err());
+    }
+
+    #[test]
+    fn budgets_are_refused_where_ticks_do_not_repeat() {
+        let line = Line::try_parse_from(["x", "--check", "--cpu-model", "haswell"]).unwrap();
+        let error = bench(&Paths::of_checkout(), &line.options).unwrap_err();
+        assert!(error.to_string().contains("do not repeat"), "{error}");
+    }
+}
