@@ -17,6 +17,7 @@
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
+//! | `halted`     | PVH     | halts with interrupts off, for ever: no `DONE` line                      |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
 //! | `starter`    | flat    | no guest: starts one of these, or any other, on the bare machine         |
 //!

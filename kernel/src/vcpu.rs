@@ -6,7 +6,7 @@ use core::fmt::{self, Write};
 use core::ptr;
 use core::sync::atomic::{AtomicPtr, Ordering};
 
-use arch::Vector;
+use arch::{Rflags, Vector};
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
@@ -39,8 +39,18 @@ struct Inner {
     timer_tsc: u64,
     /// The host's TSC since when it has been waiting for a turn; `None` while it has one, or waits for an event.
     ready_tsc: Option<u64>,
+    sleep: Sleep,
     metrics: Metrics,
     trace: Trace,
+}
+
+/// What a sleeping vCPU can be woken by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Sleep {
+    /// By interrupts; or it does not sleep.
+    Light,
+    /// By another vCPU only.
+    Deep,
 }
 
 /// Why a vCPU's turn on a CPU ended.
@@ -69,6 +79,7 @@ impl<B: Backend> Vcpu<B> {
             activity,
             timer_tsc: u64::MAX,
             ready_tsc: None,
+            sleep: Sleep::Light,
             metrics: Metrics::new(),
             trace: Trace::new(),
         };
@@ -164,8 +175,16 @@ impl<B: Backend> Vcpu<B> {
                 return Turn::Ended;
             }
             if unsettled || posted.is_outstanding() {
+                if inner.sleep == Sleep::Deep {
+                    inner.sleep = Sleep::Light;
+                    vm.rests_no_more(index);
+                }
                 inner.settle(vm, &mut cpu);
                 if inner.activity != Activity::Active {
+                    if !inner.wakes_by_interrupts(&cpu) {
+                        inner.sleep = Sleep::Deep;
+                        vm.rests(index);
+                    }
                     return Turn::Asleep;
                 }
             }
@@ -298,6 +317,12 @@ impl Inner {
             Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),
             Some(Deadline::GuestTsc(tsc)) => cpu.host_tsc_at(tsc),
         };
+    }
+
+    /// Whether anything but another vCPU of its VM ends its sleep.
+    fn wakes_by_interrupts<C: LoadedVcpu>(&self, cpu: &C) -> bool {
+        self.activity == Activity::Halted
+            && (cpu.rflags().contains(Rflags::IF) || self.state.lapic.may_take_nmi_from_pic())
     }
 
     /// INIT or a start-up IPI.

@@ -83,6 +83,8 @@ pub(crate) struct Vm<B: Backend> {
     board_deadline_tsc: AtomicU64,
     routing: RoutingTable,
     mailboxes: Box<[Mailbox]>,
+    /// vCPUs that sleep and that no interrupt wakes.
+    resting: Mutex<VcpuSet>,
     /// The host's TSC when the VM's time began.
     origin_tsc: u64,
     end: Once<End>,
@@ -128,6 +130,7 @@ impl<B: Backend> Vm<B> {
             board_deadline_tsc: AtomicU64::new(u64::MAX),
             routing: parts.routing,
             mailboxes: (0..parts.vcpus).map(mailbox).collect(),
+            resting: Mutex::new(VcpuSet::EMPTY),
             origin_tsc: clock::tsc(),
             end: Once::new(),
             vcpus: AtomicU32::new(u32::from(parts.vcpus)),
@@ -196,6 +199,29 @@ impl<B: Backend> Vm<B> {
             supervisor::vm_ended(&self.name, end);
         }
         was_last
+    }
+
+    /// A vCPU falls asleep, and only another one of the VM can wake it. When that becomes true of all, it is the end.
+    ///
+    /// Whoever is woken takes itself out before it takes out of its mailbox what has woken it; and whoever wakes another
+    /// does that before it falls asleep itself. So a mailbox is not empty while somebody in the set has been woken.
+    #[cold]
+    pub(crate) fn rests(&self, vcpu: u8) {
+        let all_rest = {
+            let mut resting = self.resting.lock();
+            resting.insert(vcpu);
+            let is_woken = |mailbox: &Mailbox| mailbox.posted.is_outstanding();
+            resting.len() == self.mailboxes.len() && !self.mailboxes.iter().any(is_woken)
+        };
+        if all_rest && !self.devices.lock().board.may_send_nmi() {
+            self.finish(End::Crash(VmError::HaltedForEver));
+        }
+    }
+
+    /// The opposite of [`rests`](Self::rests).
+    #[cold]
+    pub(crate) fn rests_no_more(&self, vcpu: u8) {
+        self.resting.lock().remove(vcpu);
     }
 
     /// Nanoseconds since its time began.
@@ -302,6 +328,7 @@ impl<B: Backend> Vm<B> {
             self.finish(match request {
                 Request::PowerOff => End::PowerOff,
                 Request::Reset => End::Reset,
+                Request::Panic => End::Crash(VmError::GuestPanic),
                 Request::Exit(status) => End::Exit(status),
             });
         }

@@ -55,6 +55,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(trial(name, move || multiboot(format)));
     }
     trials.push(trial("a_triple_fault_stops_its_vm_only", triple_fault));
+    trials.push(trial(
+        "a_machine_that_has_halted_for_ever_is_told_and_ended",
+        halted_for_ever,
+    ));
     trials.push(trial("a_tight_loop_starves_nobody", tight_loop));
     trials.push(trial(
         "registers_of_guests_that_take_turns_stay_apart",
@@ -94,6 +98,17 @@ fn triple_fault() -> Result<()> {
     let detail = machine.expect_end("triple", End::Crash)?;
     anyhow::ensure!(
         detail.contains("triple fault"),
+        "the end was told as `{detail}`"
+    );
+    machine.expect_all_passed("hello")
+}
+
+/// Nobody waits for a guest that no interrupt can wake.
+fn halted_for_ever() -> Result<()> {
+    let mut machine = Boot::tiny(&["halted", "hello"])?.start()?;
+    let detail = machine.expect_end("halted", End::Crash)?;
+    anyhow::ensure!(
+        detail.contains("halted with interrupts off"),
         "the end was told as `{detail}`"
     );
     machine.expect_all_passed("hello")

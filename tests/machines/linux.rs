@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use bundle::EndPolicy;
-use libtest_mimic::Trial;
-use plinth_tests::Boot;
+use libtest_mimic::{Completion, Failed, Trial};
 use plinth_tests::console::End;
+use plinth_tests::{Boot, Session};
 use xtask::emulator::Engine;
 use xtask::guests::Guest;
-use xtask::linux::{Linux, NAME, Task};
+use xtask::linux::{KernelPackage, Linux, NAME, Task};
 use xtask::paths::Paths;
 use xtask::system::host::Virtualisation;
 
@@ -24,11 +24,86 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("stock_linux_finds_a_sound_machine", sound_machine),
         trial("stock_linux_has_a_shell_and_reboots", shell),
+        kernel_trial(
+            "the_oldest_stock_kernel_finds_a_sound_machine",
+            OLDEST,
+            brief,
+        ),
+        kernel_trial(
+            "the_newest_stock_kernel_finds_a_sound_machine",
+            NEWEST,
+            brief,
+        ),
+        kernel_trial(
+            "a_panic_of_a_stock_kernel_ends_its_vm_and_is_told",
+            FOR_ANY_MACHINE,
+            panic,
+        ),
         trial(
             "a_linux_kernel_with_a_damaged_header_is_refused",
             damaged_header,
         ),
     ]
+}
+
+/// Debian's kernels besides the usual one: the oldest and the newest that its suites have, and the large build for any
+/// machine instead of for virtual ones.
+const OLDEST: &str = "bullseye/linux-image-cloud-amd64";
+const NEWEST: &str = "sid/linux-image-cloud-amd64";
+const FOR_ANY_MACHINE: &str = "linux-image-amd64";
+
+/// What leaves out the longest part of a boot: the kernel's tests of its own cryptography.
+const BRIEF: &str = " quiet cryptomgr.notests";
+
+/// A test with another kernel. Where that is not to be had, it is passed over, and says why.
+fn kernel_trial(name: &str, package: &'static str, body: fn(&Linux) -> Result<()>) -> Trial {
+    Trial::ignorable_test(name, move || {
+        let package: KernelPackage = package.parse().map_err(|error| failed(&error))?;
+        match Linux::provide_kernel(&Paths::of_checkout(), &package) {
+            Err(error) => Ok(Completion::ignored_with(format!("{error:#}"))),
+            Ok(linux) => body(&linux)
+                .map(|()| Completion::Completed)
+                .map_err(|error| failed(&error)),
+        }
+    })
+}
+
+fn failed(error: &anyhow::Error) -> Failed {
+    format!("{error:#}").into()
+}
+
+/// Boots to user space, looks around, and switches itself off.
+fn brief(linux: &Linux) -> Result<()> {
+    let mut machine = in_brief(linux, "brief")?;
+    machine.expect("kernel: ")?;
+    machine.expect_all_passed(NAME)
+}
+
+/// The kernel says by pvpanic that it has panicked, and the operator reads which VM has ended and why.
+fn panic(linux: &Linux) -> Result<()> {
+    let mut machine = in_brief(linux, "panic")?;
+    machine.expect("is about to panic")?;
+    let detail = machine.expect_end(NAME, End::Crash)?;
+    ensure!(
+        detail.contains("panicked"),
+        "its end was told as `{detail}`"
+    );
+    ensure!(
+        machine.expect_all_ended()? == 2,
+        "the status of a crash is not 2"
+    );
+    machine.expect_power_off()
+}
+
+/// A machine with this Linux, which runs a script.
+fn in_brief(linux: &Linux, script: &str) -> Result<Session> {
+    let kernel = linux.kernel().to_string_lossy().replace('/', "-");
+    let initrd = Paths::of_checkout()
+        .artifacts()
+        .join(format!("test-{script}{kernel}.initrd"));
+    let mut guest = linux.guest(Task::Script(script), &initrd)?;
+    guest.config.cmdline.push_str(BRIEF);
+    Boot::of(vec![guest]).patience(BOOT).start()
 }
 
 /// The guest with this task. Each test has its own initial file system.
@@ -62,7 +137,7 @@ fn sound_machine() -> Result<()> {
 /// What is typed reaches the shell, Ctrl-C ends what runs in it and nothing else, and a reboot is a reset.
 fn shell() -> Result<()> {
     let mut guest = linux(Task::Shell(Some((37, 111))), "shell")?;
-    guest.config.cmdline.push_str(" quiet cryptomgr.notests");
+    guest.config.cmdline.push_str(BRIEF);
     let mut machine = Boot::of(vec![guest]).patience(BOOT).start()?;
     machine.expect("This is Linux on Plinth")?;
     // What is typed is echoed: the answers differ from the questions.

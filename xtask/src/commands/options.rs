@@ -4,7 +4,7 @@ use crate::bare;
 use crate::build::{Artifacts, ImageMaker, lock};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
 use crate::guests::{Guest, host_memory_mib, pack, parse_format, parse_module, parse_size};
-use crate::linux::{self, Linux, Task};
+use crate::linux::{self, KernelPackage, Linux, Task};
 use crate::paths::Paths;
 use crate::system::host::Virtualisation;
 use crate::terminal::{is_interactive, size};
@@ -23,6 +23,9 @@ pub struct GuestOptions {
     /// Run this kernel instead
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
+    /// Run Linux with the kernel of this Debian package: NAME or SUITE/NAME, such as sid/linux-image-amd64
+    #[arg(long, value_name = "PACKAGE", conflicts_with = "kernel")]
+    kernel_package: Option<KernelPackage>,
     /// Give it this initial RAM disk
     #[arg(long, value_name = "FILE", requires = "kernel")]
     initrd: Option<PathBuf>,
@@ -75,7 +78,12 @@ impl GuestOptions {
             }
             (None, None | Some(linux::NAME)) => {
                 let initrd = paths.artifacts().join("linux.initrd");
-                Linux::provide(paths)?.guest(Task::Shell(size()), &initrd)?
+                let package = self.kernel_package.clone().unwrap_or_default();
+                let linux = Linux::provide_kernel(paths, &package)?;
+                linux.guest(Task::Shell(size()), &initrd)?
+            }
+            (None, Some(name)) if self.kernel_package.is_some() => {
+                bail!("--kernel-package is for the guest `linux`, not for `{name}`")
             }
             (None, Some(name)) => Guest::tiny(artifacts, name)?,
         };
@@ -283,6 +291,11 @@ mod tests {
             (&["--engine", "vbox"][..], "kvm, bochs, qemu"),
             (&["--firmware", "coreboot"], "bios, uefi"),
             (&["--cpus", "0"], "1.."),
+            (&["--kernel-package", "busybox"], "linux-image-"),
+            (
+                &["--kernel", "k", "--kernel-package", "linux-image-amd64"],
+                "cannot be used with",
+            ),
             (&["--initrd", "x"], "--kernel"),
             (&["--memory", "lots"], "64M"),
             (&["a", "b"], "unexpected"),

@@ -10,8 +10,8 @@ use memory::GuestPhys;
 
 use crate::bus::{self, Port};
 use crate::devices::{
-    FirmwareFiles, I8042, IoApic, Pci, Pic, Pit, PowerManagement, ResetControl, Rtc, TestDevices,
-    Uart, testdev,
+    FirmwareFiles, I8042, IoApic, PanicDevice, Pci, Pic, Pit, PowerManagement, ResetControl, Rtc,
+    TestDevices, Uart, testdev,
 };
 use crate::layout::{ECAM, IOAPIC, MachineLayout};
 use crate::{Effects, Gsi, Level};
@@ -261,6 +261,11 @@ impl Board {
         self.ioapic.handled_vectors()
     }
 
+    /// Whether an interrupt line may bring the CPUs an NMI, the way that it is programmed.
+    pub fn may_send_nmi(&self) -> bool {
+        self.ioapic.may_send_nmi()
+    }
+
     fn read_byte(&mut self, owner: Port, port: u16, now_ns: u64, fx: &mut Effects) -> u8 {
         match owner {
             Port::Unassigned | Port::PciAddress => 0xff,
@@ -277,6 +282,7 @@ impl Board {
             }
             Port::SystemControl => self.reset.read_system(),
             Port::Test => self.test.as_mut().map_or(0xff, |test| test.read(port)),
+            Port::Panic => PanicDevice.read(),
             Port::Uart => {
                 let value = self.uart.read(port, now_ns, fx);
                 self.uart_accessed();
@@ -314,6 +320,7 @@ impl Board {
                     test.write(port, value, fx);
                 }
             }
+            Port::Panic => PanicDevice.write(value, fx),
             Port::Uart => {
                 self.uart.write(port, value, now_ns, fx);
                 self.uart_accessed();

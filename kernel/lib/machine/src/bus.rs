@@ -3,7 +3,7 @@
 //! The [`Board`](crate::Board) looks up the [`Port`] of an access here and calls the device. Most ports of a
 //! PC belong to nobody, and guests probe many of them, so that answer takes one load.
 
-use crate::devices::testdev;
+use crate::devices::{PanicDevice, testdev};
 
 /// The owner of a port.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -31,6 +31,8 @@ pub(crate) enum Port {
     Uart,
     /// The edge/level control of the 8259A inputs.
     Elcr,
+    /// The port that tells of a panic.
+    Panic,
     /// The fixed ACPI hardware.
     PowerManagement,
     /// The PCI address register: answers to doublewords only.
@@ -63,6 +65,7 @@ const RANGES: &[(usize, usize, Port)] = &[
     (0xf4, 1, Port::Test),
     (0x3f8, 8, Port::Uart),
     (0x4d0, 2, Port::Elcr),
+    (PanicDevice::PORT as usize, 1, Port::Panic),
     (0x510, 2, Port::Test),
     (0x600, 12, Port::PowerManagement),
     (0xcf8, 1, Port::PciAddress),

@@ -11,6 +11,8 @@ pub enum Request {
     PowerOff,
     /// A reset of the whole machine, as by port 0xcf9 or the keyboard controller.
     Reset,
+    /// The guest's kernel has panicked.
+    Panic,
     /// The guest ends its run with this exit status (the test boards' debug-exit device).
     Exit(u32),
 }

@@ -127,6 +127,10 @@ pub enum VmError {
     Unbacked(GuestPhys),
     /// A machine check hit the guest.
     MachineCheck,
+    /// The guest's kernel says that it has panicked.
+    GuestPanic,
+    /// All CPUs have halted with interrupts off, and nothing can wake any of them.
+    HaltedForEver,
     /// The guest asked for something that no part of this hypervisor does.
     Unsupported(&'static str),
 }
@@ -153,6 +157,10 @@ impl fmt::Display for VmError {
             }
             Self::Unbacked(gpa) => write!(f, "the guest relies on memory at {gpa} that it lacks"),
             Self::MachineCheck => f.write_str("a machine check hit the guest"),
+            Self::GuestPanic => f.write_str("the guest's kernel has panicked"),
+            Self::HaltedForEver => {
+                f.write_str("all of its CPUs have halted with interrupts off, for ever")
+            }
             Self::Unsupported(what) => write!(f, "not supported: {what}"),
         }
     }

@@ -9,6 +9,7 @@
 //!     Device (RES0) { PNP0C02: ECAM, ACPI ports, ELCR }
 //!     Device (COM1) { PNP0501 }   Device (RTC0) { PNP0B00 }
 //!     Device (PIC0) { PNP0000 }   Device (TMR0) { PNP0100 }   Device (SPKR) { PNP0800 }
+//!     Device (PEVT) { QEMU0001: the port that tells of a panic }
 //!     Device (C000) { ACPI0007 }  ...one for each CPU
 //! }
 //! ```
@@ -27,7 +28,7 @@ use acpi_tables::aml::{
 use memory::{GuestPhys, Range};
 
 use super::tables::table;
-use crate::devices::SOFT_OFF_TYPE;
+use crate::devices::{PanicDevice, SOFT_OFF_TYPE};
 use crate::layout::{ECAM, MachineLayout, PCI_WINDOW_HIGH, PCI_WINDOW_LOW};
 use crate::{Board, Gsi};
 
@@ -69,6 +70,7 @@ pub(super) fn build(layout: &MachineLayout) -> Vec<u8> {
     add(device("PIC0", "PNP0000", &[&port(0x20, 2), &port(0xa0, 2)]));
     add(device("TMR0", "PNP0100", &[&port(0x40, 4)]));
     add(device("SPKR", "PNP0800", &[&port(0x61, 1)]));
+    add(panic_device());
     for cpu in 0..layout.cpus() {
         add(processor(cpu));
     }
@@ -105,6 +107,18 @@ fn device(name: &str, id: &str, resources: &[&dyn Aml]) -> Vec<u8> {
     );
     encode(&Device::new(
         Path::new(name),
+        vec![&id, &unique, &resources],
+    ))
+}
+
+/// Its ID is no EISA ID, so that it is a string.
+fn panic_device() -> Vec<u8> {
+    let id = Name::new(Path::new("_HID"), &"QEMU0001");
+    let unique = Name::new(Path::new("_UID"), &0u8);
+    let port = port(PanicDevice::PORT, 1);
+    let resources = Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&port]));
+    encode(&Device::new(
+        Path::new("PEVT"),
         vec![&id, &unique, &resources],
     ))
 }

@@ -221,6 +221,13 @@ impl IoApic {
         vectors
     }
 
+    /// Whether any of its pins may bring the CPUs an NMI.
+    pub fn may_send_nmi(&self) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| !entry.is_masked() && entry.delivery_mode() == Some(DeliveryMode::Nmi))
+    }
+
     fn read_register(&self, register: u64) -> u32 {
         match register {
             IOREGSEL => u32::from(self.selected),

@@ -99,6 +99,13 @@ impl VcpuSet {
         self.0[(index >> 6) as usize] |= 1 << (index & 63);
     }
 
+    /// Takes one out.
+    #[inline]
+    #[expect(clippy::indexing_slicing, reason = "two bits are left of the index")]
+    pub const fn remove(&mut self, index: u8) {
+        self.0[(index >> 6) as usize] &= !(1 << (index & 63));
+    }
+
     /// Whether it is in the set.
     #[inline]
     #[expect(clippy::indexing_slicing, reason = "two bits are left of the index")]

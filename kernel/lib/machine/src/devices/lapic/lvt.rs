@@ -188,6 +188,12 @@ impl Lapic {
         Mask::of(entry) == Mask::Open && LocalDelivery::of(entry) == LocalDelivery::ExtInt
     }
 
+    /// Whether the 8259A's wire may bring the CPU an NMI.
+    pub fn may_take_nmi_from_pic(&self) -> bool {
+        let entry = self.page.get(Register::LvtLint0);
+        Mask::of(entry) == Mask::Open && LocalDelivery::of(entry) == LocalDelivery::Nmi
+    }
+
     /// When [`expire`](Self::expire) is next due; `None` if no timer interrupt can come.
     #[inline]
     pub const fn next_deadline(&self) -> Option<Deadline> {

@@ -1,17 +1,20 @@
 //! The Linux guest: a distribution's stock kernel and a small initial file system around busybox.
 //!
 //! Both come out of Debian's packages, which are fetched once from the mirror of this machine and unpacked under
-//! `target/`; nothing is installed. What is ours (`guests/linux`) are the scripts that run in it.
+//! `target/`; nothing is installed. What is ours (`guests/linux`) are the scripts that run in it. Which kernel that is
+//! can be chosen ([`KernelPackage`]); the tools are the same with all of them.
+
+mod packages;
 
 use crate::cpio::Archive;
 use crate::guests::Guest;
 use crate::paths::Paths;
-use crate::report::{Step, say};
-use crate::system::apt::{Apt, can_fetch_packages};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bundle::KernelFormat;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+pub use packages::{KernelPackage, OTHERS};
 
 /// Its name, on the command line and in the hypervisor's log.
 pub const NAME: &str = "linux";
@@ -19,17 +22,13 @@ pub const NAME: &str = "linux";
 /// All that the kernel is told. It needs nothing else to be at home in the machine.
 pub const COMMAND_LINE: &str = "console=ttyS0";
 
-/// The package that depends on the newest kernel for virtual machines.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
-
-/// What the real package's name begins with.
-const KERNEL_PREFIX: &str = "linux-image-";
-
-/// What newer releases have put into packages of their own, which that one depends on.
-const PARTS_PREFIXES: [&str; 2] = ["linux-binary-", "linux-modules-"];
-
-/// The shell and tools, in one program without libraries.
-const TOOLS_PACKAGE: &str = "busybox-static";
+/// Modules with the drivers of devices that the machine has, in the order of loading; where they are differs with the
+/// kernel's age.
+const DRIVERS: [&str; 3] = [
+    "drivers/misc/pvpanic.ko",
+    "drivers/misc/pvpanic/pvpanic.ko",
+    "drivers/misc/pvpanic/pvpanic-mmio.ko",
+];
 
 /// What is done in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,18 +54,24 @@ impl Linux {
 
     /// Finds the packages' contents, fetching them if need be.
     pub fn provide(paths: &Paths) -> Result<Self> {
-        let root = paths.fetched().join(NAME);
-        if !root.exists() {
-            fetch(paths, &root).context(
-                "the Linux guest cannot be fetched. With a kernel and an initramfs of your own: \
-                 --kernel FILE --initrd FILE",
-            )?;
-        }
-        Self::in_folder(&root, paths.root().join("guests/linux"))
+        Self::provide_kernel(paths, &KernelPackage::default())
     }
 
-    fn in_folder(root: &Path, scripts: PathBuf) -> Result<Self> {
-        let only_one = |folder: &str, prefix: &str| {
+    /// The same with another kernel.
+    pub fn provide_kernel(paths: &Paths, kernel: &KernelPackage) -> Result<Self> {
+        let provide = || -> Result<_> {
+            let tools = KernelPackage::default().provide(paths)?;
+            Ok((kernel.provide(paths)?, tools))
+        };
+        let (root, tools) = provide().context(
+            "the Linux guest cannot be fetched. With a kernel and an initramfs of your own: \
+             --kernel FILE --initrd FILE",
+        )?;
+        Self::in_folders(&root, &tools, paths.root().join("guests/linux"))
+    }
+
+    fn in_folders(root: &Path, tools: &Path, scripts: PathBuf) -> Result<Self> {
+        let only_one_in = |root: &Path, folder: &str, prefix: &str| {
             let folder = root.join(folder);
             let found = fs::read_dir(&folder)
                 .ok()
@@ -78,6 +83,7 @@ impl Linux {
                 .map(|entry| entry.path())
                 .with_context(|| format!("there is no {prefix}* in {}", folder.display()))
         };
+        let only_one = |folder: &str, prefix: &str| only_one_in(root, folder, prefix);
         // Since the merging of /usr, packages have their files in either place; lately the kernel is beside its
         // modules.
         let modules = only_one("lib/modules", "").or_else(|_| only_one("usr/lib/modules", ""))?;
@@ -89,7 +95,8 @@ impl Linux {
         };
         Ok(Self {
             kernel,
-            tools: only_one("bin", "busybox").or_else(|_| only_one("usr/bin", "busybox"))?,
+            tools: only_one_in(tools, "bin", "busybox")
+                .or_else(|_| only_one_in(tools, "usr/bin", "busybox"))?,
             modules,
             scripts,
         })
@@ -121,6 +128,14 @@ impl Linux {
         archive.character_device("dev/console", 5, 1);
         archive.program("bin/busybox", &read(&self.tools)?);
         archive.program("init", &self.script("init")?);
+        archive.program("bin/load", &self.script("load")?);
+        archive.folder("lib");
+        archive.file("lib/cases", &self.script("cases")?);
+        archive.folder("modules");
+        for (number, module) in self.modules(DRIVERS).iter().enumerate() {
+            let name = module.file_name().unwrap_or_default().to_string_lossy();
+            archive.file(&format!("modules/{number}-{name}"), &read(module)?);
+        }
         archive.file("etc/profile", &self.script("profile")?);
         archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n");
         match task {
@@ -145,51 +160,28 @@ impl Linux {
         read(&self.scripts.join(name))
     }
 
-    /// The kernel modules that a script asks for, by lines of the form `# module: PATH`, as far as this kernel has
-    /// them. Newer ones are compressed; insmod takes them as they are.
+    /// The kernel modules that a script asks for, by lines of the form `# module: PATH`.
     fn modules_of(&self, script: &str) -> Result<Vec<PathBuf>> {
         let text = String::from_utf8_lossy(&self.script(script)?).into_owned();
-        Ok(text
+        let paths = text
             .lines()
-            .filter_map(|line| line.strip_prefix("# module: "))
+            .filter_map(|line| line.strip_prefix("# module: "));
+        Ok(self.modules(paths))
+    }
+
+    /// These of the kernel's modules, as far as it has them. Newer ones are compressed; the guest unpacks them.
+    fn modules<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> Vec<PathBuf> {
+        paths
+            .into_iter()
             .flat_map(|path| [path.to_owned(), format!("{path}.xz")])
             .map(|path| self.modules.join("kernel").join(path))
             .filter(|module| module.exists())
-            .collect())
+            .collect()
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
-/// Fetches and unpacks the packages. The folder appears only when it is complete.
-fn fetch(paths: &Paths, root: &Path) -> Result<()> {
-    if !can_fetch_packages() {
-        bail!("it comes from Debian's packages, and this machine has no apt that knows a mirror");
-    }
-    let _lock = crate::build::lock(paths)?;
-    if root.exists() {
-        return Ok(());
-    }
-    say("the Linux guest is fetched from this machine's Debian mirror (30 MB, once)");
-    let apt = Apt::with_own_release(paths.fetched().join("apt"))?;
-    let partial = root.with_extension("partial");
-    let _ = fs::remove_dir_all(&partial);
-    {
-        let step = Step::begin("fetching the package lists");
-        apt.update(&step)?;
-    }
-    let kernel = apt.dependency(KERNEL_PACKAGE, KERNEL_PREFIX)?;
-    let mut packages = vec![kernel.clone(), TOOLS_PACKAGE.to_owned()];
-    for prefix in PARTS_PREFIXES {
-        packages.extend(apt.dependency(&kernel, prefix).ok());
-    }
-    for package in &packages {
-        let step = Step::begin(format!("fetching {package}"));
-        apt.unpack(&step, package, &partial)?;
-    }
-    fs::rename(&partial, root).with_context(|| format!("cannot make {}", root.display()))
 }
 
 #[cfg(test)]
@@ -204,6 +196,16 @@ mod tests {
             ("lib/modules/6.1/kernel/fs/isofs.ko.xz", "module"),
             ("scripts/init", "init script"),
             ("scripts/profile", "profile"),
+            ("scripts/cases", "cases"),
+            ("scripts/load", "load"),
+            (
+                "lib/modules/6.1/kernel/drivers/misc/pvpanic/pvpanic.ko",
+                "core",
+            ),
+            (
+                "lib/modules/6.1/kernel/drivers/misc/pvpanic/pvpanic-mmio.ko",
+                "driver",
+            ),
             (
                 "scripts/look",
                 "#!/bin/sh\n# module: fs/isofs.ko\n# module: fs/nothing.ko\n",
@@ -213,7 +215,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, contents).unwrap();
         }
-        Linux::in_folder(folder, folder.join("scripts")).unwrap()
+        Linux::in_folders(folder, folder, folder.join("scripts")).unwrap()
     }
 
     fn contains(archive: &[u8], text: &str) -> bool {
@@ -254,6 +256,16 @@ mod tests {
     }
 
     #[test]
+    fn the_drivers_of_the_machines_devices_come_along_in_their_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let archive = unpacked(folder.path())
+            .initramfs(Task::Shell(None))
+            .unwrap();
+        assert!(contains(&archive, "modules/0-pvpanic.ko\0"));
+        assert!(contains(&archive, "modules/1-pvpanic-mmio.ko\0"));
+    }
+
+    #[test]
     fn a_kernel_beside_its_modules_is_found() {
         let folder = tempfile::tempdir().unwrap();
         for file in ["usr/lib/modules/7.3/vmlinuz", "usr/bin/busybox"] {
@@ -261,7 +273,7 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let linux = Linux::in_folder(folder.path(), PathBuf::new()).unwrap();
+        let linux = Linux::in_folders(folder.path(), folder.path(), PathBuf::new()).unwrap();
         assert_eq!(
             linux.kernel(),
             folder.path().join("usr/lib/modules/7.3/vmlinuz")
@@ -272,7 +284,7 @@ mod tests {
     fn a_folder_without_a_kernel_is_told() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("lib/modules/6.1")).unwrap();
-        let error = Linux::in_folder(folder.path(), PathBuf::new()).unwrap_err();
+        let error = Linux::in_folders(folder.path(), folder.path(), PathBuf::new()).unwrap_err();
         assert!(error.to_string().contains("vmlinuz-*"), "{error}");
     }
 }
