@@ -111,6 +111,11 @@ impl Artifacts {
     }
 }
 
+/// The names of the tiny guests.
+pub fn tiny_guests(paths: &Paths) -> Result<Vec<String>> {
+    programs_of(paths, GUESTS)
+}
+
 /// Keeps two `xtask`s from installing or making the same thing at the same time. Released when dropped.
 pub fn lock(paths: &Paths) -> Result<File> {
     fs::create_dir_all(paths.artifacts())?;

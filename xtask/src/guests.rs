@@ -112,16 +112,21 @@ pub fn parse_module(text: &str) -> Result<(PathBuf, String)> {
         _ => (text, ""),
     };
     let path = PathBuf::from(file);
-    let name = path
-        .file_name()
-        .with_context(|| format!("`{text}` names no file: write FILE or FILE:ARGS"))?
-        .to_string_lossy();
-    let cmdline = if arguments.is_empty() {
+    if path.file_name().is_none() {
+        bail!("`{text}` names no file: write FILE or FILE:ARGS");
+    }
+    let cmdline = module_cmdline(&path, arguments);
+    Ok((path, cmdline))
+}
+
+/// A module's command line: the name of its file, and what it is told.
+pub fn module_cmdline(file: &Path, arguments: &str) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    if arguments.is_empty() {
         name.into_owned()
     } else {
         format!("{name} {arguments}")
-    };
-    Ok((path, cmdline))
+    }
 }
 
 /// A kernel's format as people write it.

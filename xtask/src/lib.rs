@@ -13,6 +13,7 @@ pub mod bench;
 pub mod build;
 pub mod check;
 pub mod commands;
+pub mod config;
 pub mod cpio;
 pub mod emulator;
 pub mod flash;

@@ -1,7 +1,6 @@
 //! `cargo xtask debug`: a machine that waits at its first instruction, and gdb with the hypervisor's symbols.
 
 use super::options::{GuestOptions, MachineOptions};
-use crate::build::Artifacts;
 use crate::emulator::{Debugger, Engine};
 use crate::gdb::bochs::BochsDebugger;
 use crate::gdb::server::serve;
@@ -9,6 +8,7 @@ use crate::paths::Paths;
 use crate::report::say;
 use crate::system::packages::Need;
 use anyhow::{Context, Result};
+use bundle::HypervisorOptions;
 use clap::Args;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -34,18 +34,19 @@ pub struct DebugOptions {
 
 /// Starts the machine and gdb, and stays until gdb leaves.
 pub fn debug(paths: &Paths, options: &DebugOptions) -> Result<()> {
-    let artifacts = Artifacts::build(paths)?;
-    let guests = [options.guest.guest(paths, &artifacts)?];
+    let content = options.guest.content(
+        paths,
+        options.machine.for_configuration(),
+        None,
+        HypervisorOptions::default(),
+    )?;
+    let artifacts = &content.artifacts;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port.unwrap_or(0)))
         .context("the port for gdb is in use")?;
     let port = listener.local_addr()?.port();
-    let machine = options.machine.machine(
-        paths,
-        &artifacts,
-        &guests,
-        options.guest.hypervisor(),
-        Debugger::Gdb { port },
-    )?;
+    let machine = options
+        .machine
+        .machine(paths, &content, Debugger::Gdb { port })?;
     // Bochs is served by us; QEMU listens itself, so the port must be free again.
     let listener = (machine.engine == Engine::Bochs).then_some(listener);
     let mut running = machine.spawn(paths)?;

@@ -1,7 +1,8 @@
 //! `cargo xtask image`: one disk image for a USB stick, which BIOS and UEFI machines both start from.
 
 use super::options::GuestOptions;
-use crate::build::{Artifacts, ImageMaker, lock};
+use crate::build::{ImageMaker, lock};
+use crate::config::ForMachine;
 use crate::guests::pack;
 use crate::paths::Paths;
 use crate::report::say;
@@ -21,9 +22,9 @@ const BIOS_BYTES: u64 = 29 << 20;
 pub struct ContentOptions {
     #[command(flatten)]
     guest: GuestOptions,
-    /// What happens once every guest has ended
-    #[arg(long, value_enum, value_name = "WHAT", default_value = "halt")]
-    when_done: AtTheEnd,
+    /// What happens once every guest has ended [default: halt]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    when_done: Option<AtTheEnd>,
     /// Allow an image that is too large for the BIOS boot loader
     #[arg(long)]
     uefi_only: bool,
@@ -68,16 +69,23 @@ pub(super) fn default_place(paths: &Paths) -> PathBuf {
 
 /// Makes the image.
 pub(super) fn make(paths: &Paths, options: &ContentOptions, out: &Path) -> Result<()> {
-    let artifacts = Artifacts::build(paths)?;
-    let hypervisor = HypervisorOptions {
-        when_done: match options.when_done {
-            AtTheEnd::Halt => WhenDone::Halt,
-            AtTheEnd::PowerOff => WhenDone::PowerOff,
-        },
-        ..options.guest.hypervisor()
+    let when_done = options.when_done.map(|at_the_end| match at_the_end {
+        AtTheEnd::Halt => WhenDone::Halt,
+        AtTheEnd::PowerOff => WhenDone::PowerOff,
+    });
+    let usual = HypervisorOptions {
+        when_done: WhenDone::Halt,
+        ..HypervisorOptions::default()
     };
-    let guests = [options.guest.guest(paths, &artifacts)?];
-    let bundle = pack(&guests, hypervisor, Compression::WhereItPays)?;
+    let content = options
+        .guest
+        .content(paths, ForMachine::Unknown, when_done, usual)?;
+    let artifacts = &content.artifacts;
+    let bundle = pack(
+        &content.guests,
+        content.hypervisor,
+        Compression::WhereItPays,
+    )?;
     let kernel_bytes = fs::metadata(&artifacts.kernel)?.len();
     if let Some(message) = too_large_for_bios(kernel_bytes.saturating_add(bundle.len() as u64)) {
         if options.uefi_only {

@@ -1,7 +1,8 @@
 //! Options that several commands share: which guest, and which machine.
 
 use crate::bare;
-use crate::build::{Artifacts, ImageMaker, lock};
+use crate::build::{Artifacts, ImageMaker, lock, tiny_guests};
+use crate::config::{Configuration, ForMachine, LOG_LEVELS, USUAL_HOST_CPUS};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
 use crate::guests::{Guest, host_memory_mib, pack, parse_format, parse_module, parse_size};
 use crate::linux::{self, KernelPackage, Linux, Task};
@@ -10,7 +11,7 @@ use crate::system::host::Virtualisation;
 use crate::terminal::{is_interactive, size};
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
-use bundle::{Compression, HypervisorOptions, KernelFormat, LogLevel, TestDevices};
+use bundle::{Compression, HypervisorOptions, KernelFormat, LogLevel, TestDevices, WhenDone};
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -20,6 +21,9 @@ use std::path::PathBuf;
 pub struct GuestOptions {
     /// linux, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
     name: Option<String>,
+    /// Run the virtual machines that this TOML file, or folder of them, describes
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "test_devices"])]
+    config: Option<PathBuf>,
     /// Run this kernel instead
     #[arg(long, value_name = "FILE")]
     kernel: Option<PathBuf>,
@@ -48,25 +52,34 @@ pub struct GuestOptions {
     /// Give it the devices that test kernels expect: exit port, debug console, interrupt lines, fw_cfg
     #[arg(long)]
     test_devices: bool,
-    /// How much the hypervisor logs: error, warn, info, debug, trace
-    #[arg(long, value_name = "LEVEL", default_value = "info", value_parser = parse_level)]
-    log: LogLevel,
+    /// How much the hypervisor logs: error, warn, info, debug, trace [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    log: Option<LogLevel>,
 }
 
 fn parse_level(text: &str) -> Result<LogLevel> {
-    Ok(match text {
-        "error" => LogLevel::Error,
-        "warn" => LogLevel::Warn,
-        "info" => LogLevel::Info,
-        "debug" => LogLevel::Debug,
-        "trace" => LogLevel::Trace,
-        _ => bail!("possible values: error, warn, info, debug, trace"),
-    })
+    match LOG_LEVELS.iter().find(|(name, _)| *name == text) {
+        Some((_, level)) => Ok(*level),
+        None => bail!(
+            "possible values: {}",
+            LOG_LEVELS.map(|(name, _)| name).join(", ")
+        ),
+    }
+}
+
+/// What a machine is to run, with everything built that it needs.
+pub(super) struct Content {
+    pub(super) artifacts: Artifacts,
+    pub(super) guests: Vec<Guest>,
+    pub(super) hypervisor: HypervisorOptions,
+    /// What the configuration says about the machine to be emulated.
+    host_cpus: Option<u32>,
+    host_memory_bytes: Option<u64>,
 }
 
 impl GuestOptions {
     /// The guest that the options describe.
-    pub(super) fn guest(&self, paths: &Paths, artifacts: &Artifacts) -> Result<Guest> {
+    fn guest(&self, paths: &Paths, artifacts: &Artifacts) -> Result<Guest> {
         let mut guest = match (&self.kernel, self.name.as_deref()) {
             (Some(kernel), name) => {
                 let stem = kernel
@@ -107,12 +120,41 @@ impl GuestOptions {
         Ok(guest)
     }
 
-    /// What they say about the hypervisor itself.
-    pub(super) fn hypervisor(&self) -> HypervisorOptions {
-        HypervisorOptions {
-            log_level: self.log,
-            ..HypervisorOptions::default()
-        }
+    /// Whether a configuration says what is to run.
+    pub(super) fn is_configured(&self) -> bool {
+        self.config.is_some()
+    }
+
+    /// Everything that the options describe. A configuration is checked before anything is built.
+    pub(super) fn content(
+        &self,
+        paths: &Paths,
+        machine: ForMachine,
+        when_done: Option<WhenDone>,
+        usual: HypervisorOptions,
+    ) -> Result<Content> {
+        let Some(path) = &self.config else {
+            let artifacts = Artifacts::build(paths)?;
+            return Ok(Content {
+                guests: vec![self.guest(paths, &artifacts)?],
+                hypervisor: HypervisorOptions {
+                    log_level: self.log.unwrap_or(usual.log_level),
+                    when_done: when_done.unwrap_or(usual.when_done),
+                },
+                host_cpus: None,
+                host_memory_bytes: None,
+                artifacts,
+            });
+        };
+        let configuration = Configuration::read(path, &tiny_guests(paths)?, machine)?;
+        let artifacts = Artifacts::build(paths)?;
+        Ok(Content {
+            guests: configuration.guests(paths, &artifacts)?,
+            hypervisor: configuration.hypervisor(self.log, when_done, usual),
+            host_cpus: configuration.host_cpus(),
+            host_memory_bytes: configuration.host_memory_bytes(),
+            artifacts,
+        })
     }
 }
 
@@ -126,9 +168,9 @@ pub struct MachineOptions {
     /// What starts the machine
     #[arg(long, value_enum, value_name = "NAME", default_value = "bios")]
     firmware: Firmware,
-    /// CPUs of the machine
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=255))]
-    host_cpus: u32,
+    /// CPUs of the machine [default: 1, or what the configuration says]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
+    host_cpus: Option<u32>,
     /// Memory of the machine [default: what the guests need and a little more]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     host_memory: Option<u64>,
@@ -138,17 +180,25 @@ pub struct MachineOptions {
 }
 
 impl MachineOptions {
-    /// The machine that runs `guests`.
+    /// What a configuration has to know about it.
+    pub(super) fn for_configuration(&self) -> ForMachine {
+        ForMachine::Emulated {
+            cpus: self.host_cpus,
+        }
+    }
+
+    /// The machine that runs this.
     pub(super) fn machine(
         &self,
         paths: &Paths,
-        artifacts: &Artifacts,
-        guests: &[Guest],
-        hypervisor: HypervisorOptions,
+        content: &Content,
         debugger: Debugger,
     ) -> Result<Machine> {
-        let bundle = pack(guests, hypervisor, Compression::Off)?;
-        let memory_mib = match self.host_memory {
+        let Content {
+            artifacts, guests, ..
+        } = content;
+        let bundle = pack(guests, content.hypervisor.clone(), Compression::Off)?;
+        let memory_mib = match self.host_memory.or(content.host_memory_bytes) {
             Some(bytes) => {
                 u32::try_from(bytes >> 20).context("--host-memory is more than any machine has")?
             }
@@ -161,25 +211,35 @@ impl MachineOptions {
             },
             Firmware::Uefi => complete_image(paths, artifacts, &bundle)?,
         };
-        Ok(self.with_disk(disk, memory_mib, debugger))
+        let cpus = self.host_cpus.or(content.host_cpus);
+        Ok(self.with_disk(disk, memory_mib, cpus, debugger))
     }
 
     /// The machine that `guest` has to itself, without the hypervisor.
     pub(super) fn bare_machine(&self, artifacts: &Artifacts, guest: &Guest) -> Result<Machine> {
         let (disk, memory_mib) = bare::disk(artifacts, guest)?;
-        let machine = self.with_disk(disk, memory_mib, Debugger::None);
+        let cpus = guest
+            .config
+            .cpus
+            .max(self.host_cpus.unwrap_or(USUAL_HOST_CPUS));
+        let machine = self.with_disk(disk, memory_mib, Some(cpus), Debugger::None);
         Ok(Machine {
-            cpus: guest.config.cpus.max(self.host_cpus),
             msrs: bare::msrs(guest),
             ..machine
         })
     }
 
-    fn with_disk(&self, disk: Disk, memory_mib: u32, debugger: Debugger) -> Machine {
+    fn with_disk(
+        &self,
+        disk: Disk,
+        memory_mib: u32,
+        cpus: Option<u32>,
+        debugger: Debugger,
+    ) -> Machine {
         Machine {
             engine: self.engine(),
             firmware: self.firmware,
-            cpus: self.host_cpus,
+            cpus: cpus.unwrap_or(USUAL_HOST_CPUS),
             cpu_model: self.cpu_model,
             msrs: Msrs::default(),
             memory_mib,
@@ -258,7 +318,7 @@ mod tests {
         assert_eq!(guest.kernel, Some("/boot/vmlinuz".into()));
         assert_eq!(guest.memory, Some(1 << 30));
         assert_eq!(guest.cpus, 4);
-        assert_eq!(guest.log, LogLevel::Debug);
+        assert_eq!(guest.log, Some(LogLevel::Debug));
         assert_eq!(guest.cmdline.as_deref(), Some("-- a b"));
         assert_eq!(machine.engine, Some(Engine::Qemu));
         assert_eq!(machine.firmware, Firmware::Uefi);
@@ -302,6 +362,8 @@ mod tests {
             (&["--log", "loud"], "trace"),
             (&["--kernel", "k", "--format", "coff"], "multiboot2"),
             (&["--format", "flat"], "--kernel"),
+            (&["--config", "x", "hello"], "--config"),
+            (&["--config", "x", "--cpus", "2"], "--cpus"),
         ] {
             let error = parse(arguments).unwrap_err().to_string();
             assert!(error.contains(expected), "{arguments:?}: {error}");

@@ -1,14 +1,14 @@
 //! `cargo xtask run`: boots Plinth with a guest and connects the terminal to the machine's serial port.
 
 use super::options::{GuestOptions, MachineOptions};
-use crate::build::Artifacts;
 use crate::emulator::console::{Announcement, Lines};
 use crate::emulator::{Debugger, Running, cleanup};
+use crate::guests::Guest;
 use crate::paths::Paths;
 use crate::report::say;
 use crate::terminal::{Escapes, HELP, Key, RawInput, is_interactive};
 use anyhow::Result;
-use bundle::Console;
+use bundle::{Console, HypervisorOptions};
 use clap::Args;
 use std::io::{Read, Write, stdin, stdout};
 use std::net::TcpStream;
@@ -30,7 +30,7 @@ pub struct RunOptions {
     #[command(flatten)]
     machine: MachineOptions,
     /// Without Plinth: the guest has the bare machine to itself
-    #[arg(long)]
+    #[arg(long, conflicts_with = "config")]
     bare: bool,
     /// Give up after that many seconds
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
@@ -72,26 +72,25 @@ impl Outcome {
 
 /// Builds what is needed, boots it, and stays until the guests have ended.
 pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
-    let artifacts = Artifacts::build(paths)?;
-    let mut guest = options.guest.guest(paths, &artifacts)?;
-    // A tiny guest only reports; anything else is a system to work with.
-    if !artifacts.guests.contains_key(&guest.config.name) {
+    let mut content = options.guest.content(
+        paths,
+        options.machine.for_configuration(),
+        None,
+        HypervisorOptions::default(),
+    )?;
+    // A tiny guest only reports; anything else is a system to work with. A configuration says it itself.
+    if let ([guest], false) = (&mut content.guests[..], options.guest.is_configured())
+        && !content.artifacts.guests.contains_key(&guest.config.name)
+    {
         guest.config.console = Console::Terminal;
     }
-    if options.bare {
-        let machine = options.machine.bare_machine(&artifacts, &guest)?;
+    if let (true, [guest]) = (options.bare, &content.guests[..]) {
+        let machine = options.machine.bare_machine(&content.artifacts, guest)?;
         let outcome = converse(machine.spawn(paths)?, options.timeout, Trust::Nobody)?;
         return Ok(ExitCode::from(outcome.exit_status()));
     }
-    let trust = Trust::of(guest.config.console);
-    let guests = [guest];
-    let machine = options.machine.machine(
-        paths,
-        &artifacts,
-        &guests,
-        options.guest.hypervisor(),
-        Debugger::None,
-    )?;
+    let trust = Trust::of(&content.guests);
+    let machine = options.machine.machine(paths, &content, Debugger::None)?;
     let running = machine.spawn(paths)?;
     let outcome = converse(running, options.timeout, trust)?;
     Ok(ExitCode::from(outcome.exit_status()))
@@ -109,10 +108,12 @@ pub(crate) enum Trust {
 }
 
 impl Trust {
-    fn of(console: Console) -> Self {
-        match console {
-            Console::Shared | Console::None => Self::Lines,
-            Console::Terminal => Self::End,
+    fn of(guests: &[Guest]) -> Self {
+        let is_raw = |guest: &Guest| guest.config.console == Console::Terminal;
+        if guests.iter().any(is_raw) {
+            Self::End
+        } else {
+            Self::Lines
         }
     }
 }

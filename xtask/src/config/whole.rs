@@ -1,0 +1,126 @@
+//! How the parts of a configuration go together: names, the terminal, and what the machine has.
+
+use super::source::Problems;
+use super::{Configuration, ForMachine};
+use bundle::{Autostart, Placement};
+use std::collections::BTreeMap;
+
+/// Memory that the hypervisor keeps for itself, at least.
+const HYPERVISOR_BYTES: u64 = 24 << 20;
+
+/// CPUs of an emulated machine if nobody says otherwise.
+pub(crate) const USUAL_HOST_CPUS: u32 = 1;
+
+pub(super) fn check(configuration: &Configuration, machine: ForMachine, problems: &Problems) {
+    names(configuration, problems);
+    terminal(configuration, problems);
+    if let ForMachine::Emulated { cpus } = machine {
+        let cpus = cpus
+            .or(configuration.host_cpus())
+            .unwrap_or(USUAL_HOST_CPUS);
+        affinity(configuration, cpus, problems);
+        dedicated(configuration, cpus, problems);
+        memory(configuration, problems);
+    }
+}
+
+fn names(configuration: &Configuration, problems: &Problems) {
+    let mut taken = BTreeMap::new();
+    for vm in &configuration.vms {
+        let name = vm.name.value.as_str();
+        if let Some(first) = taken.get(name) {
+            let message = format!("the name \"{name}\" is taken, at {first}");
+            problems.add(vm.name.place.clone(), message);
+        } else {
+            taken.insert(name, &vm.name.place);
+        }
+    }
+}
+
+fn terminal(configuration: &Configuration, problems: &Problems) {
+    let mut terminals = configuration
+        .vms
+        .iter()
+        .filter_map(|vm| vm.terminal.as_ref());
+    let Some(first) = terminals.next() else {
+        return;
+    };
+    for other in terminals {
+        let message = format!(
+            "only one machine can have the terminal to itself, and another has it at {}; use \"shared\"",
+            first.place
+        );
+        problems.add(other.place.clone(), message);
+    }
+}
+
+fn affinity(configuration: &Configuration, host_cpus: u32, problems: &Problems) {
+    for cpu in configuration.vms.iter().flat_map(|vm| &vm.affinity) {
+        if cpu.value >= host_cpus {
+            let message = format!(
+                "the machine has no CPU {}: {}. Give it more by `cpus` in [host], or by --host-cpus",
+                cpu.value,
+                match host_cpus {
+                    1 => "it has CPU 0 only".to_owned(),
+                    _ => format!("its CPUs are 0 to {}", host_cpus - 1),
+                }
+            );
+            problems.add(cpu.place.clone(), message);
+        }
+    }
+}
+
+/// Virtual CPUs that own theirs must find enough of them, and leave one to those that share.
+fn dedicated(configuration: &Configuration, host_cpus: u32, problems: &Problems) {
+    let mut free = host_cpus;
+    let somebody_shares = configuration
+        .vms
+        .iter()
+        .any(|vm| vm.placement == Placement::Shared);
+    for vm in &configuration.vms {
+        if vm.placement != Placement::Dedicated {
+            continue;
+        }
+        let allowed = u32::try_from(vm.affinity.len()).unwrap_or(u32::MAX);
+        if allowed != 0 && allowed < vm.cpus.value {
+            let message = format!(
+                "{} virtual CPUs cannot own {allowed} CPU{}; allow more by `affinity`",
+                vm.cpus.value,
+                if allowed == 1 { "" } else { "s" }
+            );
+            problems.add(vm.cpus.place.clone(), message);
+        }
+        let reserve = u32::from(somebody_shares);
+        if free < vm.cpus.value.saturating_add(reserve) {
+            let message = format!(
+                "too few CPUs to own: the machine has {host_cpus}, {free} of them not owned yet{}",
+                if somebody_shares {
+                    ", and one must stay for the machines that share"
+                } else {
+                    ""
+                }
+            );
+            problems.add(vm.cpus.place.clone(), message);
+        }
+        free = free.saturating_sub(vm.cpus.value);
+    }
+}
+
+fn memory(configuration: &Configuration, problems: &Problems) {
+    let Some(host) = &configuration.host.memory_bytes else {
+        return;
+    };
+    let guests = configuration
+        .vms
+        .iter()
+        .filter(|vm| vm.autostart == Autostart::Yes)
+        .fold(0_u64, |sum, vm| sum.saturating_add(vm.memory_bytes()));
+    if guests.saturating_add(HYPERVISOR_BYTES) > host.value {
+        let message = format!(
+            "the machines want {} MiB and the hypervisor {} MiB, which is more than this; leave it out for what is needed",
+            guests.div_ceil(1 << 20),
+            HYPERVISOR_BYTES >> 20
+        );
+        problems.add(host.place.clone(), message);
+    }
+}
