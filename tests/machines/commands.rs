@@ -59,6 +59,12 @@ pub(crate) fn trials() -> Vec<Trial> {
             "there is no guest `nobody`",
         ),
         (
+            "run_ends_with_125_where_the_configuration_has_a_mistake",
+            &["--config", "Cargo.toml"],
+            125,
+            "Cargo.toml:1:2: a configuration has no key `workspace`",
+        ),
+        (
             "run_ends_with_125_where_the_emulator_has_not_so_much_memory",
             &["hello", "--engine", "bochs", "--memory", "64G"],
             125,
