@@ -32,6 +32,7 @@ fn guests(configuration: &Configuration) -> Vec<Guest> {
         kernel_with_symbols: PathBuf::new(),
         kernel: PathBuf::new(),
         image: PathBuf::new(),
+        bare_disk: PathBuf::new(),
         guests: tiny()
             .into_iter()
             .map(|name| (name.clone(), Path::new("/g").join(name)))
