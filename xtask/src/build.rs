@@ -111,9 +111,9 @@ impl Artifacts {
     }
 }
 
-/// The names of the tiny guests.
+/// The names of the guests of our own.
 pub fn tiny_guests(paths: &Paths) -> Result<Vec<String>> {
-    programs_of(paths, GUESTS)
+    Ok(Artifacts::expected(paths)?.guests.into_keys().collect())
 }
 
 /// Keeps two `xtask`s from installing or making the same thing at the same time. Released when dropped.
