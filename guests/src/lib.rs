@@ -18,6 +18,7 @@
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
 //! | `halted`     | PVH     | halts with interrupts off, for ever: no `DONE` line                      |
+//! | `reboot`     | PVH     | finds its memory empty, fills it and asks for a reset: no `DONE` line    |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
 //! | `starter`    | flat    | no guest: starts one of these, or any other, on the bare machine         |
 //!

@@ -10,7 +10,8 @@ use core::fmt;
 
 use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName, msr};
-use bundle::{Bundle, Console, EndPolicy, FileIndex, KernelFormat, TestDevices, VmConfig};
+use bundle::{Bundle, FileIndex, KernelFormat, TestDevices, VmConfig};
+use host::Tail;
 use machine::devices::FirmwareFiles;
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
@@ -18,18 +19,20 @@ use machine::layout::{self, MachineLayout};
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use machine::{BoardConfig, TestBoard, firmware};
 use memory::GuestPhys;
+use spin::Mutex;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
+use vmm::scheduler::balance::CpuSet;
 use vmm::scheduler::{Cap, Share, Weight};
 use vmm::{Cpu, VcpuState, paravirt};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
 use crate::cpu::msr::try_read_msr;
+use crate::crew::{Member, Seating};
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
-use crate::memory::{GuestRam, NotEnoughMemory};
-use crate::pcpu::Member;
+use crate::memory::{DirtyRam, GuestRam, NotEnoughMemory};
 use crate::vcpu::Vcpu;
 use crate::vm::{Vm, VmId, VmParts, VmPort};
 
@@ -87,16 +90,40 @@ const MAX_CPUS: u8 = u8::MAX;
 /// A VM and its vCPUs.
 type Machine<B> = (Arc<Vm<B>>, Vec<Member<B>>);
 
-/// Makes the machine that `config` describes: its memory filled, its vCPUs ready for their first turn.
+/// What a VM is made from.
+pub(crate) struct Plan<'a> {
+    pub(crate) id: VmId,
+    pub(crate) config: &'a VmConfig,
+    /// Where its vCPUs may run.
+    pub(crate) seatings: &'a [Seating],
+    /// What takes the last of its console.
+    pub(crate) tail: &'a Arc<Mutex<Tail>>,
+}
+
+fn layout_of(config: &VmConfig) -> MachineLayout {
+    MachineLayout::new(config.memory_bytes, config.cpus)
+}
+
+/// Takes the memory of the machine that `config` describes.
 ///
 /// # Errors
-/// [`LaunchError`]; all that was allocated for it is free again.
+/// [`LaunchError`]; nothing is allocated then.
+pub(crate) fn memory(config: &VmConfig) -> Result<DirtyRam, LaunchError> {
+    let layout = layout_of(config);
+    DirtyRam::allocate(&[layout.low_ram(), layout.high_ram()]).map_err(LaunchError::Memory)
+}
+
+/// Makes the machine that the plan describes in its memory: that filled, its vCPUs ready for their first turn.
+///
+/// # Errors
+/// [`LaunchError`]; all that was allocated for it, the memory too, is free again.
 pub(crate) fn vm<B: Backend>(
     backend: &B,
-    id: VmId,
-    config: &VmConfig,
+    plan: &Plan<'_>,
     bundle: &Bundle<'_>,
+    ram: GuestRam,
 ) -> Result<Machine<B>, LaunchError> {
+    let config = plan.config;
     let file = |index: FileIndex| {
         let file = bundle
             .file(index)
@@ -116,16 +143,12 @@ pub(crate) fn vm<B: Backend>(
         .map(|(bytes, cmdline)| Module { bytes, cmdline })
         .collect();
     let format = wanted_format(config.kernel_format);
-    if config.on_reboot == EndPolicy::Restart || config.on_crash == EndPolicy::Restart {
-        log::warn!(target: "vm", "{}: will stay ended: restarts are not built yet", config.name);
-    }
 
     let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
     if cpus == 0 {
         return Err(too_many_cpus());
     }
-    let layout = MachineLayout::new(config.memory_bytes, config.cpus);
-    let ram = GuestRam::new(&[layout.low_ram(), layout.high_ram()]).map_err(LaunchError::Memory)?;
+    let layout = layout_of(config);
     let rsdp = firmware::install(&layout, &ram)
         .map_err(|error| LaunchError::Unsupported(error.to_string()))?;
     let loaded = loader::load(
@@ -156,13 +179,14 @@ pub(crate) fn vm<B: Backend>(
     let ids: Vec<u32> = (0..u32::from(cpus)).collect();
     let routing = RoutingTable::new(&ids).ok_or_else(too_many_cpus)?;
     let vm = Arc::new(Vm::new(VmParts {
-        id,
+        id: plan.id,
         name: config.name.clone(),
         ram,
         space,
         board,
         routing,
-        console: console_style(config.console),
+        console: console_style(config),
+        tail: Arc::clone(plan.tail),
         vcpus: cpus,
     }));
     log::info!(
@@ -177,7 +201,9 @@ pub(crate) fn vm<B: Backend>(
         .map(|percent| Arc::new(Cap::percent(percent)));
     let vcpus = (0..cpus)
         .map(|index| {
-            let vcpu = vcpu(backend, &vm, index, cpus, &loaded.state)?;
+            let seating = plan.seatings.get(usize::from(index)).copied();
+            let seating = seating.unwrap_or(Seating::Shared(CpuSet::EMPTY));
+            let vcpu = vcpu(backend, &vm, index, seating, &loaded.state)?;
             Ok((vcpu, Share::new(weight, cap.clone())))
         })
         .collect::<Result<_, LaunchError>>()?;
@@ -188,11 +214,12 @@ fn too_many_cpus() -> LaunchError {
     LaunchError::Unsupported(format!("a machine has 1 to {MAX_CPUS} CPUs"))
 }
 
-const fn console_style(console: Console) -> GuestStyle {
-    match console {
-        Console::Shared => GuestStyle::Named,
-        Console::Terminal => GuestStyle::Raw,
-        Console::None => GuestStyle::Silent,
+/// How the console of a machine appears.
+pub(crate) const fn console_style(config: &VmConfig) -> GuestStyle {
+    match config.console {
+        bundle::Console::Shared => GuestStyle::Named,
+        bundle::Console::Terminal => GuestStyle::Raw,
+        bundle::Console::None => GuestStyle::Silent,
     }
 }
 
@@ -215,7 +242,7 @@ fn vcpu<B: Backend>(
     backend: &B,
     vm: &Arc<Vm<B>>,
     index: u8,
-    cpus: u8,
+    seating: Seating,
     state: &InitialState,
 ) -> Result<Box<Vcpu<B>>, LaunchError> {
     let offered = backend.guest_features();
@@ -230,7 +257,7 @@ fn vcpu<B: Backend>(
             }
         },
         &GuestCpuConfig {
-            vcpus: u32::from(cpus),
+            vcpus: u32::from(vm.vcpus()),
             apic_id: u32::from(index),
             tsc_hz: clock::tsc_hz(),
             crystal_hz: apic_bus_hz(),
@@ -269,7 +296,13 @@ fn vcpu<B: Backend>(
     state.msrs.mtrrs = mtrrs;
     state.msrs.microcode = try_read_msr(msr::IA32_BIOS_SIGN_ID).unwrap_or(0);
     state.msrs.platform_id = try_read_msr(msr::IA32_PLATFORM_ID).unwrap_or(0);
-    Ok(Box::new(Vcpu::new(Arc::clone(vm), index, vcpu, state)))
+    Ok(Box::new(Vcpu::new(
+        Arc::clone(vm),
+        index,
+        seating,
+        vcpu,
+        state,
+    )))
 }
 
 /// Puts the registers of a loaded kernel's first instruction into a CPU.

@@ -6,11 +6,14 @@ extern crate alloc;
 
 mod backend;
 mod cpu;
+mod crew;
+mod desk;
+mod doorbell;
 mod hw;
+mod keeper;
 mod launch;
 mod log;
 mod memory;
-mod operator;
 mod panic;
 mod pcpu;
 mod supervisor;

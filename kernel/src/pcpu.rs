@@ -1,123 +1,47 @@
 //! One CPU's share of the work: it takes a vCPU from its queue, gives it a turn, and puts it back. Whose turn it
-//! is and how long it lasts is the business of [`vmm::scheduler`].
+//! is and how long it lasts is the business of [`vmm::scheduler`]; which CPU has which vCPU that of `crew.rs`.
 //!
 //! A vCPU is owned by whoever holds it, a queue or the CPU that runs it, so it needs no lock. The last vCPU to run
-//! stays loaded on its CPU until another one is to run there: where there is only one, nothing is ever switched.
-//! New vCPUs come through the CPU's inbox; the only other things that CPUs share here are the list of VMs and the
-//! count of those that have not ended.
+//! stays loaded on its CPU until another one is to run there: where there is only one, nothing is ever switched, and
+//! one that sleeps while nobody else runs wakes up loaded. A loaded vCPU does not move to another CPU.
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use spin::Mutex;
-use vmm::scheduler::{Arrival, Preemption, RunQueue, Share, Slice, Turn as SchedulerTurn, Use};
+use vmm::scheduler::{
+    Arrival, NEVER, Preemption, Share, Sleepers, Slice, Slot, Turn as SchedulerTurn,
+};
 
 use crate::backend::Backend;
-use crate::cpu::interrupts::HostVector;
-use crate::cpu::{self, PcpuId, apic};
+use crate::cpu::{self, apic};
+use crate::crew::{About, Crew, Member, Seat};
+use crate::desk::Desk;
+use crate::doorbell::Doorbell;
 use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
-use crate::hw::{clock, console, power};
-use crate::operator::{Operator, Wish};
+use crate::hw::{clock, console};
+use crate::keeper;
 use crate::vcpu::{Turn, Vcpu};
-use crate::vm::{Vm, VmId};
+use crate::vm::{Stance, Vm, Whereabouts};
 
-/// A vCPU and the scheduler's part of it.
-pub(crate) type Member<B> = (Box<Vcpu<B>>, Share);
-
-/// What all CPUs share.
-pub(crate) struct Crew<B: Backend> {
-    backend: B,
-    seats: Box<[Seat<B>]>,
-    /// All VMs, in the order of their numbers. Only the boot CPU adds to it.
-    vms: Mutex<Vec<Arc<Vm<B>>>>,
-    /// VMs that have not ended.
-    running: AtomicUsize,
-}
-
-/// How other CPUs reach one.
-struct Seat<B: Backend> {
-    cpu: PcpuId,
-    inbox: Mutex<Vec<Member<B>>>,
-    /// It is to write down what its vCPUs do.
-    dump: AtomicBool,
-}
-
-impl<B: Backend> Crew<B> {
-    /// The crew of these CPUs, all of which can run guests.
-    pub(crate) fn new(backend: B, cpus: impl IntoIterator<Item = PcpuId>) -> Self {
-        let seat = |cpu| Seat {
-            cpu,
-            inbox: Mutex::new(Vec::new()),
-            dump: AtomicBool::new(false),
-        };
-        Self {
-            backend,
-            seats: cpus.into_iter().map(seat).collect(),
-            vms: Mutex::new(Vec::new()),
-            running: AtomicUsize::new(0),
-        }
-    }
-
-    /// Hands out the vCPUs of a new VM, to each CPU in turn.
-    pub(crate) fn add(&self, vm: Arc<Vm<B>>, vcpus: impl IntoIterator<Item = Member<B>>) {
-        let first = vm.id().0 as usize;
-        self.running.fetch_add(1, Ordering::Relaxed);
-        self.vms.lock().push(vm);
-        for (seat, vcpu) in self
-            .seats
-            .iter()
-            .cycle()
-            .skip(first % self.seats.len())
-            .zip(vcpus)
-        {
-            vcpu.0.settle_on(seat.cpu);
-            seat.inbox.lock().push(vcpu);
-            kick(seat.cpu);
-        }
-    }
-
-    /// Gives turns on this CPU. The boot CPU returns once all VMs have ended, the others never.
-    pub(crate) fn work(&self) {
-        let here = cpu::this().id();
-        let Some(seat) = self.seats.iter().find(|seat| seat.cpu == here) else {
-            return;
-        };
+/// Gives turns on this CPU, for ever where nobody sits at the desk; else until the desk says that all is done.
+pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
+    if let Some(seat) = crew.seat(cpu::this().id()) {
         Turns {
-            crew: self,
+            crew,
             seat,
-            queue: RunQueue::new(Use::Shared),
-            asleep: Vec::new(),
-            desk: (here == PcpuId::BOOT).then(Desk::new),
+            bell: Doorbell::here(),
+            sleepers: Sleepers::new(),
+            resident: Resident::None,
+            waited_for: None,
+            arrivals: Vec::new(),
+            woken: Vec::new(),
+            drowsy: Vec::new(),
+            desk,
         }
         .give();
-    }
-
-    /// The next VM after this one, in a circle, that has not ended.
-    fn next_after(&self, id: Option<VmId>) -> Option<VmId> {
-        let vms = self.vms.lock();
-        let live = || vms.iter().filter(|vm| vm.end().is_none()).map(|vm| vm.id());
-        live()
-            .find(|other| Some(*other) > id)
-            .or_else(|| live().next())
-    }
-
-    fn vm_ended(&self) {
-        if self.running.fetch_sub(1, Ordering::AcqRel) == 1 {
-            kick(PcpuId::BOOT);
-        }
-    }
-}
-
-/// Makes another CPU look at what was left for it.
-fn kick(cpu: PcpuId) {
-    if cpu != cpu::this().id()
-        && let Some(target) = cpu::smp::cpu(cpu)
-    {
-        apic::send(target.apic_id(), HostVector::Kick);
     }
 }
 
@@ -125,190 +49,431 @@ fn kick(cpu: PcpuId) {
 struct Turns<'a, B: Backend> {
     crew: &'a Crew<B>,
     seat: &'a Seat<B>,
-    queue: RunQueue<Box<Vcpu<B>>>,
-    asleep: Vec<Member<B>>,
+    bell: &'static Doorbell,
+    sleepers: Sleepers<Member<B>>,
+    resident: Resident,
+    /// Somebody spins and had better let another vCPU of this VM run, for so long.
+    waited_for: Option<(Arc<Vm<B>>, u64)>,
+    /// Room for what the inbox and the bell hand over, empty in between.
+    arrivals: Vec<(Member<B>, Arrival)>,
+    woken: Vec<Slot>,
+    /// Who has gone to sleep since this CPU was last idle, and may have begun a line that nobody has seen.
+    drowsy: Vec<Slot>,
     /// The boot CPU's, which alone listens to the operator.
-    desk: Option<Desk>,
+    desk: Option<Desk<'a, B>>,
 }
 
-/// The operator's place.
-struct Desk {
-    operator: Operator,
-    /// The guest that gets the keys.
-    focus: Option<VmId>,
-}
-
-impl Desk {
-    const fn new() -> Self {
-        Self {
-            operator: Operator::new(),
-            focus: None,
-        }
-    }
+/// Who is loaded on this CPU and does not run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Resident {
+    None,
+    /// One that sleeps.
+    Asleep(Slot),
+    /// One in the queue, which had it for itself when it joined.
+    Queued,
 }
 
 impl<B: Backend> Turns<'_, B> {
     fn give(mut self) {
         loop {
-            self.welcome();
-            self.hear();
-            if self.seat.dump.swap(false, Ordering::Relaxed) {
-                self.dump();
+            let _: bool = self.bell.answer();
+            if let Some(desk) = &mut self.desk {
+                desk.attend();
+                if desk.is_done() {
+                    return;
+                }
+                if let Some(machine) = desk.due_to_build() {
+                    self.build(machine);
+                }
             }
+            self.welcome();
             self.wake();
-            if let Some(turn) = self.queue.choose(clock::now_ns()) {
+            if self.seat.is_asked() {
+                self.answer();
+            }
+            self.balance();
+            if let Some(turn) = self.choose() {
                 self.turn(turn);
-            } else if self.desk.is_some() && self.crew.running.load(Ordering::Acquire) == 0 {
-                return;
             } else {
                 self.wait();
             }
         }
     }
 
-    /// Takes in those that are new here.
+    fn build(&mut self, machine: usize) {
+        self.evict_resident();
+        if let Some(desk) = &mut self.desk {
+            desk.build(machine);
+        }
+    }
+
+    /// Takes in those that have come from elsewhere.
     fn welcome(&mut self) {
-        let new = core::mem::take(&mut *self.seat.inbox.lock());
-        if new.is_empty() {
+        let mut arrivals = core::mem::take(&mut self.arrivals);
+        self.seat.take_arrivals(&mut arrivals);
+        for ((vcpu, share), arrival) in arrivals.drain(..) {
+            self.join(vcpu, share, arrival);
+        }
+        self.arrivals = arrivals;
+        self.follow_plan();
+    }
+
+    /// If somebody owns this CPU now, all others leave; or the other way round.
+    fn follow_plan(&mut self) {
+        let cpu_use = self.seat.cpu_use();
+        let mut queue = self.seat.queue.lock();
+        if queue.cpu_use() == cpu_use {
             return;
         }
-        // One that has been alone until now is still loaded, and nobody may be loaded over it.
-        let mut ready = self.queue.remove(|_| true);
-        for (vcpu, _) in ready.iter_mut().chain(&mut self.asleep) {
-            self.crew.backend.unload(vcpu.backend_mut());
+        queue.set_use(cpu_use);
+        let (crew, here) = (self.crew, self.seat.cpu);
+        let leaving = queue.remove(|vcpu| !crew.may_run(vcpu, here));
+        drop(queue);
+        for member in leaving {
+            self.send_away(member, Arrival::Moved);
         }
-        for (vcpu, share) in ready {
-            self.join(vcpu, share, Arrival::Again);
+        let slots: Vec<_> = self.sleepers.slots().collect();
+        for slot in slots {
+            let stays = self
+                .sleepers
+                .get(slot)
+                .is_none_or(|(vcpu, _)| crew.may_run(vcpu, here));
+            if !stays && let Some(member) = self.take_sleeper(slot) {
+                // It wakes up there, finds nothing, and sleeps there.
+                self.send_away(member, Arrival::Moved);
+            }
         }
-        for (vcpu, share) in new {
-            self.join(vcpu, share, Arrival::New);
+    }
+
+    /// Sends one to a CPU where it may run; it stays where there is none.
+    fn send_away(&mut self, (mut vcpu, share): Member<B>, arrival: Arrival) {
+        match self.crew.better_place(self.seat, &vcpu) {
+            Some(to) => {
+                self.unload(&mut vcpu);
+                self.crew.move_away(self.seat, to, (vcpu, share), arrival);
+            }
+            None => self.join(vcpu, share, arrival),
         }
     }
 
     /// Queues a vCPU. Nobody runs at this moment, so nobody has to make way for it.
     fn join(&mut self, vcpu: Box<Vcpu<B>>, share: Share, arrival: Arrival) {
-        let _: Preemption = self.queue.enqueue(vcpu, share, arrival, clock::now_ns());
+        let mut queue = self.seat.queue.lock();
+        if queue.is_empty()
+            && !matches!(arrival, Arrival::Again | Arrival::Yielded)
+            && let Some(passed) = self.crew.passed_elsewhere(self.seat.cpu)
+        {
+            queue.catch_up(passed);
+        }
+        let _: Preemption = queue.enqueue(vcpu, share, arrival, clock::now_ns());
+    }
+
+    /// Takes a vCPU from a CPU that has too much to do, if this one has too little.
+    fn balance(&mut self) {
+        if self.crew.is_of_one() {
+            return;
+        }
+        let own = self.seat.queue.lock().summary(clock::now_ns());
+        if let Some((vcpu, share)) = self.crew.steal(self.seat.cpu, &own) {
+            self.seat.came_by_theft();
+            self.join(vcpu, share, Arrival::Moved);
+        }
+    }
+
+    fn choose(&mut self) -> Option<SchedulerTurn<Box<Vcpu<B>>>> {
+        let now_ns = clock::now_ns();
+        let mut queue = self.seat.queue.lock();
+        let sibling = match self.waited_for.take() {
+            Some((vm, most_ns)) => {
+                queue.choose_one(|vcpu| Arc::ptr_eq(vcpu.vm(), &vm), most_ns, now_ns)
+            }
+            None => None,
+        };
+        let turn = sibling.or_else(|| queue.choose(now_ns));
+        if !self.crew.is_of_one() {
+            self.seat.publish(&queue.summary(now_ns));
+        }
+        if turn.is_some()
+            && !self.crew.is_of_one()
+            && let Some(next) = queue.next()
+        {
+            self.crew.offer(self.seat.cpu, next);
+        }
+        turn
     }
 
     fn turn(&mut self, mut turn: SchedulerTurn<Box<Vcpu<B>>>) {
+        let begin_tsc = clock::tsc();
         let end_tsc = match turn.slice {
-            Slice::Ns(ns) => clock::tsc().wrapping_add(clock::ns_to_ticks(ns)),
-            Slice::Unlimited => u64::MAX,
+            Slice::Ns(ns) => begin_tsc.wrapping_add(clock::ns_to_ticks(ns)),
+            Slice::Unlimited => NEVER,
         };
-        // Somebody who wakes up by a timer meanwhile may go first.
-        let until_tsc = end_tsc.min(self.wakes_at());
-        let outcome = turn.vcpu.run(&self.crew.backend, until_tsc);
-        let (mut vcpu, share) = self.queue.end_turn(turn, clock::now_ns());
+        let is_here = self.crew.backend.is_loaded(turn.vcpu.backend());
+        let outcome = match turn.vcpu.vm().stance() {
+            Stance::End => Turn::Ended,
+            Stance::Pause => Turn::Paused,
+            Stance::Run => {
+                if !is_here {
+                    self.evict_resident();
+                }
+                // Somebody who wakes up by a timer meanwhile may go first, and the desk has its times, too.
+                let desk_tsc = self.desk.as_ref().map_or(NEVER, Desk::due_tsc);
+                self.bell
+                    .begin_turn(end_tsc.min(self.sleepers.next_wake()).min(desk_tsc));
+                turn.vcpu.run(&self.crew.backend, self.bell.turn_end())
+            }
+        };
+        if is_here {
+            self.resident = Resident::None;
+        }
+        let ran_ns = clock::ticks_to_ns(clock::tsc().wrapping_sub(begin_tsc));
+        let (mut vcpu, share) = self.seat.queue.lock().end_turn(turn, clock::now_ns());
+        vcpu.add_run_time(ran_ns);
+        self.seat.figures.count_turn(ran_ns);
         match outcome {
             Turn::Ended => {
-                let vm = Arc::clone(vcpu.vm());
                 drop(vcpu);
-                if vm.vcpu_left() {
-                    self.crew.vm_ended();
-                }
+                self.seat.member_left();
+                keeper::tell();
             }
-            Turn::Expired | Turn::Yielded => {
-                self.make_way(&mut vcpu);
-                self.join(vcpu, share, Arrival::Again);
+            Turn::Expired => self.rejoin(vcpu, share, Arrival::Again),
+            Turn::Yielded => {
+                let left_tsc = end_tsc.saturating_sub(clock::tsc());
+                self.find_whom_it_waits_for(&vcpu, clock::ticks_to_ns(left_tsc));
+                self.rejoin(vcpu, share, Arrival::Yielded);
             }
             Turn::Asleep => {
-                self.make_way(&mut vcpu);
-                self.asleep.push((vcpu, share));
+                let wakes_at = vcpu.wakes_at();
+                self.lay_to_sleep((vcpu, share), wakes_at);
+            }
+            Turn::Paused => {
+                if vcpu.vm().park() {
+                    vcpu.vm().show_prompt();
+                    self.lay_to_sleep((vcpu, share), NEVER);
+                } else {
+                    self.rejoin(vcpu, share, Arrival::Again);
+                }
             }
         }
     }
 
-    /// Takes a vCPU off the CPU if there is any other that may want it. Those that come later see to it themselves
-    /// ([`welcome`](Self::welcome)).
-    fn make_way(&self, vcpu: &mut Vcpu<B>) {
-        if !self.queue.is_empty() || !self.asleep.is_empty() {
-            self.crew.backend.unload(vcpu.backend_mut());
+    /// Queues the vCPU that has just run. Where the queue is empty it stays loaded, since it is the next to run
+    /// unless somebody comes meanwhile.
+    fn rejoin(&mut self, mut vcpu: Box<Vcpu<B>>, share: Share, arrival: Arrival) {
+        vcpu.set_whereabouts(Whereabouts::Waiting);
+        if !self.seat.queue.lock().is_empty() {
+            self.unload(&mut vcpu);
+        } else if self.crew.backend.is_loaded(vcpu.backend()) {
+            self.resident = Resident::Queued;
+        }
+        self.join(vcpu, share, arrival);
+    }
+
+    /// A vCPU spins, for want of what another one of its VM is to do. If that waits on another CPU, it comes here.
+    fn find_whom_it_waits_for(&mut self, spinner: &Vcpu<B>, most_ns: u64) {
+        let vm = spinner.vm();
+        let is_here = self
+            .seat
+            .queue
+            .lock()
+            .iter()
+            .take(SIBLINGS_LOOKED_FOR)
+            .any(|vcpu| Arc::ptr_eq(vcpu.vm(), vm));
+        if !is_here {
+            let Some((vcpu, share)) = self.crew.steal_sibling(self.seat.cpu, vm) else {
+                return;
+            };
+            self.seat.came_by_theft();
+            self.join(vcpu, share, Arrival::Moved);
+        }
+        self.waited_for = Some((Arc::clone(vm), most_ns));
+    }
+
+    fn lay_to_sleep(&mut self, member: Member<B>, wakes_at: u64) {
+        let is_loaded = self.crew.backend.is_loaded(member.0.backend());
+        let slot = self.sleepers.insert(member, wakes_at);
+        if is_loaded {
+            self.resident = Resident::Asleep(slot);
+        }
+        if self.drowsy.last() != Some(&slot) {
+            if self.drowsy.len() == DROWSY_AT_MOST {
+                self.show_prompts();
+            }
+            self.drowsy.push(slot);
+        }
+        self.say_it_sleeps(slot);
+    }
+
+    /// From here on others wake it up. What they have left before that it is woken up for at once.
+    fn say_it_sleeps(&mut self, slot: Slot) {
+        let here = self.seat.cpu;
+        if let Some((vcpu, _)) = self.sleepers.get(slot) {
+            vcpu.set_whereabouts(Whereabouts::Asleep(here, slot));
+            if vcpu.has_reason_to_wake(clock::tsc()) {
+                self.wake_up(slot);
+            }
         }
     }
 
     /// Queues those that have a reason to wake up.
     fn wake(&mut self) {
+        let mut woken = core::mem::take(&mut self.woken);
+        self.bell.take_woken(&mut woken);
+        for slot in woken.drain(..) {
+            // It may be awake already, and another one be asleep in its place.
+            let Some((vcpu, _)) = self.sleepers.get(slot) else {
+                continue;
+            };
+            if vcpu.has_reason_to_wake(clock::tsc()) {
+                self.wake_up(slot);
+            } else if vcpu.vm().whereabouts(vcpu.index()) == Whereabouts::Waiting {
+                self.say_it_sleeps(slot);
+            }
+        }
+        self.woken = woken;
         let now_tsc = clock::tsc();
-        let mut index = 0;
-        while let Some((vcpu, _)) = self.asleep.get(index) {
-            if vcpu.has_reason_to_wake(now_tsc) {
-                let (mut vcpu, share) = self.asleep.swap_remove(index);
-                vcpu.woken();
-                self.join(vcpu, share, Arrival::Woken);
-            } else {
-                index += 1;
+        while let Some(slot) = self.sleepers.due(now_tsc) {
+            let Some((vcpu, _)) = self.sleepers.get(slot) else {
+                break;
+            };
+            // The board's timer may have been set to a later time; or the VM stands still.
+            match vcpu.wakes_at() {
+                _ if vcpu.vm().stance() == Stance::Pause => self.sleepers.set_wakes_at(slot, NEVER),
+                later if later > now_tsc => self.sleepers.set_wakes_at(slot, later),
+                _ => self.wake_up(slot),
             }
         }
     }
 
-    /// The host's TSC when the first of the sleepers wakes up by a timer; `u64::MAX` for never.
-    fn wakes_at(&self) -> u64 {
-        self.asleep
-            .iter()
-            .map(|(vcpu, _)| vcpu.wakes_at())
-            .min()
-            .unwrap_or(u64::MAX)
+    /// Queues a sleeper, here or on a CPU that has nothing to do.
+    fn wake_up(&mut self, slot: Slot) {
+        let Some((mut vcpu, share)) = self.take_sleeper(slot) else {
+            return;
+        };
+        vcpu.woken();
+        let elsewhere = if self.crew.is_of_one() || self.crew.is_asking() {
+            None
+        } else {
+            self.publish();
+            self.crew.better_place(self.seat, &vcpu)
+        };
+        match elsewhere {
+            Some(to) => {
+                self.unload(&mut vcpu);
+                self.crew
+                    .move_away(self.seat, to, (vcpu, share), Arrival::Woken);
+            }
+            None => self.join(vcpu, share, Arrival::Woken),
+        }
     }
 
-    /// Halts the CPU until an interrupt: a timer of a sleeping vCPU, somebody's kick, a key. One that came since
-    /// the lists were looked at is not lost: interrupts are off until the processor halts.
-    fn wait(&self) {
-        for (vcpu, _) in &self.asleep {
-            vcpu.vm().show_prompt();
+    fn publish(&self) {
+        let summary = self.seat.queue.lock().summary(clock::now_ns());
+        self.seat.publish(&summary);
+    }
+
+    fn take_sleeper(&mut self, slot: Slot) -> Option<Member<B>> {
+        if self.resident == Resident::Asleep(slot) {
+            self.resident = Resident::Queued;
         }
+        let member = self.sleepers.remove(slot)?;
+        member.0.set_whereabouts(Whereabouts::Waiting);
+        Some(member)
+    }
+
+    /// Takes a vCPU off this CPU, if it is loaded.
+    fn unload(&mut self, vcpu: &mut Vcpu<B>) {
+        if self.crew.backend.is_loaded(vcpu.backend()) {
+            self.crew.backend.unload(vcpu.backend_mut());
+            self.resident = Resident::None;
+        }
+    }
+
+    /// Another vCPU is to be loaded: who is makes way.
+    fn evict_resident(&mut self) {
+        match core::mem::replace(&mut self.resident, Resident::None) {
+            Resident::None => {}
+            Resident::Asleep(slot) => {
+                if let Some((vcpu, _)) = self.sleepers.get_mut(slot) {
+                    self.crew.backend.unload(vcpu.backend_mut());
+                }
+            }
+            // It had the queue for itself, and then somebody came who goes first.
+            Resident::Queued => {
+                let backend = &self.crew.backend;
+                let mut queue = self.seat.queue.lock();
+                let loaded = queue.remove(|vcpu| backend.is_loaded(vcpu.backend()));
+                for (mut vcpu, share) in loaded {
+                    backend.unload(vcpu.backend_mut());
+                    let _: Preemption = queue.enqueue(vcpu, share, Arrival::Again, clock::now_ns());
+                }
+            }
+        }
+    }
+
+    /// Shows the lines that sleeping guests have begun.
+    fn show_prompts(&mut self) {
+        for slot in self.drowsy.drain(..) {
+            if let Some((vcpu, _)) = self.sleepers.get(slot) {
+                vcpu.vm().show_prompt();
+            }
+        }
+    }
+
+    /// Halts the CPU until an interrupt: a timer of a sleeping vCPU, somebody's ring, a key. One that came since
+    /// the lists were looked at is not lost: interrupts are off until the processor halts.
+    fn wait(&mut self) {
+        self.show_prompts();
         console::refresh(Refresh::WhenDue);
+        // The others have been told that this CPU is idle. What came to them before that is looked for once more.
+        self.balance();
+        let queue = self.seat.queue.lock();
+        if self.bell.is_ringing() || queue.ready() > 0 {
+            return;
+        }
         // A cap's period may end before anybody wakes up.
-        let released_at = self.queue.next_event_ns().map_or(u64::MAX, clock::tsc_at);
-        let until_tsc = self.wakes_at().min(released_at);
-        if until_tsc != u64::MAX {
+        let released_at = queue.next_event_ns().map_or(NEVER, clock::tsc_at);
+        drop(queue);
+        let desk_tsc = self.desk.as_ref().map_or(NEVER, Desk::due_tsc);
+        let until_tsc = self.sleepers.next_wake().min(released_at).min(desk_tsc);
+        if until_tsc != NEVER {
             apic::set_timer(until_tsc);
         }
         x86_64::instructions::interrupts::enable_and_hlt();
         x86_64::instructions::interrupts::disable();
     }
 
-    /// Does what the operator wants.
-    fn hear(&mut self) {
-        let Some(desk) = &mut self.desk else { return };
-        while let Some(wish) = desk.operator.listen() {
-            match wish {
-                Wish::Dump => {
-                    for seat in &self.crew.seats {
-                        seat.dump.store(true, Ordering::Relaxed);
-                        kick(seat.cpu);
-                    }
-                }
-                Wish::Reset => power::reset(),
-                Wish::PowerOff => power::power_off(),
-                Wish::NextGuest => desk.focus = self.crew.next_after(desk.focus),
-            }
-        }
-        let focused = {
-            let vms = self.crew.vms.lock();
-            vms.iter()
-                .find(|vm| Some(vm.id()) == desk.focus && vm.end().is_none())
-                .map(Arc::clone)
-        };
-        match focused {
-            Some(vm) => desk.operator.offer(|bytes| vm.receive(bytes)),
-            None => desk.focus = self.crew.next_after(desk.focus),
-        }
-    }
-
+    /// Tells what was asked about the vCPUs that are here.
     #[cold]
-    fn dump(&mut self) {
-        let mut ready = self.queue.remove(|_| true);
-        for (vcpu, _) in ready.iter_mut().chain(&mut self.asleep) {
-            let mut text = String::new();
-            // Writing to a string fails only where memory has run out, and then what is there must do.
-            let _ = vcpu.describe(&self.crew.backend, &mut text);
-            for line in text.lines() {
-                console::line(Colour::Text, format_args!("plinth: {line}"));
+    fn answer(&mut self) {
+        if let Some(question) = self.crew.question() {
+            self.evict_resident();
+            let is_meant = |vcpu: &Vcpu<B>| question.vm.is_none_or(|id| vcpu.vm().id() == id);
+            let mut ready = self.seat.queue.lock().remove(|vcpu| is_meant(vcpu));
+            for (vcpu, _) in ready.iter_mut().chain(self.sleepers.iter_mut()) {
+                if is_meant(vcpu) {
+                    tell(&self.crew.backend, vcpu, question.about);
+                }
             }
-            self.crew.backend.unload(vcpu.backend_mut());
+            for (vcpu, share) in ready {
+                self.join(vcpu, share, Arrival::Again);
+            }
         }
-        for (vcpu, share) in ready {
-            self.join(vcpu, share, Arrival::Again);
-        }
+        self.crew.answered();
     }
+}
+
+/// On a CPU that is never idle, after so many have gone to sleep it is looked for lines that nobody has seen.
+const DROWSY_AT_MOST: usize = 32;
+/// Of a long queue so many are looked at in search of a spinner's siblings.
+const SIBLINGS_LOOKED_FOR: usize = 64;
+
+fn tell<B: Backend>(backend: &B, vcpu: &mut Vcpu<B>, about: About) {
+    let mut text = String::new();
+    // Writing to a string fails only where memory has run out, and then what is there must do.
+    let _ = vcpu.describe(backend, about, &mut text);
+    for line in text.lines() {
+        console::line(Colour::Text, format_args!("plinth: {line}"));
+    }
+    backend.unload(vcpu.backend_mut());
 }

@@ -5,18 +5,19 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ::log::LevelFilter;
-use bundle::{Autostart, Bundle, LogLevel, WhenDone};
+use bundle::{Bundle, LogLevel, WhenDone};
 use spin::Once;
 
-use crate::backend::Backend;
 use crate::backend::vmx::{Vmx, VmxBackend};
 use crate::cpu::{self, PcpuId, PerCpu};
+use crate::crew::Crew;
+use crate::desk::Desk;
 use crate::hw::bundle::{BundleMemory, NoBundle};
 use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
-use crate::launch;
-use crate::pcpu::Crew;
-use crate::vm::{End, VmId};
+use crate::keeper::Keeper;
+use crate::pcpu;
+use crate::vm::End;
 
 /// What `cargo xtask run` ends with, by the worst end of any guest.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -66,9 +67,10 @@ pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
     };
     let options = &bundle.config().hypervisor;
     crate::log::set_level(level(options.log_level));
-    let crew = CREW.call_once(|| Crew::new(vmx, usable_cpus(vmx)));
-    start_all(crew, vmx, &bundle);
-    crew.work();
+    let crew = CREW.call_once(|| Crew::new(vmx, &usable_cpus(vmx)));
+    let mut keeper = Keeper::new(crew, &bundle);
+    keeper.start_all();
+    pcpu::work(crew, Some(Desk::new(crew, keeper)));
     finish(options.when_done)
 }
 
@@ -112,34 +114,15 @@ fn work() -> ! {
         core::hint::spin_loop();
     }
     if let Some(crew) = CREW.get() {
-        crew.work();
+        pcpu::work(crew, None);
     }
     cpu::halt_forever()
-}
-
-/// Makes all machines that start with the hypervisor. One that cannot start does not keep the others from it.
-fn start_all<B: Backend>(crew: &Crew<B>, backend: B, bundle: &Bundle<'_>) {
-    for (number, config) in (0..).zip(&bundle.config().vms) {
-        if config.autostart == Autostart::No {
-            continue;
-        }
-        match launch::vm(&backend, VmId(number), config, bundle) {
-            Ok((vm, vcpus)) => crew.add(vm, vcpus),
-            Err(error) => {
-                announce_end(
-                    &config.name,
-                    Status::NotStarted,
-                    format_args!("crash: {error}"),
-                );
-            }
-        }
-    }
 }
 
 /// Tells operator and test harness how a VM ended.
 pub(crate) fn vm_ended(name: &str, end: End) {
     let status = match end {
-        End::PowerOff => Status::Clean,
+        End::PowerOff | End::Stopped => Status::Clean,
         End::Exit(status) => {
             EXIT_STATUS.fetch_max(status & 0xff, Ordering::Relaxed);
             Status::Clean
@@ -148,6 +131,11 @@ pub(crate) fn vm_ended(name: &str, end: End) {
         End::Crash(_) => Status::Crashed,
     };
     announce_end(name, status, format_args!("{end}"));
+}
+
+/// A VM could not start.
+pub(crate) fn not_started(name: &str, why: &dyn fmt::Display) {
+    announce_end(name, Status::NotStarted, format_args!("crash: {why}"));
 }
 
 fn level(level: LogLevel) -> LevelFilter {

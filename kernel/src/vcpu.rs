@@ -4,9 +4,9 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
 use core::ptr;
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use arch::{Rflags, Vector};
+use arch::Rflags;
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
@@ -17,15 +17,17 @@ use vmm::trace::Trace;
 use vmm::{Machine, VcpuState, VmError, VmExit};
 
 use crate::backend::{Backend, LoadedVcpu, Windows};
-use crate::cpu::interrupts::{self, HostVector};
+use crate::cpu::interrupts;
 use crate::cpu::smp::MAX_CPUS;
-use crate::cpu::{self, PcpuId, exceptions};
+use crate::cpu::{self, exceptions};
+use crate::crew::{About, Seating};
 use crate::hw::clock;
-use crate::vm::{End, Vm, VmPort};
+use crate::vm::{End, Stance, Vm, VmPort, Whereabouts};
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
 pub(crate) struct Vcpu<B: Backend> {
     vm: Arc<Vm<B>>,
+    seating: Seating,
     backend: B::Vcpu,
     inner: Inner,
 }
@@ -42,6 +44,10 @@ struct Inner {
     sleep: Sleep,
     metrics: Metrics,
     trace: Trace,
+    /// Where the VM's time began when the vCPU's TSC was last set right.
+    origin_tsc: u64,
+    /// What it has run.
+    ran_ns: u64,
 }
 
 /// What a sleeping vCPU can be woken by.
@@ -62,13 +68,21 @@ pub(crate) enum Turn {
     Yielded,
     /// It waits for an interrupt, or to be started.
     Asleep,
+    /// Its VM stands still.
+    Paused,
     /// Its VM has ended.
     Ended,
 }
 
 impl<B: Backend> Vcpu<B> {
     /// A vCPU after power-on: the bootstrap processor is ready to run, the others wait to be started.
-    pub(crate) fn new(vm: Arc<Vm<B>>, index: u8, backend: B::Vcpu, state: VcpuState) -> Self {
+    pub(crate) fn new(
+        vm: Arc<Vm<B>>,
+        index: u8,
+        seating: Seating,
+        backend: B::Vcpu,
+        state: VcpuState,
+    ) -> Self {
         let activity = match state.lapic.role() {
             Role::Bootstrap => Activity::Active,
             Role::Application => Activity::WaitingForStartUp,
@@ -82,8 +96,15 @@ impl<B: Backend> Vcpu<B> {
             sleep: Sleep::Light,
             metrics: Metrics::new(),
             trace: Trace::new(),
+            origin_tsc: vm.origin_tsc(),
+            ran_ns: 0,
         };
-        Self { vm, backend, inner }
+        Self {
+            vm,
+            seating,
+            backend,
+            inner,
+        }
     }
 
     /// The VM that it belongs to.
@@ -91,21 +112,45 @@ impl<B: Backend> Vcpu<B> {
         &self.vm
     }
 
+    /// Where it may run.
+    pub(crate) fn seating(&self) -> Seating {
+        self.seating
+    }
+
+    /// The vCPU at rest, for the backend to be looked at.
+    pub(crate) fn backend(&self) -> &B::Vcpu {
+        &self.backend
+    }
+
     /// The vCPU at rest, for the backend.
     pub(crate) fn backend_mut(&mut self) -> &mut B::Vcpu {
         &mut self.backend
     }
 
-    /// Its turn-giver is this CPU from now on.
-    pub(crate) fn settle_on(&self, cpu: PcpuId) {
-        self.vm.set_home(self.inner.index, cpu);
+    /// Its number in its VM.
+    pub(crate) fn index(&self) -> u8 {
+        self.inner.index
+    }
+
+    /// Notes what it has run.
+    pub(crate) fn add_run_time(&mut self, ns: u64) {
+        self.inner.ran_ns = self.inner.ran_ns.wrapping_add(ns);
+    }
+
+    /// Says where it is from now on.
+    pub(crate) fn set_whereabouts(&self, whereabouts: Whereabouts) {
+        self.vm.set_whereabouts(self.inner.index, whereabouts);
     }
 
     /// Whether a sleeping vCPU has something to wake up for at this time of the host's TSC.
     pub(crate) fn has_reason_to_wake(&self, now_tsc: u64) -> bool {
-        self.vm.posted(self.inner.index).is_outstanding()
-            || self.vm.end().is_some()
-            || self.wakes_at() <= now_tsc
+        match self.vm.stance() {
+            Stance::Run => {
+                self.vm.posted(self.inner.index).is_outstanding() || self.wakes_at() <= now_tsc
+            }
+            Stance::Pause => false,
+            Stance::End => true,
+        }
     }
 
     /// The host's TSC when it wakes up by a timer; `u64::MAX` for never.
@@ -115,13 +160,14 @@ impl<B: Backend> Vcpu<B> {
             .min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
-    /// Writes down its registers, its last exits and what its exits cost.
-    pub(crate) fn describe(&mut self, backend: &B, out: &mut dyn fmt::Write) -> fmt::Result {
-        let Self {
-            vm,
-            backend: vcpu,
-            inner,
-        } = self;
+    /// Writes down its registers, its last exits, what its exits cost.
+    pub(crate) fn describe(
+        &mut self,
+        backend: &B,
+        about: About,
+        out: &mut dyn fmt::Write,
+    ) -> fmt::Result {
+        let Self { vm, inner, .. } = self;
         writeln!(
             out,
             "{} vCPU {}: {:?}",
@@ -129,8 +175,16 @@ impl<B: Backend> Vcpu<B> {
             inner.index,
             inner.activity
         )?;
-        let cpu = backend.load(vcpu);
-        write!(out, "{}{}{}", Registers(&cpu), inner.trace, inner.metrics)
+        if matches!(about, About::Everything | About::Registers) {
+            write!(out, "{}", Registers(&backend.load(&mut self.backend)))?;
+        }
+        if matches!(about, About::Everything | About::Trace) {
+            write!(out, "{}", inner.trace)?;
+        }
+        if matches!(about, About::Everything | About::Exits) {
+            write!(out, "{}", inner.metrics)?;
+        }
+        Ok(())
     }
 
     /// It has become ready, and waits for a turn from now on.
@@ -138,15 +192,15 @@ impl<B: Backend> Vcpu<B> {
         self.inner.ready_tsc = Some(clock::tsc());
     }
 
-    /// Runs it on this CPU until its turn ends, at the latest when the host's TSC reaches `until_tsc`.
-    /// Interrupts are off all the while.
-    pub(crate) fn run(&mut self, backend: &B, until_tsc: u64) -> Turn {
+    /// Runs it on this CPU until its turn ends, at the latest when the host's TSC reaches `turn_end`, which others
+    /// may set to an earlier time meanwhile. Interrupts are off all the while.
+    pub(crate) fn run(&mut self, backend: &B, turn_end: &AtomicU64) -> Turn {
         let waited_ns = self.inner.ready_tsc.take().map_or(0, |since| {
             clock::ticks_to_ns(clock::tsc().wrapping_sub(since))
         });
         let memory = self.vm.memory();
         self.inner.state.paravirt.steal().running(memory, waited_ns);
-        let turn = self.run_turn(backend, until_tsc);
+        let turn = self.run_turn(backend, turn_end);
         if let Turn::Expired | Turn::Yielded = turn {
             self.inner.ready_tsc = Some(clock::tsc());
             let memory = self.vm.memory();
@@ -155,24 +209,29 @@ impl<B: Backend> Vcpu<B> {
         turn
     }
 
-    fn run_turn(&mut self, backend: &B, until_tsc: u64) -> Turn {
+    fn run_turn(&mut self, backend: &B, turn_end: &AtomicU64) -> Turn {
         let Self {
             vm,
             backend: vcpu,
             inner,
+            ..
         } = self;
         let vm: &Vm<B> = vm;
         let index = inner.index;
         let posted = vm.posted(index);
         let mut port = VmPort { vm, vcpu: index };
+        vm.set_whereabouts(index, Whereabouts::Running(cpu::this().id()));
         let mut cpu = backend.load(vcpu);
+        inner.make_up_for_pauses(vm, &mut cpu);
         let _epitaph = LastExits::are_those_of(&raw const inner.trace);
         // Whether what the vCPU takes next has to be decided anew, and the exit whose cost is being counted.
         let mut unsettled = true;
         let mut handled: Option<(ExitKind, u64)> = None;
         loop {
-            if vm.end().is_some() {
-                return Turn::Ended;
+            match vm.stance() {
+                Stance::Run => {}
+                Stance::Pause => return Turn::Paused,
+                Stance::End => return Turn::Ended,
             }
             if unsettled || posted.is_outstanding() {
                 if inner.sleep == Sleep::Deep {
@@ -188,7 +247,8 @@ impl<B: Backend> Vcpu<B> {
                     return Turn::Asleep;
                 }
             }
-            let deadline = until_tsc
+            let deadline = turn_end
+                .load(Ordering::Relaxed)
                 .min(inner.timer_tsc)
                 .min(vm.board_deadline_tsc(index));
             let entry_tsc = clock::tsc();
@@ -202,17 +262,18 @@ impl<B: Backend> Vcpu<B> {
             inner.trace.record(&cpu, &exit, kind, exit_tsc);
             unsettled = true;
             match exit {
-                VmExit::HostTimer if exit_tsc >= until_tsc => return Turn::Expired,
+                VmExit::HostTimer if exit_tsc >= turn_end.load(Ordering::Relaxed) => {
+                    return Turn::Expired;
+                }
                 VmExit::HostTimer => continue,
                 VmExit::HostInterrupt(vector) => {
                     match vector {
                         Some(vector) => interrupts::acknowledged(vector),
                         None => interrupts::let_in(),
                     }
-                    // Where the processor has no preemption timer, this was the end of the turn. A kick that is
-                    // not for this vCPU is for another one on this CPU, which may go first.
-                    let kicked = vector == Some(Vector(HostVector::Kick as u8));
-                    if exit_tsc >= until_tsc || kicked && !posted.is_outstanding() {
+                    // Where the processor has no preemption timer, this was the end of the turn; or somebody has
+                    // rung for this CPU, which ends it, too.
+                    if exit_tsc >= turn_end.load(Ordering::Relaxed) {
                         return Turn::Expired;
                     }
                     continue;
@@ -263,6 +324,16 @@ impl<B: Backend> Vcpu<B> {
 }
 
 impl Inner {
+    /// What the VM's time has stood still since this vCPU last ran, its TSC has not gone on either.
+    #[inline]
+    fn make_up_for_pauses<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
+        let stood_still = vm.origin_tsc().wrapping_sub(self.origin_tsc);
+        if stood_still != 0 {
+            self.origin_tsc = self.origin_tsc.wrapping_add(stood_still);
+            cpu.move_guest_tsc(stood_still.wrapping_neg());
+        }
+    }
+
     /// Fires the timers that are due, takes what others have left, and prepares what the vCPU takes at its next
     /// entry. It may be awake or asleep after this.
     fn settle<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {

@@ -1,33 +1,36 @@
 //! One virtual machine: its memory, its board, its vCPUs' mailboxes, and how it ends.
 //!
-//! A [`Vm`] is shared by its vCPUs, whichever CPU each of them is on. What they write together stands behind
+//! A [`Vm`] is one life of a machine, from its kernel's first instruction to its end; `keeper.rs` has the machine
+//! itself. It is shared by its vCPUs, whichever CPU each of them is on. What they write together stands behind
 //! locks or in atomics: the board behind one lock, which is the only one taken on the way of an exit (order:
-//! devices, then the host's console); interrupts in the mailboxes; how the VM ends in one word that the first to end
-//! it sets.
+//! devices, then the host's console); interrupts in the mailboxes, each with the whereabouts of its vCPU; how the VM
+//! ends in one word that the first to end it sets.
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use alloc::sync::Arc;
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Vector, Width};
+use host::Tail;
 use machine::devices::lapic::{Ipi, Kick, PostedInterrupts};
 use machine::devices::routing::{Route, RoutingTable, VcpuSet};
 use machine::{Board, BoardConfig, Effects, InterruptMessage, Level, Request};
 use memory::GuestPhys;
 use spin::{Mutex, Once};
 use vmm::inject::PicAnswer;
+use vmm::scheduler::Slot;
 use vmm::{Machine, VmError};
 
 use crate::backend::Backend;
-use crate::cpu::interrupts::HostVector;
-use crate::cpu::{self, PcpuId, apic};
+use crate::cpu::PcpuId;
 use crate::hw::clock;
 use crate::hw::console::{GuestConsole, GuestStyle};
 use crate::memory::GuestRam;
-use crate::supervisor;
+use crate::{doorbell, keeper};
 
-/// The number of a VM, never used again while the hypervisor runs.
+/// The number of a machine, never used again while the hypervisor runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(crate) struct VmId(pub(crate) u32);
 
@@ -45,6 +48,8 @@ pub(crate) enum End {
     Exit(u32),
     /// The VM could not go on.
     Crash(VmError),
+    /// The operator has ended it.
+    Stopped,
 }
 
 impl fmt::Display for End {
@@ -56,6 +61,7 @@ impl fmt::Display for End {
                 write!(f, "exit: the guest ended itself with status {status}")
             }
             Self::Crash(error) => write!(f, "crash: {error}"),
+            Self::Stopped => f.write_str("killed: the operator has stopped it"),
         }
     }
 }
@@ -69,6 +75,8 @@ pub(crate) struct VmParts<B: Backend> {
     pub(crate) board: BoardConfig,
     pub(crate) routing: RoutingTable,
     pub(crate) console: GuestStyle,
+    /// What takes the last of its console.
+    pub(crate) tail: Arc<Mutex<Tail>>,
     pub(crate) vcpus: u8,
 }
 
@@ -85,11 +93,31 @@ pub(crate) struct Vm<B: Backend> {
     mailboxes: Box<[Mailbox]>,
     /// vCPUs that sleep and that no interrupt wakes.
     resting: Mutex<VcpuSet>,
-    /// The host's TSC when the VM's time began.
-    origin_tsc: u64,
+    /// The host's TSC when the VM's time began, moved by all the time that it stood still. Written while no vCPU runs.
+    origin_tsc: AtomicU64,
+    stance: AtomicU8,
     end: Once<End>,
-    /// vCPUs that are still there; the last one to leave tells how the VM ended.
-    vcpus: AtomicU32,
+    freeze: Mutex<Freeze>,
+}
+
+/// What the vCPUs of a VM are to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(crate) enum Stance {
+    /// Run.
+    Run = 0,
+    /// Stay where they are.
+    Pause = 1,
+    /// Leave.
+    End = 2,
+}
+
+/// Of a pause.
+struct Freeze {
+    /// vCPUs that stand still.
+    parked: u8,
+    /// The host's TSC when the last of them came to a stand.
+    since_tsc: Option<u64>,
 }
 
 /// What stands behind the VM's one lock.
@@ -104,17 +132,55 @@ struct Devices {
 /// How others reach a vCPU.
 struct Mailbox {
     posted: PostedInterrupts,
-    /// The CPU whose turn-giver has the vCPU: there a kick is of use.
-    home: AtomicU32,
+    /// A packed [`Whereabouts`]. Written by whoever has the vCPU, and by the one that wakes it up.
+    whereabouts: AtomicU64,
+}
+
+/// Where a vCPU is, for those that have left something in its mailbox.
+///
+/// Whoever has the vCPU says where it is and then looks into the mailbox; a poster fills the mailbox and then looks
+/// where the vCPU is. All four are sequentially consistent, so one of the two sees the other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Whereabouts {
+    /// It waits for its turn, and will look before it runs or sleeps: nobody has to be told.
+    Waiting,
+    /// It runs there: an interrupt makes it look.
+    Running(PcpuId),
+    /// It sleeps there: the first to find it so has it woken up.
+    Asleep(PcpuId, Slot),
+}
+
+impl Whereabouts {
+    const RUNNING: u64 = 1 << 62;
+    const ASLEEP: u64 = 1 << 63;
+
+    const fn pack(self) -> u64 {
+        match self {
+            Self::Waiting => 0,
+            Self::Running(cpu) => Self::RUNNING | cpu.0 as u64,
+            Self::Asleep(cpu, slot) => Self::ASLEEP | (slot.0 as u64) << 16 | cpu.0 as u64,
+        }
+    }
+
+    const fn unpack(word: u64) -> Self {
+        let cpu = PcpuId(word as u16 as u32);
+        if word & Self::ASLEEP != 0 {
+            Self::Asleep(cpu, Slot((word >> 16) as u32))
+        } else if word & Self::RUNNING != 0 {
+            Self::Running(cpu)
+        } else {
+            Self::Waiting
+        }
+    }
 }
 
 impl<B: Backend> Vm<B> {
     /// A VM whose time begins now.
     pub(crate) fn new(parts: VmParts<B>) -> Self {
-        let console = GuestConsole::new(parts.name.clone(), parts.console);
+        let console = GuestConsole::new(parts.name.clone(), parts.console, parts.tail);
         let mailbox = |_| Mailbox {
             posted: PostedInterrupts::new(),
-            home: AtomicU32::new(PcpuId::BOOT.0),
+            whereabouts: AtomicU64::new(Whereabouts::Waiting.pack()),
         };
         Self {
             id: parts.id,
@@ -131,9 +197,13 @@ impl<B: Backend> Vm<B> {
             routing: parts.routing,
             mailboxes: (0..parts.vcpus).map(mailbox).collect(),
             resting: Mutex::new(VcpuSet::EMPTY),
-            origin_tsc: clock::tsc(),
+            origin_tsc: AtomicU64::new(clock::tsc()),
+            stance: AtomicU8::new(Stance::Run as u8),
             end: Once::new(),
-            vcpus: AtomicU32::new(u32::from(parts.vcpus)),
+            freeze: Mutex::new(Freeze {
+                parked: 0,
+                since_tsc: None,
+            }),
         }
     }
 
@@ -158,9 +228,15 @@ impl<B: Backend> Vm<B> {
         &self.ram
     }
 
-    /// The host's TSC when its time began.
+    /// The host's TSC when its time began, moved by all the time that it stood still.
+    #[inline]
     pub(crate) fn origin_tsc(&self) -> u64 {
-        self.origin_tsc
+        self.origin_tsc.load(Ordering::Relaxed)
+    }
+
+    /// How many vCPUs it has.
+    pub(crate) fn vcpus(&self) -> u8 {
+        self.mailboxes.len() as u8
     }
 
     /// What others have left for a vCPU.
@@ -169,36 +245,100 @@ impl<B: Backend> Vm<B> {
         &self.mailboxes[usize::from(vcpu)].posted
     }
 
-    /// A vCPU's turn-giver is this CPU from now on.
-    pub(crate) fn set_home(&self, vcpu: u8, cpu: PcpuId) {
+    /// Says where a vCPU is from now on. To be called by whoever has it.
+    pub(crate) fn set_whereabouts(&self, vcpu: u8, whereabouts: Whereabouts) {
         self.mailboxes[usize::from(vcpu)]
-            .home
-            .store(cpu.0, Ordering::Release);
+            .whereabouts
+            .store(whereabouts.pack(), Ordering::SeqCst);
+    }
+
+    /// Where a vCPU is.
+    pub(crate) fn whereabouts(&self, vcpu: u8) -> Whereabouts {
+        let word = &self.mailboxes[usize::from(vcpu)].whereabouts;
+        Whereabouts::unpack(word.load(Ordering::SeqCst))
+    }
+
+    /// What its vCPUs are to do.
+    #[inline]
+    pub(crate) fn stance(&self) -> Stance {
+        match self.stance.load(Ordering::SeqCst) {
+            0 => Stance::Run,
+            1 => Stance::Pause,
+            _ => Stance::End,
+        }
     }
 
     /// Ends it, unless something has ended it already. Its vCPUs see that before they next enter the guest.
     #[cold]
     pub(crate) fn finish(&self, end: End) {
         self.end.call_once(|| end);
-        for vcpu in 0..self.mailboxes.len() as u8 {
-            self.kick(vcpu);
-        }
+        // Under the lock, lest a vCPU come to a stand for a pause that is over.
+        let freeze = self.freeze.lock();
+        self.stance.store(Stance::End as u8, Ordering::SeqCst);
+        drop(freeze);
+        self.kick_all();
+        keeper::tell();
     }
 
     /// How it ended, if it has.
-    #[inline]
     pub(crate) fn end(&self) -> Option<End> {
         self.end.get().copied()
     }
 
-    /// One of its vCPUs is gone. `true` if that was the last, and the VM is at its end.
-    pub(crate) fn vcpu_left(&self) -> bool {
-        let was_last = self.vcpus.fetch_sub(1, Ordering::AcqRel) == 1;
-        if was_last && let Some(end) = self.end() {
-            self.devices.lock().console.flush();
-            supervisor::vm_ended(&self.name, end);
+    /// Makes its vCPUs stand still, and its time once they do.
+    pub(crate) fn pause(&self) {
+        let freeze = self.freeze.lock();
+        if self.stance() == Stance::Run {
+            self.stance.store(Stance::Pause as u8, Ordering::SeqCst);
         }
-        was_last
+        drop(freeze);
+        self.kick_all();
+    }
+
+    /// A vCPU has come to a stand. False where that is not wanted any more.
+    pub(crate) fn park(&self) -> bool {
+        let mut freeze = self.freeze.lock();
+        if self.stance() != Stance::Pause {
+            return false;
+        }
+        freeze.parked += 1;
+        if freeze.parked == self.vcpus() {
+            freeze.since_tsc = Some(clock::tsc());
+        }
+        true
+    }
+
+    /// Whether its time stands still.
+    pub(crate) fn is_frozen(&self) -> bool {
+        self.freeze.lock().since_tsc.is_some()
+    }
+
+    /// Lets its vCPUs go on, and its time where it had stopped.
+    pub(crate) fn resume(&self) {
+        let mut freeze = self.freeze.lock();
+        if self.stance() != Stance::Pause {
+            return;
+        }
+        freeze.parked = 0;
+        if let Some(since_tsc) = freeze.since_tsc.take() {
+            let stood_still = clock::tsc().saturating_sub(since_tsc);
+            let mut devices = self.devices.lock();
+            self.origin_tsc.fetch_add(stood_still, Ordering::Relaxed);
+            self.set_deadline(&mut devices);
+        }
+        self.stance.store(Stance::Run as u8, Ordering::SeqCst);
+        drop(freeze);
+        self.kick_all();
+    }
+
+    /// Shows all that the guest has said, ended by a line end or not.
+    pub(crate) fn flush_console(&self) {
+        self.devices.lock().console.flush();
+    }
+
+    /// Takes it apart; its memory is what remains.
+    pub(crate) fn into_ram(self) -> GuestRam {
+        self.ram
     }
 
     /// A vCPU falls asleep, and only another one of the VM can wake it. When that becomes true of all, it is the end.
@@ -227,13 +367,13 @@ impl<B: Backend> Vm<B> {
     /// Nanoseconds since its time began.
     #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
-        clock::ticks_to_ns(clock::tsc().wrapping_sub(self.origin_tsc))
+        clock::ticks_to_ns(clock::tsc().wrapping_sub(self.origin_tsc()))
     }
 
     /// The host's TSC at a time of the VM.
     #[inline]
     pub(crate) fn tsc_at(&self, ns: u64) -> u64 {
-        self.origin_tsc.saturating_add(clock::ns_to_ticks(ns))
+        self.origin_tsc().saturating_add(clock::ns_to_ticks(ns))
     }
 
     /// The host's TSC when this vCPU has to look after the board's timers; `u64::MAX` for never.
@@ -342,15 +482,29 @@ impl<B: Backend> Vm<B> {
         }
     }
 
-    /// Makes the CPU that has this vCPU look at its mailbox.
+    /// Makes a vCPU look into its mailbox.
     fn kick(&self, vcpu: u8) {
-        let home = self.mailboxes[usize::from(vcpu)]
-            .home
-            .load(Ordering::Acquire);
-        if home != cpu::this().id().0
-            && let Some(target) = cpu::smp::cpu(PcpuId(home))
-        {
-            apic::send(target.apic_id(), HostVector::Kick);
+        let word = &self.mailboxes[usize::from(vcpu)].whereabouts;
+        let found = word.load(Ordering::SeqCst);
+        match Whereabouts::unpack(found) {
+            Whereabouts::Waiting => {}
+            Whereabouts::Running(cpu) => doorbell::interrupt(cpu),
+            Whereabouts::Asleep(cpu, slot) => {
+                // Of several that find it asleep one has it woken up.
+                let waiting = Whereabouts::Waiting.pack();
+                if word
+                    .compare_exchange(found, waiting, Ordering::SeqCst, Ordering::Relaxed)
+                    .is_ok()
+                {
+                    doorbell::wake(cpu, slot);
+                }
+            }
+        }
+    }
+
+    fn kick_all(&self) {
+        for vcpu in 0..self.vcpus() {
+            self.kick(vcpu);
         }
     }
 }
@@ -407,7 +561,7 @@ impl<B: Backend> Machine for VmPort<'_, B> {
     }
 
     fn date_at_start_ns(&self) -> u64 {
-        clock::date_ns_at(self.vm.origin_tsc)
+        clock::date_ns_at(self.vm.origin_tsc())
     }
 
     fn reroute(&mut self, route: Route) {

@@ -5,6 +5,7 @@ mod bench;
 mod boot;
 mod commands;
 mod guests;
+mod lifecycle;
 mod linux;
 
 use anyhow::Result;
@@ -18,6 +19,7 @@ fn main() {
         guests::trials(),
         bad_input::trials(),
         commands::trials(),
+        lifecycle::trials(),
         linux::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();

@@ -44,6 +44,9 @@ pub(crate) trait Backend: Sized + 'static {
     /// Brings a vCPU onto this CPU; cheap where it was the last one here.
     fn load<'a>(&self, vcpu: &'a mut Self::Vcpu) -> Self::Loaded<'a>;
 
+    /// Whether a vCPU is on a CPU with some of its state.
+    fn is_loaded(&self, vcpu: &Self::Vcpu) -> bool;
+
     /// Takes a vCPU off this CPU with all of its state, so that another one, or another CPU, may go on.
     fn unload(&self, vcpu: &mut Self::Vcpu);
 }

@@ -16,9 +16,10 @@ use core::hint;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use alloc::string::String;
+use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use bootloader_api::info::FrameBufferInfo;
-use host::EscapeFilter;
+use host::{EscapeFilter, Tail};
 use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -38,6 +39,9 @@ static CONSOLE: Mutex<Console> = Mutex::new(Console::new());
 /// Who has begun a line and not ended it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Owner(u32);
+
+/// The operator's command line.
+const MONITOR: Owner = Owner(0);
 
 struct Console {
     serial: Serial,
@@ -167,6 +171,38 @@ pub(crate) fn drain() {
     });
 }
 
+/// Writes a part of the operator's command line, which is `whole`: only that part where the line is still as he left
+/// it, and else all of it.
+pub(crate) fn command_line(part: &[u8], whole: &[u8]) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        if console.open_line == Some(MONITOR) {
+            console.write(part);
+        } else {
+            console.take_line(Some(MONITOR));
+            console.write(whole);
+            console.open_line = Some(MONITOR);
+        }
+        console.serial.flush();
+        console.refresh(Refresh::WhenDue);
+    });
+}
+
+/// The operator has ended his line.
+pub(crate) fn command_line_is_over() {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        if console.open_line == Some(MONITOR) {
+            console.open_line = None;
+        }
+    });
+}
+
+/// Whether the operator's command line has to be shown again, since others have spoken.
+pub(crate) fn command_line_is_gone() -> bool {
+    without_interrupts(|| CONSOLE.lock().open_line != Some(MONITOR))
+}
+
 /// A byte that somebody has typed, if any.
 pub(crate) fn read_byte() -> Option<u8> {
     without_interrupts(|| CONSOLE.lock().serial.try_read())
@@ -241,6 +277,8 @@ pub(crate) struct GuestConsole {
     style: GuestStyle,
     line: ArrayVec<u8, { GuestConsole::LINE_BYTES }>,
     escape: EscapeFilter,
+    /// The last of it, for the operator. Locked by whoever has this console, and by the operator for a moment.
+    tail: Arc<Mutex<Tail>>,
 }
 
 impl GuestConsole {
@@ -248,20 +286,22 @@ impl GuestConsole {
     const LINE_BYTES: usize = 256;
 
     /// The console of the guest of this name.
-    pub(crate) fn new(name: String, style: GuestStyle) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
+    pub(crate) fn new(name: String, style: GuestStyle, tail: Arc<Mutex<Tail>>) -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(MONITOR.0 + 1);
         Self {
             owner: Owner(NEXT.fetch_add(1, Ordering::Relaxed)),
             name,
             style,
             line: ArrayVec::new(),
             escape: EscapeFilter::new(),
+            tail,
         }
     }
 
     /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for
     /// [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
+        self.tail.lock().push(bytes);
         if self.style == GuestStyle::Silent {
             return;
         }

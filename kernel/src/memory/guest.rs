@@ -66,13 +66,22 @@ impl fmt::Display for NotEnoughMemory {
 
 impl core::error::Error for NotEnoughMemory {}
 
-impl GuestRam {
-    /// Memory of zeroes at these guest-physical addresses, which are sorted, do not overlap, and are made
-    /// of whole pages.
+/// The memory of a guest before anybody may see it: it still holds whatever it held before. Zeroing it takes a
+/// while, in which a CPU may have other things to do, so it goes piece by piece.
+#[derive(Debug)]
+pub(crate) struct DirtyRam {
+    ram: GuestRam,
+    /// The piece that is being zeroed, and how much of it has been.
+    piece: usize,
+    done_bytes: u64,
+}
+
+impl DirtyRam {
+    /// Memory at these guest-physical addresses, which are sorted, do not overlap, and are made of whole pages.
     ///
     /// # Errors
     /// [`NotEnoughMemory`]; nothing stays allocated then.
-    pub(crate) fn new(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
+    pub(crate) fn allocate(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
         let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
         let free_bytes = (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES);
         let not_enough = NotEnoughMemory {
@@ -107,8 +116,6 @@ impl GuestRam {
                     bytes /= 2;
                     largest = bytes;
                 };
-                // SAFETY: the frames were just allocated.
-                unsafe { zero(frames.address(), frames.bytes()) };
                 pieces.push(Piece {
                     start: GuestPhys::new(at),
                     frames,
@@ -116,12 +123,43 @@ impl GuestRam {
                 at += bytes;
             }
         }
-        Ok(Self {
+        Ok(Self::reuse(GuestRam {
             granules: granules(&pieces),
             pieces,
-        })
+        }))
     }
 
+    /// The memory of a guest that is no more.
+    pub(crate) const fn reuse(ram: GuestRam) -> Self {
+        Self {
+            ram,
+            piece: 0,
+            done_bytes: 0,
+        }
+    }
+
+    /// Zeroes up to so many bytes more. Hands the memory out once all of it is done.
+    pub(crate) fn zero_some(mut self, most_bytes: u64) -> Result<GuestRam, Self> {
+        let mut left = most_bytes;
+        while let Some(piece) = self.ram.pieces.get(self.piece) {
+            let bytes = left.min(piece.frames.bytes() - self.done_bytes);
+            if bytes == 0 {
+                return Err(self);
+            }
+            // SAFETY: the bytes lie in the piece's frames, which are this value's, and no guest has them.
+            unsafe { zero(piece.frames.address().wrapping_add(self.done_bytes), bytes) };
+            left -= bytes;
+            self.done_bytes += bytes;
+            if self.done_bytes == piece.frames.bytes() {
+                self.piece += 1;
+                self.done_bytes = 0;
+            }
+        }
+        Ok(self.ram)
+    }
+}
+
+impl GuestRam {
     /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are
     /// multiples of the piece's size, so the largest pages that fit into it can map it.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> {

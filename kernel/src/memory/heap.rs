@@ -46,6 +46,14 @@ unsafe impl GlobalAlloc for GrowingHeap {
     }
 }
 
+/// How many bytes of the heap are in use, and how many it has.
+pub(super) fn statistics() -> (usize, usize) {
+    without_interrupts(|| {
+        let heap = ALLOCATOR.0.lock();
+        (heap.used(), heap.size())
+    })
+}
+
 /// Maps enough at the end of the heap for a block of this layout, or returns false where memory has run
 /// out.
 #[cold]

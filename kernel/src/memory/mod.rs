@@ -17,10 +17,10 @@ mod stack;
 
 use core::arch::asm;
 
-use memory::{HostPhys, HostVirt};
+use memory::{HostPhys, HostVirt, PageSize};
 
 pub(crate) use frames::{Frame, FrameRun, LowFrame, statistics};
-pub(crate) use guest::{GuestRam, NotEnoughMemory};
+pub(crate) use guest::{DirtyRam, GuestRam, NotEnoughMemory};
 pub(crate) use map::{from_boot_info, reserve};
 pub(crate) use space::{
     FrameBufferMapping, StartSpace, TableFrames, build, enter, enter_space, is_memory, is_text,
@@ -40,6 +40,36 @@ const STACKS: u64 = 0xffff_e000_0000_0000;
 #[inline]
 pub(crate) const fn direct_map(hpa: HostPhys) -> HostVirt {
     HostVirt::new(hpa.as_u64().wrapping_add(DIRECT_MAP))
+}
+
+/// Where the memory is.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Usage {
+    pub(crate) total_frames: u64,
+    pub(crate) free_frames: u64,
+    pub(crate) heap_bytes: u64,
+    pub(crate) heap_used_bytes: u64,
+}
+
+/// Where the memory is.
+pub(crate) fn usage() -> Usage {
+    let frames = statistics();
+    let (used, size) = heap::statistics();
+    Usage {
+        total_frames: frames.total,
+        free_frames: frames.free,
+        heap_bytes: size as u64,
+        heap_used_bytes: used as u64,
+    }
+}
+
+/// What is in use, guests' RAM included, but not what the heap has and nobody uses.
+pub(crate) fn used_bytes() -> u64 {
+    let usage = usage();
+    let frames = usage.total_frames.saturating_sub(usage.free_frames);
+    (frames << PageSize::Size4K.shift())
+        .saturating_sub(usage.heap_bytes)
+        .saturating_add(usage.heap_used_bytes)
 }
 
 /// Copies bytes without any assumption about who else reads or writes them meanwhile.

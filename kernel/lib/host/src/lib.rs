@@ -22,10 +22,12 @@ pub mod frequency;
 pub mod map;
 pub mod ring;
 pub mod sleep;
+pub mod tail;
 pub mod text;
 
 pub use date::{Reading, RtcFormat};
 pub use frequency::Frequency;
 pub use map::{Kind, MemoryMap, Region};
 pub use ring::Ring;
+pub use tail::Tail;
 pub use text::EscapeFilter;

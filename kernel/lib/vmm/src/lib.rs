@@ -29,6 +29,7 @@ pub mod inject;
 pub mod linear;
 pub mod machine;
 pub mod metrics;
+pub mod monitor;
 pub mod mtrr;
 pub mod paravirt;
 pub mod pending;

@@ -227,6 +227,8 @@ pub struct RestartDelay {
 const LASTING_NS: u64 = 10_000_000_000;
 const FIRST_DELAY_NS: u64 = 100_000_000;
 const LONGEST_DELAY_NS: u64 = 30_000_000_000;
+/// A VM in a crash loop is not being built for more than one part of the time in so many.
+const BUILDING_SHARE: u64 = 20;
 
 impl RestartDelay {
     /// None so far.
@@ -234,27 +236,98 @@ impl RestartDelay {
         Self { short_lives: 0 }
     }
 
-    /// A life has ended after so long: how long to wait before the next one. The first time nothing, and then
-    /// twice as long each time, up to half a minute.
-    pub const fn after_life_of(&mut self, lived_ns: u64) -> u64 {
+    /// A life that took `built_ns` to build has ended after so long: how long to wait before the next one. The
+    /// first time nothing, and then twice as long each time, up to half a minute, but never so little that
+    /// building, which the host pays for, takes more than a small share of its time.
+    pub fn after_life_of(&mut self, lived_ns: u64, built_ns: u64) -> u64 {
         if lived_ns >= LASTING_NS {
             self.short_lives = 0;
             return 0;
         }
         let before = self.short_lives;
         self.short_lives = self.short_lives.saturating_add(1);
-        match before {
-            0 => 0,
-            1..=9 => {
-                let delay = FIRST_DELAY_NS << (before - 1);
-                if delay < LONGEST_DELAY_NS {
-                    delay
-                } else {
-                    LONGEST_DELAY_NS
-                }
-            }
+        let delay = match before {
+            0 => return 0,
+            1..=9 => (FIRST_DELAY_NS << (before - 1)).min(LONGEST_DELAY_NS),
             _ => LONGEST_DELAY_NS,
+        };
+        delay.max(built_ns.saturating_mul(BUILDING_SHARE))
+    }
+}
+
+/// Takes a machine through its whole life again and again: started, paused, let go on, reset, stopped, destroyed. What it says is to be done next is what an operator would do next by hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Drill {
+    rounds_left: u32,
+    step: usize,
+}
+
+/// What a drill sees of its machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Seen {
+    /// What it is doing.
+    pub power: Power,
+    /// Whether its present life is there, which is built after it was started.
+    pub lives: bool,
+    /// Whether its time stands still.
+    pub is_frozen: bool,
+    /// For how long its present life has been there.
+    pub lived_ns: u64,
+}
+
+/// What comes next in a drill.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DrillStep {
+    /// The machine is not there yet where it should be.
+    Wait,
+    /// This is to be done.
+    Do(PowerEvent),
+    /// A round is over, and so many are left.
+    RoundOver(u32),
+}
+
+/// The events of a round. After the last of them the machine is gone, and starting it makes it anew.
+const ROUND: [PowerEvent; 6] = [
+    PowerEvent::Start,
+    PowerEvent::Pause,
+    PowerEvent::Resume,
+    PowerEvent::Reset,
+    PowerEvent::Stop,
+    PowerEvent::Destroy,
+];
+/// A life in a drill lasts at least so long before something is done about it.
+const DRILL_LIFE_NS: u64 = 1_000_000;
+
+impl Drill {
+    /// So many rounds, with a machine that is off or gone.
+    pub const fn new(rounds: u32) -> Self {
+        Self {
+            rounds_left: rounds,
+            step: 0,
         }
+    }
+
+    /// What comes next, where this is what is seen of the machine.
+    pub fn next(&mut self, seen: Seen) -> DrillStep {
+        let Some(event) = ROUND.get(self.step).copied() else {
+            if seen.power != Power::Gone {
+                return DrillStep::Wait;
+            }
+            self.step = 0;
+            self.rounds_left = self.rounds_left.saturating_sub(1);
+            return DrillStep::RoundOver(self.rounds_left);
+        };
+        let is_ready = match event {
+            PowerEvent::Start => matches!(seen.power, Power::Off | Power::Gone),
+            PowerEvent::Destroy => seen.power == Power::Off,
+            PowerEvent::Resume => seen.power == Power::Paused && seen.is_frozen,
+            _ => seen.lives && seen.power == Power::Running && seen.lived_ns >= DRILL_LIFE_NS,
+        };
+        if !is_ready {
+            return DrillStep::Wait;
+        }
+        self.step += 1;
+        DrillStep::Do(event)
     }
 }
 
@@ -384,11 +457,52 @@ mod tests {
     }
 
     #[test]
+    fn a_drill_does_nothing_that_is_refused_and_ends() {
+        let mut drill = Drill::new(3);
+        let (mut power, mut lives, mut now_ns, mut began_ns) = (Power::Off, false, 0, 0);
+        let mut done = alloc::vec::Vec::new();
+        for _ in 0..1000 {
+            now_ns += 300_000;
+            let seen = Seen {
+                power,
+                lives,
+                is_frozen: power == Power::Paused,
+                lived_ns: now_ns - began_ns,
+            };
+            match drill.next(seen) {
+                DrillStep::Wait => match power {
+                    Power::Ending(_) => {
+                        power = apply(power, PowerEvent::VcpusLeft, STOP).unwrap().0
+                    }
+                    Power::Running if !lives => (lives, began_ns) = (true, now_ns),
+                    _ => {}
+                },
+                DrillStep::Do(event) => {
+                    let from = if power == Power::Gone {
+                        Power::Off
+                    } else {
+                        power
+                    };
+                    power = apply(from, event, STOP).unwrap().0;
+                    done.push(event);
+                }
+                DrillStep::RoundOver(0) => break,
+                DrillStep::RoundOver(left) => {
+                    assert_eq!(left, 3 - (done.len() / ROUND.len()) as u32)
+                }
+            }
+            lives &= power == Power::Running || power == Power::Paused;
+        }
+        assert_eq!(done, ROUND.repeat(3));
+        assert_eq!(power, Power::Gone);
+    }
+
+    #[test]
     fn a_crash_loop_is_slowed_down() {
         let mut delay = RestartDelay::new();
         let mut waits = alloc::vec::Vec::new();
         for _ in 0..12 {
-            waits.push(delay.after_life_of(1_000_000) / 1_000_000);
+            waits.push(delay.after_life_of(1_000_000, 1_000_000) / 1_000_000);
         }
         assert_eq!(
             waits,
@@ -397,8 +511,10 @@ mod tests {
             ]
         );
         // A life that lasted begins the count anew.
-        assert_eq!(delay.after_life_of(60_000_000_000), 0);
-        assert_eq!(delay.after_life_of(1), 0);
-        assert_eq!(delay.after_life_of(1), 100_000_000);
+        assert_eq!(delay.after_life_of(60_000_000_000, 1), 0);
+        assert_eq!(delay.after_life_of(1, 1), 0);
+        assert_eq!(delay.after_life_of(1, 1), 100_000_000);
+        // What is slow to build waits the longer.
+        assert_eq!(delay.after_life_of(1, 1_000_000_000), 20_000_000_000);
     }
 }

@@ -18,6 +18,7 @@ mod tlb;
 mod vmcs;
 
 use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -41,6 +42,7 @@ use self::tlb::Tlb;
 use self::vmcs::{CurrentVmcs, Vmcs};
 use super::{Backend, GuestFeatures, OutOfFrames, VcpuSetup};
 use crate::cpu::msr::{read_msr, try_read_msr, write_msr};
+use crate::cpu::smp::MAX_CPUS;
 use crate::cpu::{self, PcpuId, control};
 use crate::memory::{Frame, GuestRam};
 
@@ -264,6 +266,10 @@ impl Backend for VmxBackend {
         VmxLoaded { vcpu, vmcs }
     }
 
+    fn is_loaded(&self, vcpu: &VmxVcpu) -> bool {
+        matches!(vcpu.residence, Residence::Cpu { .. })
+    }
+
     fn unload(&self, vcpu: &mut VmxVcpu) {
         if let Residence::Cpu { id, .. } = vcpu.residence {
             vcpu.switched.unload();
@@ -272,13 +278,25 @@ impl Backend for VmxBackend {
                 panic!("VMCLEAR of a VMCS of ours: {failure}");
             }
             vcpu.residence = Residence::Memory { last: Some(id) };
+            if let Some(taken) = TAKEN.get(id.index()) {
+                taken.store(false, Ordering::Relaxed);
+            }
         }
     }
 }
 
+/// CPUs that have a vCPU loaded. Written and read by the CPU itself only.
+static TAKEN: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
+
 impl VmxVcpu {
     /// From memory to this CPU; `last` is where it was before.
     fn move_in(&mut self, here: PcpuId, last: Option<PcpuId>) -> CurrentVmcs {
+        if let Some(taken) = TAKEN.get(here.index()) {
+            assert!(
+                !taken.swap(true, Ordering::Relaxed),
+                "a vCPU is loaded over another one"
+            );
+        }
         let vmcs = match self.vmcs.make_current() {
             Ok(vmcs) => vmcs,
             Err(failure) => panic!("VMPTRLD of a VMCS of ours: {failure}"),

@@ -1,5 +1,7 @@
 //! Which CPU a vCPU runs on: the sets that it may use, and when one CPU takes a vCPU from another.
 
+use core::sync::atomic::{AtomicU64, Ordering};
+
 use super::VirtualTime;
 
 /// How far a queue may fall behind another before it loses a vCPU: a round over this.
@@ -104,19 +106,16 @@ impl Plan {
         }
     }
 
-    /// Makes one of the allowed CPUs (an empty set allows all) the property of one vCPU. One CPU stays for
-    /// everybody else: `None` where there is none to give.
+    /// Makes one of the allowed CPUs (an empty set allows all) the property of one vCPU. `None` where there is none
+    /// to give: the first CPU of the machine stays for everybody else and for the host's own affairs.
     pub fn dedicate(&mut self, affinity: &CpuSet) -> Option<u16> {
-        let free = self.all.without(&self.dedicated);
-        if free.len() <= 1 {
-            return None;
-        }
+        let mut free = self.all.without(&self.dedicated);
+        free.remove(0);
         let wanted = if affinity.is_empty() {
             free
         } else {
             free.and(affinity)
         };
-        // The first CPU of the machine has most to do with the host's own affairs.
         let cpu = wanted.iter().last()?;
         self.dedicated.insert(cpu);
         Some(cpu)
@@ -127,12 +126,38 @@ impl Plan {
         self.dedicated.remove(cpu);
     }
 
-    /// The CPUs that a vCPU with this affinity shares with others. Where none of those that it asks for is there
-    /// to be shared, it may use all that are.
-    pub fn shared(&self, affinity: &CpuSet) -> CpuSet {
-        let shared = self.all.without(&self.dedicated);
-        let wanted = shared.and(affinity);
-        if wanted.is_empty() { shared } else { wanted }
+    /// The CPUs that are shared.
+    pub fn shared(&self) -> CpuSet {
+        self.all.without(&self.dedicated)
+    }
+}
+
+/// The CPUs that a vCPU with this affinity may use of the shared ones. Where none of those that it asks for is
+/// among them, it may use all.
+pub fn allowed(shared: &CpuSet, affinity: &CpuSet) -> CpuSet {
+    let wanted = shared.and(affinity);
+    if wanted.is_empty() { *shared } else { wanted }
+}
+
+/// A [`CpuSet`] that some CPU changes and all read. A reader may see some of a change before the rest.
+#[derive(Debug, Default)]
+pub struct SharedCpuSet([AtomicU64; MAX_CPUS / 64]);
+
+impl SharedCpuSet {
+    /// Replaces the set.
+    pub fn set(&self, set: &CpuSet) {
+        for (word, value) in self.0.iter().zip(set.0) {
+            word.store(value, Ordering::Release);
+        }
+    }
+
+    /// The set.
+    pub fn get(&self) -> CpuSet {
+        let mut set = CpuSet::EMPTY;
+        for (value, word) in set.0.iter_mut().zip(&self.0) {
+            *value = word.load(Ordering::Acquire);
+        }
+        set
     }
 }
 
@@ -159,6 +184,73 @@ pub enum Occupied {
     No,
     /// One does.
     Yes,
+}
+
+/// Where a CPU lets the others see its [`Summary`]. Written by that CPU only. A reader may see parts of different
+/// ages, which matters little: it acts on what it finds once it holds the queue's lock.
+#[derive(Debug)]
+pub struct Published {
+    /// How many wait, and in the lowest bit whether one runs.
+    vcpus: AtomicU64,
+    next_waiting: AtomicU64,
+    furthest_behind: AtomicU64,
+    round: AtomicU64,
+}
+
+/// In place of a time that there is not.
+const NO_TIME: u64 = u64::MAX;
+
+impl Default for Published {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Published {
+    /// Of a CPU with nothing to do.
+    pub const fn new() -> Self {
+        Self {
+            vcpus: AtomicU64::new(0),
+            next_waiting: AtomicU64::new(NO_TIME),
+            furthest_behind: AtomicU64::new(NO_TIME),
+            round: AtomicU64::new(0),
+        }
+    }
+
+    /// Shows a new summary.
+    pub fn set(&self, summary: &Summary) {
+        let pack = |time: Option<VirtualTime>| time.map_or(NO_TIME, |VirtualTime(time)| time);
+        self.next_waiting
+            .store(pack(summary.next_waiting), Ordering::Relaxed);
+        self.furthest_behind
+            .store(pack(summary.furthest_behind), Ordering::Relaxed);
+        self.round.store(summary.round.0, Ordering::Relaxed);
+        let occupied = u64::from(summary.occupied == Occupied::Yes);
+        // A CPU that goes idle says so and then looks at the others once more; one that has somebody waiting says
+        // so and then looks for an idle one. So one of the two sees the other.
+        self.vcpus
+            .store((summary.waiting as u64) << 1 | occupied, Ordering::SeqCst);
+    }
+
+    /// The last summary.
+    pub fn get(&self) -> Summary {
+        let vcpus = self.vcpus.load(Ordering::SeqCst);
+        let unpack = |word: &AtomicU64| {
+            let time = word.load(Ordering::Relaxed);
+            (time != NO_TIME).then_some(VirtualTime(time))
+        };
+        Summary {
+            waiting: (vcpus >> 1) as usize,
+            occupied: if vcpus & 1 != 0 {
+                Occupied::Yes
+            } else {
+                Occupied::No
+            },
+            next_waiting: unpack(&self.next_waiting),
+            furthest_behind: unpack(&self.furthest_behind),
+            round: VirtualTime(self.round.load(Ordering::Relaxed)),
+        }
+    }
 }
 
 /// Whether a CPU that is about to choose had better take a vCPU from another's queue.
@@ -226,19 +318,38 @@ mod tests {
     fn a_dedicated_cpu_is_nobody_elses() {
         let mut plan = Plan::new(CpuSet::first(4));
         assert_eq!(plan.dedicate(&set(&[1, 2])), Some(2));
-        assert_eq!(plan.shared(&CpuSet::EMPTY), set(&[0, 1, 3]));
-        assert_eq!(plan.shared(&set(&[2, 3])), set(&[3]));
+        let shared = |plan: &Plan, affinity| allowed(&plan.shared(), &affinity);
+        assert_eq!(shared(&plan, CpuSet::EMPTY), set(&[0, 1, 3]));
+        assert_eq!(shared(&plan, set(&[2, 3])), set(&[3]));
         // What it asked for is taken: it may use the rest.
-        assert_eq!(plan.shared(&set(&[2])), set(&[0, 1, 3]));
+        assert_eq!(shared(&plan, set(&[2])), set(&[0, 1, 3]));
         plan.release(2);
-        assert_eq!(plan.shared(&set(&[2])), set(&[2]));
+        assert_eq!(shared(&plan, set(&[2])), set(&[2]));
     }
 
     #[test]
-    fn the_last_shared_cpu_is_never_dedicated() {
+    fn the_first_cpu_is_never_dedicated() {
         let mut plan = Plan::new(CpuSet::first(2));
+        assert_eq!(plan.dedicate(&set(&[0])), None);
         assert_eq!(plan.dedicate(&CpuSet::EMPTY), Some(1));
         assert_eq!(plan.dedicate(&CpuSet::EMPTY), None);
+    }
+
+    #[test]
+    fn what_a_cpu_publishes_is_what_others_read() {
+        let published = Published::default();
+        assert_eq!(published.get(), Summary::default());
+        for shown in [
+            Summary::default(),
+            summary(0, Occupied::Yes, None),
+            summary(3, Occupied::No, Some(70)),
+        ] {
+            published.set(&shown);
+            assert_eq!(published.get(), shown);
+        }
+        let cpus = SharedCpuSet::default();
+        cpus.set(&set(&[1, 200]));
+        assert_eq!(cpus.get(), set(&[1, 200]));
     }
 
     fn summary(waiting: usize, occupied: Occupied, time: Option<u64>) -> Summary {

@@ -10,6 +10,7 @@
 //! correct shares only from period to period.
 //!
 //! - [`RunQueue`] has the vCPUs that are ready on one CPU. Choosing costs the logarithm of their number.
+//! - [`Sleepers`] has those that wait for something, and the times at which they wake up by themselves.
 //! - [`Cap`] limits what all vCPUs of a VM use together, even where nobody else wants the CPU.
 //! - [`balance`] says when a CPU takes a vCPU from another's queue, and which CPUs a vCPU may use at all.
 //!
@@ -21,6 +22,7 @@ mod cap;
 mod queue;
 #[cfg(test)]
 mod simulator;
+mod sleepers;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +30,7 @@ use alloc::sync::Arc;
 
 pub use cap::{Cap, Grant};
 pub use queue::{Arrival, Preemption, RunQueue, Slice, Turn, Use};
+pub use sleepers::{NEVER, Sleepers, Slot};
 
 /// In how much time everybody that is ready gets a turn, as long as that leaves turns worth taking.
 const ROUND_NS: u64 = 10_000_000;

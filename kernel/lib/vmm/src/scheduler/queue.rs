@@ -4,6 +4,8 @@ use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
 use core::cmp::{Ordering, Reverse};
 
+use arrayvec::ArrayVec;
+
 use super::balance::{Occupied, Summary};
 use super::{
     AHEAD_ROUNDS, BALANCE_NS, BORROW_LIMIT_NS, BORROW_ROUNDS, CATCH_UP_ROUNDS, Grant, MIN_SLICE_NS,
@@ -19,6 +21,8 @@ pub enum Arrival {
     Woken,
     /// Its turn is over and it wants another one.
     Again,
+    /// It wants another turn, but can do nothing useful before somebody else has had one.
+    Yielded,
     /// It comes from another CPU's queue.
     Moved,
 }
@@ -167,6 +171,16 @@ impl<T> RunQueue<T> {
         }
     }
 
+    /// Who uses the CPU.
+    pub const fn cpu_use(&self) -> Use {
+        self.cpu_use
+    }
+
+    /// Who uses the CPU from now on.
+    pub const fn set_use(&mut self, cpu_use: Use) {
+        self.cpu_use = cpu_use;
+    }
+
     /// Makes room, so that up to this many vCPUs join without an allocation.
     pub fn reserve(&mut self, vcpus: usize) {
         self.ready.reserve(vcpus.saturating_sub(self.ready.len()));
@@ -235,7 +249,7 @@ impl<T> RunQueue<T> {
     ) -> Preemption {
         self.advance(now_ns);
         match arrival {
-            Arrival::Again => {}
+            Arrival::Again | Arrival::Yielded => {}
             Arrival::New => share.virtual_time = self.passed,
             Arrival::Woken => {
                 share.virtual_time = self.bounded(&share);
@@ -251,7 +265,12 @@ impl<T> RunQueue<T> {
                 share.virtual_time = self.not_far_ahead(&share).max(least);
             }
         }
-        let key = self.push(vcpu, share);
+        let earliest = match (arrival, self.ready.peek()) {
+            // Behind the next one, though it may be further behind in time. That is not charged to it.
+            (Arrival::Yielded, Some(Reverse(next))) => next.key,
+            _ => VirtualTime(0),
+        };
+        let key = self.push(vcpu, share, earliest);
         let Some(running) = self.running else {
             return Preemption::NotNow;
         };
@@ -296,9 +315,9 @@ impl<T> RunQueue<T> {
         share.virtual_time.min(self.passed.saturating_add(most))
     }
 
-    fn push(&mut self, vcpu: T, share: Share) -> VirtualTime {
+    fn push(&mut self, vcpu: T, share: Share, earliest: VirtualTime) -> VirtualTime {
         self.total_weight += u64::from(share.weight.get());
-        let key = share.effective(self.round());
+        let key = share.effective(self.round()).max(earliest);
         let order = self.arrivals;
         self.arrivals = self.arrivals.wrapping_add(1);
         self.ready.push(Reverse(Ready {
@@ -333,45 +352,66 @@ impl<T> RunQueue<T> {
             self.release(now_ns);
         }
         loop {
-            let Reverse(Ready {
-                key, vcpu, share, ..
-            }) = self.ready.pop()?;
-            let slice_ns = self.slice(key, share.weight, share.borrowing_ns);
-            let cap = share.cap.clone();
-            let (slice, granted_ns) = match cap.as_deref() {
-                None if self.cpu_use == Use::Dedicated => (Slice::Unlimited, None),
-                None => (Slice::Ns(slice_ns), None),
-                Some(cap) => match cap.take(now_ns, slice_ns) {
-                    Grant::Run { ns } => (Slice::Ns(ns), Some(ns)),
-                    Grant::Wait { until_ns } => {
-                        self.next_release_ns = self.next_release_ns.min(until_ns);
-                        self.total_weight -= u64::from(share.weight.get());
-                        self.throttled.push(Throttled {
-                            until_ns,
-                            vcpu,
-                            share,
-                        });
-                        continue;
-                    }
-                },
-            };
-            self.running = Some(Running {
-                began_ns: now_ns,
-                virtual_time: share.virtual_time,
-                borrowing_ns: share.borrowing_ns,
-                weight: share.weight,
-                key,
-                slice,
-            });
-            self.advance(now_ns);
-            return Some(Turn {
-                vcpu,
-                share,
-                slice,
-                began_ns: now_ns,
-                granted_ns,
-            });
+            let Reverse(ready) = self.ready.pop()?;
+            if let Some(turn) = self.begin(ready, u64::MAX, now_ns) {
+                return Some(turn);
+            }
         }
+    }
+
+    /// Chooses a vCPU out of its turn, for at most so long, if one of the first few is wanted: somebody waits for
+    /// what it does. It pays for its time as ever.
+    pub fn choose_one(
+        &mut self,
+        is_wanted: impl Fn(&T) -> bool,
+        most_ns: u64,
+        now_ns: u64,
+    ) -> Option<Turn<T>> {
+        let ready = self.take_among_first(is_wanted)?;
+        self.begin(ready, most_ns, now_ns)
+    }
+
+    /// Begins the turn of a vCPU that is not in the queue any more; throttles it where its VM has used up its cap.
+    fn begin(&mut self, ready: Ready<T>, most_ns: u64, now_ns: u64) -> Option<Turn<T>> {
+        let Ready {
+            key, vcpu, share, ..
+        } = ready;
+        let slice_ns = self
+            .slice(key, share.weight, share.borrowing_ns)
+            .min(most_ns.max(MIN_SLICE_NS));
+        let (slice, granted_ns) = match share.cap.as_deref() {
+            None if self.cpu_use == Use::Dedicated => (Slice::Unlimited, None),
+            None => (Slice::Ns(slice_ns), None),
+            Some(cap) => match cap.take(now_ns, slice_ns) {
+                Grant::Run { ns } => (Slice::Ns(ns), Some(ns)),
+                Grant::Wait { until_ns } => {
+                    self.next_release_ns = self.next_release_ns.min(until_ns);
+                    self.total_weight -= u64::from(share.weight.get());
+                    self.throttled.push(Throttled {
+                        until_ns,
+                        vcpu,
+                        share,
+                    });
+                    return None;
+                }
+            },
+        };
+        self.running = Some(Running {
+            began_ns: now_ns,
+            virtual_time: share.virtual_time,
+            borrowing_ns: share.borrowing_ns,
+            weight: share.weight,
+            key,
+            slice,
+        });
+        self.advance(now_ns);
+        Some(Turn {
+            vcpu,
+            share,
+            slice,
+            began_ns: now_ns,
+            granted_ns,
+        })
     }
 
     /// How long the vCPU may run before the one behind it has its turn.
@@ -406,7 +446,7 @@ impl<T> RunQueue<T> {
                 vcpu, mut share, ..
             } = self.throttled.swap_remove(at);
             share.virtual_time = self.bounded(&share);
-            let _ = self.push(vcpu, share);
+            let _ = self.push(vcpu, share, VirtualTime(0));
         }
     }
 
@@ -434,23 +474,40 @@ impl<T> RunQueue<T> {
 
     /// Takes the waiting vCPU out that is furthest behind among the first few for which `may_move` holds.
     pub fn steal(&mut self, may_move: impl Fn(&T) -> bool) -> Option<(T, Share)> {
+        let Ready { vcpu, share, .. } = self.take_among_first(may_move)?;
+        self.total_weight -= u64::from(share.weight.get());
+        Some((vcpu, share))
+    }
+
+    /// Takes the first vCPU out of the heap that is meant, if it is among the first few. The weights are the
+    /// caller's business.
+    fn take_among_first(&mut self, is_meant: impl Fn(&T) -> bool) -> Option<Ready<T>> {
         /// How many are looked at before giving up.
         const LOOKED_AT: usize = 8;
-        let mut passed_over = Vec::new();
+        let mut passed_over = ArrayVec::<_, LOOKED_AT>::new();
         let mut found = None;
-        while passed_over.len() < LOOKED_AT
+        while !passed_over.is_full()
             && let Some(Reverse(ready)) = self.ready.pop()
         {
-            if may_move(&ready.vcpu) {
+            if is_meant(&ready.vcpu) {
                 found = Some(ready);
                 break;
             }
             passed_over.push(Reverse(ready));
         }
         self.ready.extend(passed_over);
-        let Ready { vcpu, share, .. } = found?;
-        self.total_weight -= u64::from(share.weight.get());
-        Some((vcpu, share))
+        found
+    }
+
+    /// The vCPU whose turn is next.
+    pub fn next(&self) -> Option<&T> {
+        self.ready.peek().map(|Reverse(ready)| &ready.vcpu)
+    }
+
+    /// All that wait, for their turn or for their cap, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        let ready = self.ready.iter().map(|Reverse(ready)| &ready.vcpu);
+        ready.chain(self.throttled.iter().map(|throttled| &throttled.vcpu))
     }
 
     /// Takes all out for which `is_meant` holds, such as those of a VM that is being stopped. The running one is

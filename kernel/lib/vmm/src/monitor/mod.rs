@@ -1,0 +1,10 @@
+//! The operator's monitor, without the machine: which keys mean what ([`keys`]), a line that is being typed
+//! ([`line`]), and what it asks for ([`command`]). Whoever has the machine applies it.
+
+pub mod command;
+pub mod keys;
+pub mod line;
+
+pub use command::{Command, CommandError};
+pub use keys::{Key, Keyboard, Reader, Shortcut};
+pub use line::{Edit, Line};

@@ -1,0 +1,437 @@
+//! The CPUs at work, as they see each other: where a vCPU goes that becomes ready, who takes one from whom, and how
+//! one CPU asks the others about theirs.
+//!
+//! Each CPU has a [`Seat`]. Its queue is behind a lock, which others take only to take a vCPU out; what comes to it
+//! goes into its inbox. What a CPU has to do is published without a lock, so that looking at all of them costs one
+//! of them nothing. Lock order: queue, inbox; never two queues.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+
+use ::log::{info, warn};
+use bundle::{Placement, VmConfig};
+use spin::Mutex;
+use vmm::scheduler::balance::{
+    self, CpuSet, Occupied, Plan, Published, SharedCpuSet, Summary, allowed, should_steal,
+};
+use vmm::scheduler::{Arrival, RunQueue, Share, Use, VirtualTime};
+
+use crate::backend::Backend;
+use crate::cpu::PcpuId;
+use crate::doorbell;
+use crate::vcpu::Vcpu;
+use crate::vm::{Vm, VmId};
+
+/// A vCPU and the scheduler's part of it.
+pub(crate) type Member<B> = (Box<Vcpu<B>>, Share);
+
+/// Where a vCPU may run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Seating {
+    /// On the shared CPUs, as far as this set allows; an empty one allows all.
+    Shared(CpuSet),
+    /// On a CPU of its own.
+    Owner(PcpuId),
+}
+
+/// What all CPUs share.
+pub(crate) struct Crew<B: Backend> {
+    pub(crate) backend: B,
+    /// By the number of the CPU; those that cannot run guests have none.
+    seats: Box<[Option<Seat<B>>]>,
+    /// Who owns which CPU. Changed by the boot CPU only.
+    plan: Mutex<Plan>,
+    /// The CPUs that nobody owns, as everybody reads it.
+    shared: SharedCpuSet,
+    question: Mutex<Option<Question>>,
+    /// CPUs that have not answered it.
+    unanswered: AtomicU32,
+}
+
+/// One CPU as the others see it.
+pub(crate) struct Seat<B: Backend> {
+    pub(crate) cpu: PcpuId,
+    pub(crate) queue: Mutex<RunQueue<Box<Vcpu<B>>>>,
+    inbox: Mutex<Vec<(Member<B>, Arrival)>>,
+    /// How many lie in the inbox.
+    arriving: AtomicU32,
+    /// vCPUs that live here, wherever they are just now.
+    members: AtomicU32,
+    published: Published,
+    /// One vCPU owns the CPU.
+    owned: AtomicBool,
+    /// It has a question to answer.
+    asked: AtomicBool,
+    pub(crate) figures: SeatFigures,
+}
+
+/// What a CPU has done since it came up. Written by the CPU itself.
+#[derive(Default)]
+pub(crate) struct SeatFigures {
+    /// For how long it has given turns.
+    pub(crate) busy_ns: AtomicU64,
+    /// How many.
+    pub(crate) turns: AtomicU64,
+    /// vCPUs that it has taken from others.
+    pub(crate) stolen: AtomicU64,
+}
+
+impl SeatFigures {
+    /// Counts a turn.
+    pub(crate) fn count_turn(&self, ran_ns: u64) {
+        // One writer: no atomic additions.
+        let add = |figure: &AtomicU64, what| {
+            figure.store(
+                figure.load(Ordering::Relaxed).wrapping_add(what),
+                Ordering::Relaxed,
+            );
+        };
+        add(&self.busy_ns, ran_ns);
+        add(&self.turns, 1);
+    }
+}
+
+/// What a CPU is asked about the vCPUs that it has.
+#[derive(Clone)]
+pub(crate) struct Question {
+    pub(crate) about: About,
+    /// Of this VM only.
+    pub(crate) vm: Option<VmId>,
+}
+
+/// What is to be told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum About {
+    /// Registers, last exits and figures.
+    Everything,
+    /// Registers.
+    Registers,
+    /// Last exits.
+    Trace,
+    /// What the exits were, and what they cost.
+    Exits,
+}
+
+impl<B: Backend> Seat<B> {
+    fn new(cpu: PcpuId) -> Self {
+        Self {
+            cpu,
+            queue: Mutex::new(RunQueue::new(Use::Shared)),
+            inbox: Mutex::new(Vec::new()),
+            arriving: AtomicU32::new(0),
+            members: AtomicU32::new(0),
+            published: Published::new(),
+            owned: AtomicBool::new(false),
+            asked: AtomicBool::new(false),
+            figures: SeatFigures::default(),
+        }
+    }
+
+    /// Lets the others see what there is to do here.
+    pub(crate) fn publish(&self, summary: &Summary) {
+        self.published.set(summary);
+    }
+
+    /// What there is to do here, those on their way included.
+    pub(crate) fn summary(&self) -> Summary {
+        let mut summary = self.published.get();
+        summary.waiting += self.arriving.load(Ordering::SeqCst) as usize;
+        summary
+    }
+
+    /// Takes what has arrived. `into` is empty, and is what comes next is put into.
+    pub(crate) fn take_arrivals(&self, into: &mut Vec<(Member<B>, Arrival)>) {
+        let mut inbox = self.inbox.lock();
+        core::mem::swap(&mut *inbox, into);
+        self.arriving.store(0, Ordering::SeqCst);
+    }
+
+    /// A vCPU lives here now that was taken from another CPU.
+    pub(crate) fn came_by_theft(&self) {
+        self.members.fetch_add(1, Ordering::Relaxed);
+        self.figures.stolen.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of those that live here is no more.
+    pub(crate) fn member_left(&self) {
+        self.members.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// How many vCPUs live here.
+    pub(crate) fn members(&self) -> u32 {
+        self.members.load(Ordering::Relaxed)
+    }
+
+    /// Whether one vCPU owns the CPU.
+    pub(crate) fn cpu_use(&self) -> Use {
+        if self.owned.load(Ordering::Acquire) {
+            Use::Dedicated
+        } else {
+            Use::Shared
+        }
+    }
+
+    /// Whether the CPU has a question to answer. It counts as answered from the next call of
+    /// [`Crew::answered`] on.
+    pub(crate) fn is_asked(&self) -> bool {
+        self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl<B: Backend> Crew<B> {
+    /// The crew of these CPUs, all of which can run guests.
+    pub(crate) fn new(backend: B, cpus: &[PcpuId]) -> Self {
+        let last = cpus.iter().map(|cpu| cpu.index()).max().unwrap_or(0);
+        let mut seats: Vec<Option<Seat<B>>> = Vec::new();
+        seats.resize_with(last + 1, || None);
+        for cpu in cpus {
+            seats[cpu.index()] = Some(Seat::new(*cpu));
+        }
+        let all: CpuSet = cpus.iter().map(|cpu| cpu.0 as u16).collect();
+        let shared = SharedCpuSet::default();
+        shared.set(&all);
+        Self {
+            backend,
+            seats: seats.into_boxed_slice(),
+            plan: Mutex::new(Plan::new(all)),
+            shared,
+            question: Mutex::new(None),
+            unanswered: AtomicU32::new(0),
+        }
+    }
+
+    /// All seats, in the order of the CPUs' numbers.
+    pub(crate) fn seats(&self) -> impl Iterator<Item = &Seat<B>> {
+        self.seats.iter().flatten()
+    }
+
+    /// Whether there is one CPU only, and so nowhere to go.
+    pub(crate) fn is_of_one(&self) -> bool {
+        self.seats.len() == 1
+    }
+
+    /// The seat of a CPU.
+    pub(crate) fn seat(&self, cpu: PcpuId) -> Option<&Seat<B>> {
+        self.seats.get(cpu.index())?.as_ref()
+    }
+
+    fn others(&self, here: PcpuId) -> impl Iterator<Item = &Seat<B>> {
+        self.seats().filter(move |seat| seat.cpu != here)
+    }
+
+    /// The CPUs that a vCPU may use.
+    fn allowed(&self, vcpu: &Vcpu<B>) -> CpuSet {
+        match vcpu.seating() {
+            Seating::Owner(cpu) => core::iter::once(cpu.0 as u16).collect(),
+            Seating::Shared(affinity) => allowed(&self.shared.get(), &affinity),
+        }
+    }
+
+    /// Whether a vCPU may run on a CPU.
+    pub(crate) fn may_run(&self, vcpu: &Vcpu<B>, cpu: PcpuId) -> bool {
+        self.allowed(vcpu).contains(cpu.0 as u16)
+    }
+
+    /// Gives a vCPU a CPU of its own, if there is one to give.
+    pub(crate) fn dedicate(&self, affinity: &CpuSet) -> Option<PcpuId> {
+        let mut plan = self.plan.lock();
+        let cpu = PcpuId(plan.dedicate(affinity)?.into());
+        self.shared.set(&plan.shared());
+        if let Some(seat) = self.seat(cpu) {
+            seat.owned.store(true, Ordering::Release);
+            doorbell::ring(cpu);
+        }
+        Some(cpu)
+    }
+
+    /// Everybody may use this CPU again.
+    pub(crate) fn give_back(&self, cpu: PcpuId) {
+        let mut plan = self.plan.lock();
+        plan.release(cpu.0 as u16);
+        self.shared.set(&plan.shared());
+        if let Some(seat) = self.seat(cpu) {
+            seat.owned.store(false, Ordering::Release);
+            doorbell::ring(cpu);
+        }
+    }
+
+    /// Where the vCPUs of a machine may run. CPUs that they are to own are theirs from now on.
+    pub(crate) fn seatings(&self, config: &VmConfig) -> Vec<Seating> {
+        let affinity = config
+            .affinity
+            .iter()
+            .filter_map(|cpu| u16::try_from(*cpu).ok())
+            .collect();
+        (0..config.cpus)
+            .map(|vcpu| {
+                let owned = match config.placement {
+                    Placement::Shared => return Seating::Shared(affinity),
+                    Placement::Dedicated => self.dedicate(&affinity),
+                };
+                match owned {
+                    Some(cpu) => {
+                        info!(target: "vm", "{}: CPU {cpu} is vCPU {vcpu}'s own", config.name);
+                        Seating::Owner(cpu)
+                    }
+                    None => {
+                        warn!(
+                            target: "vm",
+                            "{}: no CPU is left to be vCPU {vcpu}'s own: it shares one", config.name
+                        );
+                        Seating::Shared(affinity)
+                    }
+                }
+            })
+            .collect()
+    }
+
+    /// Hands out the vCPUs of a new VM, each to the CPU that has the fewest.
+    pub(crate) fn add(&self, vcpus: impl IntoIterator<Item = Member<B>>) {
+        for member in vcpus {
+            let allowed = self.allowed(&member.0);
+            let fewest = self
+                .seats()
+                .filter(|seat| allowed.contains(seat.cpu.0 as u16))
+                .min_by_key(|seat| seat.members());
+            if let Some(seat) = fewest {
+                self.send(seat, member, Arrival::New);
+            }
+        }
+    }
+
+    /// Puts a vCPU into the inbox of another CPU. It is not loaded here any more.
+    fn send(&self, seat: &Seat<B>, member: Member<B>, arrival: Arrival) {
+        seat.members.fetch_add(1, Ordering::Relaxed);
+        let mut inbox = seat.inbox.lock();
+        inbox.push((member, arrival));
+        seat.arriving.fetch_add(1, Ordering::SeqCst);
+        drop(inbox);
+        doorbell::ring(seat.cpu);
+    }
+
+    /// Sends a vCPU that lives here, and does not run, to another CPU.
+    pub(crate) fn move_away(
+        &self,
+        from: &Seat<B>,
+        to: &Seat<B>,
+        member: Member<B>,
+        arrival: Arrival,
+    ) {
+        from.member_left();
+        self.send(to, member, arrival);
+    }
+
+    /// Where else a vCPU should go that becomes ready on the CPU of this seat; nowhere where it is to stay.
+    pub(crate) fn better_place(&self, here: &Seat<B>, vcpu: &Vcpu<B>) -> Option<&Seat<B>> {
+        let allowed = self.allowed(vcpu);
+        let summary = |cpu: u16| {
+            // A CPU that is not there is taken.
+            let taken = Summary {
+                waiting: usize::MAX,
+                ..Summary::default()
+            };
+            self.seat(PcpuId(cpu.into())).map_or(taken, Seat::summary)
+        };
+        let cpu = balance::place(&allowed, Some(here.cpu.0 as u16), summary)?;
+        self.seat(PcpuId(cpu.into()))
+            .filter(|seat| seat.cpu != here.cpu)
+    }
+
+    /// The latest time that all vCPUs of some other CPU have passed.
+    pub(crate) fn passed_elsewhere(&self, here: PcpuId) -> Option<VirtualTime> {
+        self.others(here)
+            .filter_map(|seat| seat.published.get().furthest_behind)
+            .max()
+    }
+
+    /// Takes a vCPU from the CPU that has fallen furthest behind, if it has fallen behind one with `own` to do.
+    pub(crate) fn steal(&self, here: PcpuId, own: &Summary) -> Option<Member<B>> {
+        if self.is_asking() {
+            return None;
+        }
+        let (victim, _) = self
+            .others(here)
+            .map(|seat| (seat, seat.published.get()))
+            .filter(|(_, theirs)| should_steal(own, theirs))
+            .min_by_key(|(_, theirs)| theirs.next_waiting)?;
+        self.steal_from(victim, |vcpu| self.may_run(vcpu, here))
+    }
+
+    /// Takes a vCPU of this VM from any CPU where it waits.
+    pub(crate) fn steal_sibling(&self, here: PcpuId, vm: &Arc<Vm<B>>) -> Option<Member<B>> {
+        if vm.vcpus() == 1 || self.is_asking() {
+            return None;
+        }
+        self.others(here)
+            .filter(|seat| seat.published.get().waiting > 0)
+            .find_map(|seat| {
+                self.steal_from(seat, |vcpu| {
+                    Arc::ptr_eq(vcpu.vm(), vm) && self.may_run(vcpu, here)
+                })
+            })
+    }
+
+    fn steal_from(
+        &self,
+        victim: &Seat<B>,
+        may_move: impl Fn(&Vcpu<B>) -> bool,
+    ) -> Option<Member<B>> {
+        // Whoever holds the lock is at work there; there is always another turn.
+        let mut queue = victim.queue.try_lock()?;
+        let member =
+            queue.steal(|vcpu| !self.backend.is_loaded(vcpu.backend()) && may_move(vcpu))?;
+        drop(queue);
+        victim.member_left();
+        Some(member)
+    }
+
+    /// Tells an idle CPU that somebody waits here, if there is one that may run it.
+    pub(crate) fn offer(&self, here: PcpuId, next: &Vcpu<B>) {
+        let allowed = self.allowed(next);
+        let idle = self.others(here).find(|seat| {
+            let summary = seat.summary();
+            summary.waiting == 0
+                && summary.occupied == Occupied::No
+                && allowed.contains(seat.cpu.0 as u16)
+        });
+        if let Some(seat) = idle {
+            doorbell::ring(seat.cpu);
+        }
+    }
+
+    /// Asks all CPUs. A question that was not answered yet is forgotten.
+    pub(crate) fn ask(&self, question: Question) {
+        let mut asked = self.question.lock();
+        *asked = Some(question);
+        self.unanswered
+            .store(self.seats().count() as u32, Ordering::Release);
+        for seat in self.seats() {
+            seat.asked.store(true, Ordering::Release);
+            doorbell::ring(seat.cpu);
+        }
+    }
+
+    /// Whether not all CPUs have answered. Until then no vCPU moves by itself, or it would be told twice or not at
+    /// all.
+    pub(crate) fn is_asking(&self) -> bool {
+        self.unanswered.load(Ordering::Acquire) != 0
+    }
+
+    /// What was asked last.
+    pub(crate) fn question(&self) -> Option<Question> {
+        self.question.lock().clone()
+    }
+
+    /// One CPU has answered.
+    pub(crate) fn answered(&self) {
+        // A question that came meanwhile has begun the count anew, and this CPU will be asked again.
+        let _ = self
+            .unanswered
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
+                left.checked_sub(1)
+            });
+        doorbell::ring(PcpuId::BOOT);
+    }
+}

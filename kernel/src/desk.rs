@@ -1,0 +1,415 @@
+//! The operator's place, at the serial port of the boot CPU: what is typed goes to the guest that has the keys, to the
+//! monitor's command line, or is a key for Plinth (`vmm::monitor` tells which). What it asks for is done here.
+//!
+//! Nothing here waits: the desk is attended between turns, and what takes longer than a moment goes on at the next
+//! one. Bytes for a guest wait until it takes them, whatever else is typed meanwhile.
+
+use alloc::collections::VecDeque;
+use alloc::string::String;
+
+use ::log::LevelFilter;
+use vmm::monitor::command::{self, COMMANDS, Command, LogLevel};
+use vmm::monitor::keys::{self, Key, Keyboard, Reader, Shortcut};
+use vmm::monitor::{Edit, Line};
+use vmm::power::{Drill, DrillStep, Power, Seen};
+use vmm::scheduler::NEVER;
+
+use crate::backend::Backend;
+use crate::crew::{About, Crew, Question};
+use crate::hw::screen::Colour;
+use crate::hw::{clock, console, power};
+use crate::keeper::{Keeper, NotDone};
+use crate::memory;
+use crate::vm::{Stance, VmId};
+
+/// Typed ahead at most for a guest that takes nothing; what comes after that is lost, as on any terminal.
+const TYPED_AHEAD: usize = 4096;
+/// A command line that others have spoken into is shown again after so long.
+const SHOWN_AGAIN_NS: u64 = 200_000_000;
+/// Lines of a guest's console that `tail` shows.
+const TAIL_LINES: usize = 10;
+
+/// The operator's place.
+pub(crate) struct Desk<'a, B: Backend> {
+    crew: &'a Crew<B>,
+    keeper: Keeper<'a, B>,
+    keyboard: Keyboard,
+    line: Line,
+    line_due_ns: u64,
+    /// What has been typed for the guest and not been taken.
+    typed: VecDeque<u8>,
+    /// The guest that gets the keys.
+    focus: Option<VmId>,
+    drill: Option<Running>,
+    /// It was said that nothing runs.
+    idle_was_told: bool,
+}
+
+/// A drill that is going on.
+struct Running {
+    name: String,
+    drill: Drill,
+    rounds: u32,
+    /// What was there when the first round was over, which has brought everything to its usual size.
+    before: Option<memory::Usage>,
+}
+
+impl<'a, B: Backend> Desk<'a, B> {
+    /// The desk of the machines that this keeper has.
+    pub(crate) fn new(crew: &'a Crew<B>, keeper: Keeper<'a, B>) -> Self {
+        Self {
+            crew,
+            keeper,
+            keyboard: Keyboard::new(),
+            line: Line::new(),
+            line_due_ns: 0,
+            typed: VecDeque::new(),
+            focus: None,
+            drill: None,
+            idle_was_told: false,
+        }
+    }
+
+    /// Whether all machines have ended, and nobody is about to start one.
+    pub(crate) fn is_done(&self) -> bool {
+        self.keeper.is_done() && self.drill.is_none()
+    }
+
+    /// The host's TSC when the desk is to be attended again at the latest.
+    pub(crate) fn due_tsc(&self) -> u64 {
+        // A drill waits for moments that nobody announces.
+        let drill_ns = self.drill.is_some().then(|| clock::now_ns() + 100_000);
+        let due = [self.keeper.due_ns(), drill_ns].into_iter().flatten().min();
+        due.map_or(NEVER, clock::tsc_at)
+    }
+
+    /// Looks after the machines and listens to the operator.
+    pub(crate) fn attend(&mut self) {
+        self.keeper.attend();
+        while let Some(byte) = console::read_byte() {
+            match self.keyboard.push(byte) {
+                None => {}
+                Some(Key::ToGuest(byte)) => self.type_ahead(byte),
+                Some(Key::ToMonitor(byte)) => self.edit(byte),
+                Some(Key::Shortcut(shortcut)) => self.shortcut(shortcut),
+            }
+        }
+        self.feed_guest();
+        if self.drill.is_some() {
+            self.go_on_with_drill();
+        }
+        if self.keyboard.reader() == Reader::Monitor {
+            self.show_line_again();
+        }
+        self.tell_if_idle();
+    }
+
+    /// The machine that is to be built now, for [`build`](Self::build).
+    pub(crate) fn due_to_build(&self) -> Option<usize> {
+        self.keeper.due()
+    }
+
+    /// Goes on building a machine, for a moment. No vCPU is loaded on this CPU.
+    pub(crate) fn build(&mut self, machine: usize) {
+        self.keeper.build(machine);
+    }
+
+    fn type_ahead(&mut self, byte: u8) {
+        if self.typed.len() < TYPED_AHEAD {
+            self.typed.push_back(byte);
+        }
+    }
+
+    /// Offers what was typed to the guest that has the keys, which takes some of it.
+    fn feed_guest(&mut self) {
+        let Some(vm) = self.focus.and_then(|id| self.keeper.life(id)) else {
+            self.focus = self.keeper.next_after(self.focus);
+            return;
+        };
+        // The time of one that stands still does not pass for its devices either.
+        if !self.typed.is_empty() && vm.stance() == Stance::Run {
+            let taken = vm.receive(self.typed.make_contiguous());
+            self.typed.drain(..taken.min(self.typed.len()));
+        }
+    }
+
+    fn shortcut(&mut self, shortcut: Shortcut) {
+        match shortcut {
+            Shortcut::Monitor => match self.keyboard.reader() {
+                Reader::Guest => self.open(),
+                Reader::Monitor => self.close(),
+            },
+            Shortcut::Describe => self.ask(About::Everything, None),
+            Shortcut::NextGuest => {
+                self.focus = self.keeper.next_after(self.focus);
+                let mut machines = self.keeper.machines().iter();
+                if let Some(machine) = machines.find(|machine| Some(machine.id) == self.focus) {
+                    say(format_args!("the keys go to {}", machine.config.name));
+                }
+            }
+            Shortcut::ResetMachine => power::reset(),
+            Shortcut::PowerOff => power::power_off(),
+            Shortcut::Help => {
+                for line in keys::HELP {
+                    say(format_args!("{line}"));
+                }
+            }
+        }
+    }
+
+    fn ask(&self, about: About, vm: Option<VmId>) {
+        self.crew.ask(Question { about, vm });
+    }
+
+    fn open(&mut self) {
+        self.keyboard.set_reader(Reader::Monitor);
+        self.show_line(&[]);
+    }
+
+    fn close(&mut self) {
+        self.keyboard.set_reader(Reader::Guest);
+        say(format_args!("the monitor is closed"));
+    }
+
+    fn show_line(&mut self, part: &[u8]) {
+        console::command_line(part, &self.line.shown());
+        self.line_due_ns = clock::now_ns() + SHOWN_AGAIN_NS;
+    }
+
+    fn show_line_again(&mut self) {
+        if clock::now_ns() >= self.line_due_ns && console::command_line_is_gone() {
+            self.show_line(&[]);
+        }
+    }
+
+    /// A byte of the command line.
+    fn edit(&mut self, byte: u8) {
+        match self.line.push(byte, command::words()) {
+            Edit::Nothing => {}
+            Edit::Show(part) => self.show_line(&part),
+            Edit::Dropped => {
+                self.show_line(b"\n");
+                self.show_line(&self.line.shown());
+            }
+            Edit::Leave => self.close(),
+            Edit::Entered(text) => {
+                console::command_line(b"\n", b"\n");
+                console::command_line_is_over();
+                self.enter(&text);
+                if self.keyboard.reader() == Reader::Monitor {
+                    self.show_line(&[]);
+                }
+            }
+        }
+    }
+
+    fn enter(&mut self, text: &str) {
+        let command = match Command::parse(text) {
+            Ok(Some(command)) => command,
+            Ok(None) => return,
+            Err(error) => return say(format_args!("{error}")),
+        };
+        if let Err(error) = self.carry_out(command) {
+            say(format_args!("{error}"));
+        }
+    }
+
+    fn carry_out(&mut self, command: Command) -> Result<(), NotDone> {
+        match command {
+            Command::Help => {
+                for (usage, what) in COMMANDS {
+                    show(format_args!("  {usage:<12} {what}"));
+                }
+            }
+            Command::Vms => self.list_vms(),
+            Command::Cpus => self.list_cpus(),
+            Command::Memory => self.show_memory(),
+            Command::Exits(name) => self.ask_about(About::Exits, &name)?,
+            Command::Trace(name) => self.ask_about(About::Trace, &name)?,
+            Command::Registers(name) => self.ask_about(About::Registers, &name)?,
+            Command::Tail(name) => {
+                for line in self.keeper.machine(&name)?.tail.lock().lines(TAIL_LINES) {
+                    show(format_args!("{line}"));
+                }
+            }
+            Command::Power(event, name) => self.keeper.command(&name, event)?,
+            Command::Cycle(name, rounds) => {
+                let power = self.keeper.machine(&name)?.power;
+                if power == Power::Off {
+                    self.drill = Some(Running {
+                        name,
+                        drill: Drill::new(rounds),
+                        rounds,
+                        before: None,
+                    });
+                } else {
+                    say(format_args!("{name} is {power}: stop it first"));
+                }
+            }
+            Command::Console(name) => {
+                self.focus = Some(self.keeper.machine(&name)?.id);
+                self.close();
+                say(format_args!("the keys go to {name}"));
+            }
+            Command::Log(level) => crate::log::set_level(match level {
+                LogLevel::Error => LevelFilter::Error,
+                LogLevel::Warn => LevelFilter::Warn,
+                LogLevel::Info => LevelFilter::Info,
+                LogLevel::Debug => LevelFilter::Debug,
+                LogLevel::Trace => LevelFilter::Trace,
+            }),
+            Command::Exit => self.close(),
+        }
+        Ok(())
+    }
+
+    fn ask_about(&self, about: About, name: &str) -> Result<(), NotDone> {
+        let id = self.keeper.machine(name)?.id;
+        self.ask(about, Some(id));
+        Ok(())
+    }
+
+    fn list_vms(&self) {
+        show(format_args!(
+            "{:<16} {:<12} {:>5} {:>8} {:>8} {:>5} {:>6}  {}",
+            "VM", "state", "CPUs", "MiB", "weight", "cap", "lives", "last end"
+        ));
+        for machine in self.keeper.machines() {
+            let config = machine.config;
+            let state = if machine.is_building() {
+                String::from("being built")
+            } else {
+                alloc::format!("{}", machine.power)
+            };
+            let cap = match config.cap_percent {
+                Some(percent) => alloc::format!("{percent}%"),
+                None => String::from("-"),
+            };
+            let end = match machine.last_end {
+                Some(end) => alloc::format!("{end}"),
+                None => String::new(),
+            };
+            show(format_args!(
+                "{:<16} {:<12} {:>5} {:>8} {:>8} {:>5} {:>6}  {}",
+                config.name,
+                state,
+                config.cpus,
+                config.memory_bytes >> 20,
+                config.weight,
+                cap,
+                machine.lives,
+                end
+            ));
+        }
+    }
+
+    fn list_cpus(&self) {
+        show(format_args!(
+            "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8}",
+            "CPU", "use", "vCPUs", "turns", "busy ms", "stolen"
+        ));
+        for seat in self.crew.seats() {
+            let of = core::sync::atomic::Ordering::Relaxed;
+            show(format_args!(
+                "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8}",
+                seat.cpu,
+                match seat.cpu_use() {
+                    vmm::scheduler::Use::Shared => "shared",
+                    vmm::scheduler::Use::Dedicated => "dedicated",
+                },
+                seat.members(),
+                seat.figures.turns.load(of),
+                seat.figures.busy_ns.load(of) / 1_000_000,
+                seat.figures.stolen.load(of),
+            ));
+        }
+    }
+
+    fn show_memory(&self) {
+        let usage = memory::usage();
+        show(format_args!(
+            "frames of 4 KiB: {} of {} free; heap: {} KiB of {} KiB used",
+            usage.free_frames,
+            usage.total_frames,
+            usage.heap_used_bytes >> 10,
+            usage.heap_bytes >> 10
+        ));
+        for machine in self.keeper.machines() {
+            if machine.life().is_some() {
+                show(format_args!(
+                    "{:<16} {:>8} MiB of its own, and {:>6} KiB for it",
+                    machine.config.name,
+                    machine.config.memory_bytes >> 20,
+                    machine.overhead_bytes >> 10
+                ));
+            }
+        }
+    }
+
+    fn go_on_with_drill(&mut self) {
+        let Some(mut running) = self.drill.take() else {
+            return;
+        };
+        let seen = match self.keeper.machine(&running.name) {
+            Ok(machine) => Seen {
+                power: machine.power,
+                lives: machine.life().is_some(),
+                is_frozen: machine.life().is_some_and(|vm| vm.is_frozen()),
+                lived_ns: clock::now_ns().saturating_sub(machine.began_ns),
+            },
+            Err(_) => Seen {
+                power: Power::Gone,
+                lives: false,
+                is_frozen: false,
+                lived_ns: 0,
+            },
+        };
+        match running.drill.next(seen) {
+            DrillStep::Wait => {}
+            DrillStep::Do(event) => {
+                if let Err(error) = self.keeper.command(&running.name, event) {
+                    say(format_args!("the cycle ends: {error}"));
+                    return;
+                }
+            }
+            DrillStep::RoundOver(left) => {
+                let now = memory::usage();
+                let before = *running.before.get_or_insert(now);
+                if left == 0 {
+                    say(format_args!(
+                        "cycle of {}, {} rounds: free frames {} before, {} after; bytes of heap in use {} before, {} after",
+                        running.name,
+                        running.rounds,
+                        before.free_frames,
+                        now.free_frames,
+                        before.heap_used_bytes,
+                        now.heap_used_bytes
+                    ));
+                    return;
+                }
+            }
+        }
+        self.drill = Some(running);
+    }
+
+    /// Says once that nothing happens by itself any more.
+    fn tell_if_idle(&mut self) {
+        let is_idle = self.keeper.is_idle() && self.drill.is_none() && !self.keeper.is_done();
+        if is_idle && !self.idle_was_told {
+            say(format_args!(
+                "no VM runs; Ctrl-] m opens the monitor, where `start VM` starts one"
+            ));
+        }
+        self.idle_was_told = is_idle;
+    }
+}
+
+/// A line of Plinth's own.
+fn say(what: core::fmt::Arguments<'_>) {
+    console::line(Colour::Text, format_args!("plinth: {what}"));
+}
+
+/// A line of what the operator has asked for.
+fn show(what: core::fmt::Arguments<'_>) {
+    console::line(Colour::Text, what);
+}

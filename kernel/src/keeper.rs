@@ -1,0 +1,565 @@
+//! The machines of the bundle, each with its present life: built, running, paused, ending, built anew. What follows
+//! from which event is decided by [`vmm::power`]; here it is carried out.
+//!
+//! The boot CPU owns all of this and looks after it between turns, so nothing here is locked. What other CPUs have to
+//! say (a guest has ended, a vCPU has left) they say by [`tell`]. Ending takes until the last vCPU has left its CPU;
+//! the keeper has the last reference to that life then, and with it the memory, which the next life gets at once.
+//! Memory is zeroed piece by piece, so that building a large machine keeps no other from its turns.
+
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::fmt;
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use ::log::warn;
+use bundle::{Autostart, Bundle, EndPolicy, VmConfig};
+use host::Tail;
+use spin::Mutex;
+use vmm::power::{self, EndPolicies, Power, PowerEvent, Refused, RestartDelay, Step, Then};
+
+use crate::backend::Backend;
+use crate::cpu::PcpuId;
+use crate::crew::{Crew, Seating};
+use crate::doorbell;
+use crate::hw::clock;
+use crate::hw::console::{self, GuestStyle};
+use crate::hw::screen::Colour;
+use crate::launch::{self, LaunchError, console_style};
+use crate::memory::{self, DirtyRam, GuestRam};
+use crate::supervisor;
+use crate::vm::{End, Vm, VmId};
+
+/// For how long memory is zeroed before others have their turn.
+const ZEROING_NS: u64 = 1_000_000;
+/// So much of it between two looks at the clock.
+const ZEROED_BYTES: u64 = 256 << 10;
+/// Lines of a guest's console that are shown after it has crashed.
+const LAST_WORDS: usize = 10;
+
+/// Something has happened to a machine.
+static NEWS: AtomicBool = AtomicBool::new(false);
+
+/// Tells the keeper that something has happened to a machine.
+pub(crate) fn tell() {
+    NEWS.store(true, Ordering::SeqCst);
+    doorbell::ring(PcpuId::BOOT);
+}
+
+/// All machines.
+pub(crate) struct Keeper<'a, B: Backend> {
+    crew: &'a Crew<B>,
+    bundle: &'a Bundle<'a>,
+    machines: Vec<Machine<'a, B>>,
+    next_id: u32,
+}
+
+/// One machine.
+pub(crate) struct Machine<'a, B: Backend> {
+    pub(crate) id: VmId,
+    pub(crate) config: &'a VmConfig,
+    pub(crate) power: Power,
+    life: Option<Arc<Vm<B>>>,
+    building: Building,
+    /// CPUs that its vCPUs own.
+    owned: Vec<PcpuId>,
+    delay: RestartDelay,
+    /// How often it was built.
+    pub(crate) lives: u32,
+    pub(crate) began_ns: u64,
+    built_ns: u64,
+    /// What its present life takes of the host beyond its RAM.
+    pub(crate) overhead_bytes: u64,
+    /// It is off because somebody wants it so, and waits for being started.
+    waits: bool,
+    pub(crate) last_end: Option<End>,
+    pub(crate) tail: Arc<Mutex<Tail>>,
+}
+
+/// A life that is not there yet.
+enum Building {
+    Nothing,
+    /// It is to begin at this time, with the memory of the last one where there was one.
+    Wanted {
+        due_ns: u64,
+        ram: Option<GuestRam>,
+    },
+    /// Its memory is being zeroed, which has taken so long.
+    Zeroing {
+        ram: DirtyRam,
+        spent_ns: u64,
+    },
+}
+
+/// Why an operator's wish is not carried out.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum NotDone {
+    /// There is no such machine.
+    Unknown(String),
+    /// It does not fit what the machine is doing.
+    Refused(String, Refused),
+}
+
+impl fmt::Display for NotDone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unknown(name) => write!(f, "there is no VM `{name}`; `vms` lists them"),
+            Self::Refused(name, why) => write!(f, "{name} {why}"),
+        }
+    }
+}
+
+impl<B: Backend> Machine<'_, B> {
+    /// Its present life, while it has one.
+    pub(crate) fn life(&self) -> Option<&Arc<Vm<B>>> {
+        self.life.as_ref()
+    }
+
+    /// Whether it is being built, or waits for that.
+    pub(crate) fn is_building(&self) -> bool {
+        !matches!(self.building, Building::Nothing)
+    }
+
+    fn policies(&self) -> EndPolicies {
+        let policy = |policy| match policy {
+            EndPolicy::Stop => power::EndPolicy::Stop,
+            EndPolicy::Restart => power::EndPolicy::Restart,
+        };
+        EndPolicies {
+            on_crash: policy(self.config.on_crash),
+            on_reboot: policy(self.config.on_reboot),
+        }
+    }
+}
+
+impl<'a, B: Backend> Keeper<'a, B> {
+    /// The machines of this bundle, all of them off.
+    pub(crate) fn new(crew: &'a Crew<B>, bundle: &'a Bundle<'a>) -> Self {
+        let mut keeper = Self {
+            crew,
+            bundle,
+            machines: Vec::new(),
+            next_id: 0,
+        };
+        for config in &bundle.config().vms {
+            keeper.enlist(config);
+        }
+        keeper
+    }
+
+    fn enlist(&mut self, config: &'a VmConfig) -> usize {
+        let id = VmId(self.next_id);
+        self.next_id += 1;
+        self.machines.push(Machine {
+            id,
+            config,
+            power: Power::Off,
+            life: None,
+            building: Building::Nothing,
+            owned: Vec::new(),
+            delay: RestartDelay::new(),
+            lives: 0,
+            began_ns: 0,
+            built_ns: 0,
+            overhead_bytes: 0,
+            waits: config.autostart == Autostart::No,
+            last_end: None,
+            tail: Arc::new(Mutex::new(Tail::new())),
+        });
+        self.machines.len() - 1
+    }
+
+    /// Builds and starts the machines that start with the hypervisor. One that cannot start does not keep the others
+    /// from it.
+    pub(crate) fn start_all(&mut self) {
+        for index in 0..self.machines.len() {
+            if self.machines[index].config.autostart == Autostart::Yes {
+                // Nothing is in the way of starting what is off.
+                let _ = self.apply(index, PowerEvent::Start);
+                while self.machines[index].is_building() {
+                    self.build(index);
+                }
+            }
+        }
+    }
+
+    /// All machines, in the order of the bundle; those that were destroyed are not among them.
+    pub(crate) fn machines(&self) -> &[Machine<'a, B>] {
+        &self.machines
+    }
+
+    /// The machine of this name.
+    pub(crate) fn machine(&self, name: &str) -> Result<&Machine<'a, B>, NotDone> {
+        let index = self
+            .find(name)
+            .ok_or_else(|| NotDone::Unknown(name.into()))?;
+        Ok(&self.machines[index])
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        let mut machines = self.machines.iter();
+        machines.position(|machine| machine.config.name == name)
+    }
+
+    /// Whether all machines have ended by themselves: none runs, none is about to, and none is off because the
+    /// operator, who may start it, wants it so.
+    pub(crate) fn is_done(&self) -> bool {
+        let mut machines = self.machines.iter();
+        machines.all(|machine| machine.power == Power::Off && !machine.waits)
+    }
+
+    /// Whether nothing runs, nor will before the operator says so.
+    pub(crate) fn is_idle(&self) -> bool {
+        let mut machines = self.machines.iter();
+        machines.all(|machine| machine.power == Power::Off)
+    }
+
+    /// The next machine after this one, in a circle, that runs.
+    pub(crate) fn next_after(&self, id: Option<VmId>) -> Option<VmId> {
+        let live = || {
+            let machines = self.machines.iter();
+            machines
+                .filter(|machine| machine.life.is_some())
+                .map(|machine| machine.id)
+        };
+        live()
+            .find(|other| Some(*other) > id)
+            .or_else(|| live().next())
+    }
+
+    /// The present life of a machine.
+    pub(crate) fn life(&self, id: VmId) -> Option<&Arc<Vm<B>>> {
+        let mut machines = self.machines.iter();
+        machines.find(|machine| machine.id == id)?.life.as_ref()
+    }
+
+    /// What the operator wants done with a machine. One that was destroyed is made anew from the bundle by starting
+    /// it.
+    ///
+    /// # Errors
+    /// [`NotDone`], for the operator.
+    pub(crate) fn command(&mut self, name: &str, event: PowerEvent) -> Result<(), NotDone> {
+        let index = match self.find(name) {
+            Some(index) => index,
+            None => {
+                let mut configs = self.bundle.config().vms.iter();
+                let config = configs
+                    .find(|config| event == PowerEvent::Start && config.name == name)
+                    .ok_or_else(|| NotDone::Unknown(name.into()))?;
+                self.enlist(config)
+            }
+        };
+        let machine = &mut self.machines[index];
+        let waits = match event {
+            PowerEvent::Stop => true,
+            PowerEvent::Start | PowerEvent::Reset => false,
+            _ => machine.waits,
+        };
+        self.apply(index, event)
+            .map_err(|refused| NotDone::Refused(name.into(), refused))?;
+        // A destroyed one is not there any more.
+        if let Some(machine) = self.machines.get_mut(index)
+            && machine.config.name == name
+        {
+            machine.waits = waits;
+        }
+        Ok(())
+    }
+
+    /// Looks after what has happened. To be called between turns.
+    pub(crate) fn attend(&mut self) {
+        if NEWS.load(Ordering::Relaxed) && NEWS.swap(false, Ordering::SeqCst) {
+            self.look();
+        }
+    }
+
+    /// The machine that is to be built now, for [`build`](Self::build).
+    pub(crate) fn due(&self) -> Option<usize> {
+        let now_ns = clock::now_ns();
+        let mut machines = self.machines.iter();
+        machines.position(|machine| match machine.building {
+            Building::Nothing => false,
+            Building::Wanted { due_ns, .. } => due_ns <= now_ns,
+            Building::Zeroing { .. } => true,
+        })
+    }
+
+    /// When it has something to do again by itself.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        let due = |machine: &Machine<'_, B>| match machine.building {
+            Building::Nothing => None,
+            Building::Wanted { due_ns, .. } => Some(due_ns),
+            Building::Zeroing { .. } => Some(0),
+        };
+        self.machines.iter().filter_map(due).min()
+    }
+
+    /// Finds the machines whose guests have ended, and those whose last vCPU has left.
+    fn look(&mut self) {
+        let mut index = 0;
+        while index < self.machines.len() {
+            let id = self.machines[index].id;
+            self.look_at(index);
+            // One that was destroyed is not there any more.
+            if self
+                .machines
+                .get(index)
+                .is_some_and(|machine| machine.id == id)
+            {
+                index += 1;
+            }
+        }
+    }
+
+    fn look_at(&mut self, index: usize) {
+        let machine = &mut self.machines[index];
+        let Some(end) = machine.life.as_ref().and_then(|life| life.end()) else {
+            return;
+        };
+        if matches!(machine.power, Power::Running | Power::Paused) {
+            let event = match end {
+                End::PowerOff | End::Exit(_) => PowerEvent::GuestPowerOff,
+                End::Reset => PowerEvent::GuestReset,
+                End::Crash(_) => PowerEvent::GuestCrash,
+                End::Stopped => PowerEvent::Stop,
+            };
+            self.carry_out(index, event);
+        }
+        let machine = &mut self.machines[index];
+        let all_left = machine
+            .life
+            .as_mut()
+            .is_some_and(|life| Arc::get_mut(life).is_some());
+        if all_left && matches!(machine.power, Power::Ending(_)) {
+            self.carry_out(index, PowerEvent::VcpusLeft);
+        }
+    }
+
+    /// An event that always fits.
+    fn carry_out(&mut self, index: usize, event: PowerEvent) {
+        if let Err(refused) = self.apply(index, event) {
+            warn!(target: "vm", "{} {refused}", self.machines[index].config.name);
+        }
+    }
+
+    fn apply(&mut self, index: usize, event: PowerEvent) -> Result<(), Refused> {
+        let machine = &mut self.machines[index];
+        let before = machine.power;
+        let (after, steps) = power::apply(before, event, machine.policies())?;
+        machine.power = after;
+        let mut ram = None;
+        let mut delay_ns = 0;
+        for step in steps {
+            let machine = &mut self.machines[index];
+            match step {
+                Step::Build => {
+                    let due_ns = clock::now_ns().saturating_add(delay_ns);
+                    let ram = ram.take();
+                    machine.building = Building::Wanted { due_ns, ram };
+                }
+                // A new life runs once it is built.
+                Step::Run => {
+                    if let Some(life) = &machine.life {
+                        life.resume();
+                    }
+                }
+                Step::Freeze => {
+                    if let Some(life) = &machine.life {
+                        life.pause();
+                    }
+                }
+                Step::Evict => match &machine.life {
+                    Some(life) => life.finish(End::Stopped),
+                    // It has not been built yet.
+                    None => {
+                        machine.building = Building::Nothing;
+                        self.carry_out(index, PowerEvent::VcpusLeft);
+                    }
+                },
+                Step::Release => {
+                    let then = match before {
+                        Power::Ending(then) => then,
+                        _ => Then::Off,
+                    };
+                    (ram, delay_ns) = self.release(index, then);
+                }
+                Step::Forget => {
+                    self.machines.remove(index);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a life apart of which all vCPUs have left, and says how it ended. For a machine that starts again, its
+    /// memory, and for how long it is to wait.
+    fn release(&mut self, index: usize, then: Then) -> (Option<GuestRam>, u64) {
+        let machine = &mut self.machines[index];
+        for cpu in machine.owned.drain(..) {
+            self.crew.give_back(cpu);
+        }
+        let Some(vm) = machine.life.take().and_then(Arc::into_inner) else {
+            if then != Then::Start {
+                supervisor::vm_ended(&machine.config.name, End::Stopped);
+            }
+            return (None, 0);
+        };
+        vm.flush_console();
+        let end = vm.end().unwrap_or(End::Stopped);
+        machine.last_end = Some(end);
+        let name = &machine.config.name;
+        if matches!(end, End::Crash(_)) && console_style(machine.config) == GuestStyle::Silent {
+            machine.show_last_words();
+        }
+        if then != Then::Start {
+            machine.delay = RestartDelay::new();
+            supervisor::vm_ended(name, end);
+            return (None, 0);
+        }
+        let delay_ns = if end == End::Stopped {
+            machine.delay = RestartDelay::new();
+            0
+        } else {
+            let lived_ns = clock::now_ns().saturating_sub(machine.began_ns);
+            machine.delay.after_life_of(lived_ns, machine.built_ns)
+        };
+        let end = End::Stopped.ne(&end).then_some(end);
+        console::line(
+            Colour::Text,
+            format_args!(
+                "plinth: restart {name} {}",
+                Restart {
+                    end,
+                    delay_ms: delay_ns / 1_000_000
+                }
+            ),
+        );
+        (Some(vm.into_ram()), delay_ns)
+    }
+
+    /// Goes on building a machine, for a moment. No vCPU is loaded on this CPU, or the new ones would be loaded over
+    /// it.
+    pub(crate) fn build(&mut self, index: usize) {
+        let begin_ns = clock::now_ns();
+        let machine = &mut self.machines[index];
+        let built = match core::mem::replace(&mut machine.building, Building::Nothing) {
+            Building::Nothing => return,
+            Building::Wanted { ram: Some(ram), .. } => {
+                machine.zero(DirtyRam::reuse(ram), 0, begin_ns)
+            }
+            Building::Wanted { ram: None, .. } => match launch::memory(machine.config) {
+                Ok(ram) => machine.zero(ram, 0, begin_ns),
+                Err(error) => Some(Err(error)),
+            },
+            Building::Zeroing { ram, spent_ns } => machine.zero(ram, spent_ns, begin_ns),
+        };
+        let started = match built {
+            None => return,
+            Some(Ok(ram)) => self.begin_life(index, ram, begin_ns),
+            Some(Err(error)) => Err(error),
+        };
+        if let Err(error) = started {
+            let machine = &mut self.machines[index];
+            machine.power = Power::Off;
+            for cpu in machine.owned.drain(..) {
+                self.crew.give_back(cpu);
+            }
+            supervisor::not_started(&machine.config.name, &error);
+        }
+    }
+
+    /// Makes a VM in this memory, and lets it run.
+    fn begin_life(
+        &mut self,
+        index: usize,
+        ram: GuestRam,
+        begin_ns: u64,
+    ) -> Result<(), LaunchError> {
+        let before = memory::used_bytes();
+        let machine = &mut self.machines[index];
+        let seatings = self.crew.seatings(machine.config);
+        machine.owned = seatings
+            .iter()
+            .filter_map(|seating| match seating {
+                Seating::Owner(cpu) => Some(*cpu),
+                Seating::Shared(_) => None,
+            })
+            .collect();
+        let (vm, vcpus) = launch::vm(
+            &self.crew.backend,
+            &launch::Plan {
+                id: machine.id,
+                config: machine.config,
+                seatings: &seatings,
+                tail: &machine.tail,
+            },
+            self.bundle,
+            ram,
+        )?;
+        if machine.power == Power::Paused {
+            vm.pause();
+        }
+        machine.overhead_bytes = memory::used_bytes().saturating_sub(before);
+        machine.life = Some(vm);
+        machine.lives += 1;
+        machine.began_ns = clock::now_ns();
+        machine.built_ns += machine.began_ns.saturating_sub(begin_ns);
+        self.crew.add(vcpus);
+        Ok(())
+    }
+}
+
+impl<B: Backend> Machine<'_, B> {
+    /// Zeroes some of its memory, which is the long part of building it. `None` where there is more to do.
+    fn zero(
+        &mut self,
+        mut ram: DirtyRam,
+        spent_ns: u64,
+        begin_ns: u64,
+    ) -> Option<Result<GuestRam, LaunchError>> {
+        loop {
+            ram = match ram.zero_some(ZEROED_BYTES) {
+                Ok(ram) => {
+                    self.built_ns = spent_ns;
+                    return Some(Ok(ram));
+                }
+                Err(rest) => rest,
+            };
+            let passed_ns = clock::now_ns().saturating_sub(begin_ns);
+            if passed_ns >= ZEROING_NS {
+                let spent_ns = spent_ns + passed_ns;
+                self.building = Building::Zeroing { ram, spent_ns };
+                return None;
+            }
+        }
+    }
+
+    fn show_last_words(&self) {
+        for line in self.tail.lock().lines(LAST_WORDS) {
+            console::line(
+                Colour::Text,
+                format_args!("plinth: {} said: {line}", self.config.name),
+            );
+        }
+    }
+}
+
+/// Why a machine starts again, and when.
+struct Restart {
+    /// How its last life ended by itself.
+    end: Option<End>,
+    delay_ms: u64,
+}
+
+impl fmt::Display for Restart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.end {
+            Some(end) => end.fmt(f)?,
+            None => f.write_str("reset: the operator has reset it")?,
+        }
+        if self.delay_ms > 0 {
+            write!(f, "; in {} ms, since it does not live long", self.delay_ms)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,124 @@
+//! The life of a VM in the operator's hands, and what follows when it ends by itself.
+
+use anyhow::{Context, Result, ensure};
+use bundle::{Autostart, Console, EndPolicy};
+use libtest_mimic::Trial;
+use plinth_tests::console::End;
+use plinth_tests::{Boot, Session};
+
+use crate::trial;
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial(
+            "a_thousand_lives_leave_no_frame_and_no_byte_of_heap_behind",
+            thousand_lives,
+        ),
+        trial("a_reset_starts_a_guest_anew_with_empty_memory", reboot),
+        trial("a_crash_loop_is_slowed_down_and_starves_nobody", crash_loop),
+        trial("the_operator_starts_pauses_resets_and_stops_vms", by_hand),
+    ]
+}
+
+/// Types a command at the monitor, which is open.
+fn command(machine: &mut Session, line: &str) -> Result<()> {
+    machine.send(format!("{line}\r").as_bytes())
+}
+
+/// Opens the monitor.
+fn open(machine: &mut Session) -> Result<()> {
+    machine.send(b"\x1dm")
+}
+
+/// Each round starts a VM, pauses it, lets it go on, resets it, stops it and destroys it.
+fn thousand_lives() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin"])?
+        .with_guests(|guests| {
+            let config = &mut guests[0].config;
+            config.memory_bytes = 2 << 20;
+            config.console = Console::None;
+            config.autostart = Autostart::No;
+        })
+        .patience(std::time::Duration::from_secs(240))
+        .start()?;
+    machine.expect("no VM runs")?;
+    open(&mut machine)?;
+    command(&mut machine, "log warn")?;
+    command(&mut machine, "cycle spin 1000")?;
+    let line = machine.expect("cycle of spin, 1000 rounds")?;
+    let figures: Vec<u64> = line
+        .split([' ', ',', ';'])
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let [1000, frames_before, frames_after, heap_before, heap_after] = figures[..] else {
+        anyhow::bail!("these are not the figures: {line}");
+    };
+    ensure!(
+        frames_before == frames_after && heap_before == heap_after && frames_before > 0,
+        "memory was lost: {line}"
+    );
+    Ok(())
+}
+
+fn reboot() -> Result<()> {
+    let mut machine = Boot::tiny(&["reboot"])?
+        .with_guests(|guests| guests[0].config.on_reboot = EndPolicy::Restart)
+        .start()?;
+    for _ in 0..3 {
+        machine.expect("[reboot] PASS memory-is-as-at-power-on")?;
+        machine.expect("plinth: restart reboot reset")?;
+    }
+    open(&mut machine)?;
+    command(&mut machine, "stop reboot")?;
+    machine.expect_end("reboot", End::Killed)?;
+    ensure!(
+        !machine.heard().iter().any(|line| line.contains("FAIL")),
+        "a life has seen the one before it"
+    );
+    // Nothing runs, but the operator may want it again.
+    command(&mut machine, "start reboot")?;
+    machine.expect("[reboot] PASS memory-is-as-at-power-on")?;
+    Ok(())
+}
+
+fn crash_loop() -> Result<()> {
+    let mut machine = Boot::tiny(&["triple", "timer"])?
+        .with_guests(|guests| guests[0].config.on_crash = EndPolicy::Restart)
+        .start()?;
+    let first = machine.expect("plinth: restart triple crash")?;
+    ensure!(!first.contains(" ms"), "the first restart waits: {first}");
+    for _ in 0..3 {
+        let line = machine.expect("plinth: restart triple crash")?;
+        let words: Vec<_> = line.split(' ').collect();
+        let at = words.iter().position(|word| *word == "ms,");
+        let delay_ms = at.and_then(|at| words[at - 1].parse::<u64>().ok());
+        let delay_ms = delay_ms.with_context(|| format!("no delay in: {line}"))?;
+        ensure!(delay_ms >= 100, "it waits for {delay_ms} ms only");
+    }
+    machine.expect_all_passed("timer")
+}
+
+fn by_hand() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "hello"])?
+        .with_guests(|guests| guests[1].config.autostart = Autostart::No)
+        .start()?;
+    machine.expect("[spin]")?;
+    open(&mut machine)?;
+    command(&mut machine, "start hello")?;
+    machine.expect_all_passed("hello")?;
+    command(&mut machine, "pause spin")?;
+    command(&mut machine, "pause spin")?;
+    machine.expect("spin cannot be paused: it is paused")?;
+    command(&mut machine, "resume spin")?;
+    command(&mut machine, "reset spin")?;
+    machine.expect("plinth: restart spin reset: the operator")?;
+    machine.expect("[spin]")?;
+    command(&mut machine, "tail spin")?;
+    machine.expect("spin: entering a tight loop")?;
+    command(&mut machine, "stop nobody")?;
+    machine.expect("there is no VM `nobody`")?;
+    command(&mut machine, "destroy spin")?;
+    machine.expect_end("spin", End::Killed)?;
+    ensure!(machine.expect_all_ended()? == 0, "the status was not 0");
+    machine.expect_power_off()
+}
