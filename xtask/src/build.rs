@@ -25,6 +25,9 @@ pub const CONFORMANCE: &str = "plinth-conformance";
 /// How the hypervisor is built: for speed.
 const KERNEL_PROFILE: &str = "bare";
 
+/// The package of the programs for the Linux guest's user space.
+pub const PROGRAMS: &str = "plinth-programs";
+
 /// How the guests are built: they are many, and none of them is in a hurry.
 pub const GUEST_PROFILE: &str = "guest";
 
@@ -61,6 +64,13 @@ impl Artifacts {
         )?;
         for (name, stripped) in &artifacts.guests {
             strip_if_newer(&toolchain, &output.join(name), stripped)?;
+        }
+        for name in programs_of(&metadata(paths)?, PROGRAMS)? {
+            strip_if_newer(
+                &toolchain,
+                &output.join(&name),
+                &paths.programs().join(&name),
+            )?;
         }
         let disk = starter_disk(&output.join(STARTER))?;
         write_if_different(&artifacts.bare_disk, &disk)?;
@@ -150,7 +160,7 @@ fn build_bare(paths: &Paths, toolchain: &Toolchain) -> Result<()> {
     }
     for (packages, profile) in [
         (&[KERNEL][..], KERNEL_PROFILE),
-        (&[GUESTS, CONFORMANCE], GUEST_PROFILE),
+        (&[GUESTS, CONFORMANCE, PROGRAMS], GUEST_PROFILE),
     ] {
         let mut cargo = toolchain.cargo(paths, &paths.bare());
         cargo

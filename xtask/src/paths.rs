@@ -18,6 +18,14 @@ impl Paths {
         }
     }
 
+    /// The folders of a checkout elsewhere.
+    #[cfg(test)]
+    pub(crate) fn of(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+        }
+    }
+
     /// The checkout itself.
     #[must_use]
     pub fn root(&self) -> &Path {
@@ -52,6 +60,12 @@ impl Paths {
     #[must_use]
     pub fn artifacts(&self) -> PathBuf {
         self.target().join("plinth")
+    }
+
+    /// Our own programs for the user space of the Linux guest.
+    #[must_use]
+    pub fn programs(&self) -> PathBuf {
+        self.artifacts().join("programs")
     }
 
     /// One temporary folder for each running emulator.

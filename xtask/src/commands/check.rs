@@ -1,6 +1,6 @@
 //! `cargo xtask check`: formatting, lints with warnings denied, and the rules of the house.
 
-use crate::build::{CONFORMANCE, GUEST_PROFILE, GUESTS, KERNEL};
+use crate::build::{CONFORMANCE, GUEST_PROFILE, GUESTS, KERNEL, PROGRAMS};
 use crate::check::{Violation, layers, source};
 use crate::paths::Paths;
 use crate::report::say;
@@ -59,7 +59,7 @@ fn host_lints(paths: &Paths) -> Command {
     let mut cargo = plain_cargo(paths);
     cargo.args(["clippy", "--quiet", "--keep-going"]);
     cargo.args(["--workspace", "--all-targets"]);
-    for package in [KERNEL, GUESTS, CONFORMANCE, "plinth-boot"] {
+    for package in [KERNEL, GUESTS, CONFORMANCE, PROGRAMS, "plinth-boot"] {
         cargo.args(["--exclude", package]);
     }
     cargo.args(["--", "-D", "warnings"]);
@@ -80,6 +80,8 @@ fn bare_lints(paths: &Paths, toolchain: &Toolchain) -> Command {
             GUESTS,
             "--package",
             CONFORMANCE,
+            "--package",
+            PROGRAMS,
             "--profile",
             GUEST_PROFILE,
         ])

@@ -46,6 +46,8 @@ pub struct Linux {
     tools: PathBuf,
     modules: PathBuf,
     scripts: PathBuf,
+    /// Our own programs, built.
+    programs: PathBuf,
 }
 
 impl Linux {
@@ -67,10 +69,10 @@ impl Linux {
             "the Linux guest cannot be fetched. With a kernel and an initramfs of your own: \
              --kernel FILE --initrd FILE",
         )?;
-        Self::in_folders(&root, &tools, paths.root().join("guests/linux"))
+        Self::in_folders(&root, &tools, paths)
     }
 
-    fn in_folders(root: &Path, tools: &Path, scripts: PathBuf) -> Result<Self> {
+    fn in_folders(root: &Path, tools: &Path, paths: &Paths) -> Result<Self> {
         let only_one_in = |root: &Path, folder: &str, prefix: &str| {
             let folder = root.join(folder);
             let found = fs::read_dir(&folder)
@@ -98,7 +100,8 @@ impl Linux {
             tools: only_one_in(tools, "bin", "busybox")
                 .or_else(|_| only_one_in(tools, "usr/bin", "busybox"))?,
             modules,
-            scripts,
+            scripts: paths.root().join("guests/linux"),
+            programs: paths.programs(),
         })
     }
 
@@ -132,7 +135,7 @@ impl Linux {
         archive.folder("lib");
         archive.file("lib/cases", &self.script("cases")?);
         archive.folder("modules");
-        for (number, module) in self.modules(DRIVERS).iter().enumerate() {
+        for (number, module) in self.modules(&DRIVERS).iter().enumerate() {
             let name = module.file_name().unwrap_or_default().to_string_lossy();
             archive.file(&format!("modules/{number}-{name}"), &read(module)?);
         }
@@ -147,7 +150,11 @@ impl Linux {
             Task::Script(name) => {
                 archive.folder("task");
                 archive.program("task/run", &self.script(name)?);
-                for module in self.modules_of(name)? {
+                for program in self.asked_for("program", name)? {
+                    let contents = read(&self.programs.join(&program))?;
+                    archive.program(&format!("task/{program}"), &contents);
+                }
+                for module in self.modules(&self.asked_for("module", name)?) {
                     let name = module.file_name().unwrap_or_default().to_string_lossy();
                     archive.file(&format!("task/{name}"), &read(&module)?);
                 }
@@ -160,19 +167,22 @@ impl Linux {
         read(&self.scripts.join(name))
     }
 
-    /// The kernel modules that a script asks for, by lines of the form `# module: PATH`.
-    fn modules_of(&self, script: &str) -> Result<Vec<PathBuf>> {
+    /// What a script asks for, by lines of the form `# module: PATH` or `# program: NAME`.
+    fn asked_for(&self, kind: &str, script: &str) -> Result<Vec<String>> {
         let text = String::from_utf8_lossy(&self.script(script)?).into_owned();
-        let paths = text
+        let prefix = format!("# {kind}: ");
+        Ok(text
             .lines()
-            .filter_map(|line| line.strip_prefix("# module: "));
-        Ok(self.modules(paths))
+            .filter_map(|line| line.strip_prefix(&prefix))
+            .map(str::to_owned)
+            .collect())
     }
 
     /// These of the kernel's modules, as far as it has them. Newer ones are compressed; the guest unpacks them.
-    fn modules<'a>(&self, paths: impl IntoIterator<Item = &'a str>) -> Vec<PathBuf> {
+    fn modules(&self, paths: &[impl AsRef<str>]) -> Vec<PathBuf> {
         paths
-            .into_iter()
+            .iter()
+            .map(AsRef::as_ref)
             .flat_map(|path| [path.to_owned(), format!("{path}.xz")])
             .map(|path| self.modules.join("kernel").join(path))
             .filter(|module| module.exists())
@@ -194,10 +204,11 @@ mod tests {
             ("boot/vmlinuz-6.1", "kernel"),
             ("bin/busybox", "tools"),
             ("lib/modules/6.1/kernel/fs/isofs.ko.xz", "module"),
-            ("scripts/init", "init script"),
-            ("scripts/profile", "profile"),
-            ("scripts/cases", "cases"),
-            ("scripts/load", "load"),
+            ("guests/linux/init", "init script"),
+            ("guests/linux/profile", "profile"),
+            ("guests/linux/cases", "cases"),
+            ("target/plinth/programs/stress", "our program"),
+            ("guests/linux/load", "load"),
             (
                 "lib/modules/6.1/kernel/drivers/misc/pvpanic/pvpanic.ko",
                 "core",
@@ -207,15 +218,15 @@ mod tests {
                 "driver",
             ),
             (
-                "scripts/look",
-                "#!/bin/sh\n# module: fs/isofs.ko\n# module: fs/nothing.ko\n",
+                "guests/linux/look",
+                "#!/bin/sh\n# module: fs/isofs.ko\n# module: fs/nothing.ko\n# program: stress\n",
             ),
         ] {
             let path = folder.join(file);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, contents).unwrap();
         }
-        Linux::in_folders(folder, folder, folder.join("scripts")).unwrap()
+        Linux::in_folders(folder, folder, &Paths::of(folder)).unwrap()
     }
 
     fn contains(archive: &[u8], text: &str) -> bool {
@@ -253,6 +264,7 @@ mod tests {
         assert!(contains(&archive, "task/run\0"));
         assert!(contains(&archive, "task/isofs.ko.xz\0") && contains(&archive, "module"));
         assert!(!contains(&archive, "nothing.ko\0"));
+        assert!(contains(&archive, "task/stress\0") && contains(&archive, "our program"));
     }
 
     #[test]
@@ -273,7 +285,8 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, "").unwrap();
         }
-        let linux = Linux::in_folders(folder.path(), folder.path(), PathBuf::new()).unwrap();
+        let linux =
+            Linux::in_folders(folder.path(), folder.path(), &Paths::of(folder.path())).unwrap();
         assert_eq!(
             linux.kernel(),
             folder.path().join("usr/lib/modules/7.3/vmlinuz")
@@ -284,7 +297,8 @@ mod tests {
     fn a_folder_without_a_kernel_is_told() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("lib/modules/6.1")).unwrap();
-        let error = Linux::in_folders(folder.path(), folder.path(), PathBuf::new()).unwrap_err();
+        let error =
+            Linux::in_folders(folder.path(), folder.path(), &Paths::of(folder.path())).unwrap_err();
         assert!(error.to_string().contains("vmlinuz-*"), "{error}");
     }
 }
