@@ -19,7 +19,7 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use bootloader_api::info::FrameBufferInfo;
-use host::{EscapeFilter, Tail};
+use host::{EscapeFilter, PanicLine, Tail};
 use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -279,6 +279,7 @@ pub(crate) struct GuestConsole {
     escape: EscapeFilter,
     /// The last of it, for the operator. Locked by whoever has this console, and by the operator for a moment.
     tail: Arc<Mutex<Tail>>,
+    panic: PanicLine,
 }
 
 impl GuestConsole {
@@ -295,6 +296,7 @@ impl GuestConsole {
             line: ArrayVec::new(),
             escape: EscapeFilter::new(),
             tail,
+            panic: PanicLine::new(),
         }
     }
 
@@ -302,6 +304,16 @@ impl GuestConsole {
     /// [`flush`](Self::flush).
     pub(crate) fn write(&mut self, bytes: &[u8]) {
         self.tail.lock().push(bytes);
+        self.pass_on(bytes);
+        // Behind the line that it is about.
+        let name = &self.name;
+        self.panic.push(bytes, |line| {
+            let line = core::str::from_utf8(line).unwrap_or("its reason is no text");
+            log::warn!(target: "vm", "{name}: its kernel says that it has panicked: {line}");
+        });
+    }
+
+    fn pass_on(&mut self, bytes: &[u8]) {
         if self.style == GuestStyle::Silent {
             return;
         }
