@@ -12,9 +12,9 @@ use vmx::access_rights::{from_vmcs, to_vmcs};
 use vmx::controls::EntryControls;
 use vmx::fields::{self, SegmentFields};
 
-use super::VmxVcpu;
 use super::controls::CR0_GUEST_OWNED;
 use super::vmcs::CurrentVmcs;
+use super::{VmxVcpu, vector};
 use crate::cpu::msr::{read_msr, write_msr};
 use crate::hw::clock;
 
@@ -230,6 +230,14 @@ impl Cpu for VmxLoaded<'_> {
                 _ => self.vmcs.write(fields::GUEST_DR7, value),
             }
         }
+    }
+
+    fn vector(&self, number: u8) -> Option<u128> {
+        vector::read(number)
+    }
+
+    fn set_vector(&mut self, number: u8, value: u128) -> bool {
+        vector::write(number, value)
     }
 
     fn hardware_msr(&self, index: u32) -> Option<u64> {

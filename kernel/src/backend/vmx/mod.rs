@@ -15,6 +15,7 @@ mod setup;
 mod space;
 mod switch;
 mod tlb;
+mod vector;
 mod vmcs;
 
 use core::fmt;
