@@ -36,14 +36,15 @@ fn main(report: &mut Report, _: StartInfo) {
     delivery::destinations(report);
     errors::errors(report);
     timer::in_mode(report, "xapic");
-    modes::transitions(report);
-    if apic::shows_x2apic() && modes::enter_x2apic() {
+    modes::moves(report);
+    modes::to_x2apic(report);
+    if apic::is_x2apic() {
         registers::x2apic(report);
         delivery::in_mode(report, "x2apic");
         timer::in_mode(report, "x2apic");
-        modes::leave_x2apic();
     }
-    modes::after_all(report);
+    // From here on the APIC is disabled and enabled again, which not every machine does.
+    modes::out_of_x2apic(report);
 }
 
 /// Everything quiet and at priority 0, and the log empty.

@@ -6,6 +6,8 @@ use plinth_guests::{Case, Report, Vector, x86};
 
 use crate::{LOW, came, prepare, taken};
 
+const GP: Vector = Vector::GeneralProtection;
+
 fn apic_base() -> u64 {
     cpu::rdmsr(msr::IA32_APIC_BASE)
 }
@@ -14,11 +16,12 @@ fn set_apic_base(value: u64) {
     cpu::wrmsr(msr::IA32_APIC_BASE, value);
 }
 
-pub(super) fn enter_x2apic() -> bool {
+fn enter_x2apic() -> bool {
     cpu::try_wrmsr(msr::IA32_APIC_BASE, apic_base() | base::EXTD).is_ok() && apic::is_x2apic()
 }
 
-pub(super) fn leave_x2apic() {
+/// The one way out of x2APIC mode, by way of the disabled state.
+fn leave_x2apic() {
     let enabled = apic_base();
     set_apic_base(enabled & !(base::EN | base::EXTD));
     set_apic_base(enabled & !base::EXTD);
@@ -105,19 +108,113 @@ pub(super) fn after_reset(report: &mut Report) {
     });
 }
 
-pub(super) fn transitions(report: &mut Report) {
-    report.case("x2apic-bit-needs-the-feature", |case| {
-        if apic::shows_x2apic() {
-            return case.skip("x2APIC mode is shown");
-        }
-        case.faults(
-            "EXTD",
-            cpu::try_wrmsr(msr::IA32_APIC_BASE, apic_base() | base::EXTD),
-            Vector::GeneralProtection,
-            0,
+/// xAPIC mode's other addresses.
+pub(super) fn moves(report: &mut Report) {
+    report.case("register-page-moves", |case| {
+        prepare();
+        let original = apic_base();
+        let elsewhere = 0xfe00_0000u64;
+        apic::write(reg::TASK_PRIORITY, 0x30);
+        set_apic_base(original & !base::ADDRESS | elsewhere);
+        let moved = read_at(elsewhere, reg::TASK_PRIORITY);
+        let version = read_at(elsewhere, reg::VERSION);
+        // The old address is nobody's now.
+        apic::write(reg::TASK_PRIORITY, 0x70);
+        let after = read_at(elsewhere, reg::TASK_PRIORITY);
+        let priority = cpu::read_cr8();
+        set_apic_base(original);
+        case.equal("TPR at the new address", moved, 0x30);
+        case.equal("the version there", version, apic::read(reg::VERSION));
+        case.equal("TPR after a write to the old address", after, 0x30);
+        case.equal("CR8", priority, 3);
+        case.equal(
+            "TPR back at the old address",
+            apic::read(reg::TASK_PRIORITY),
+            0x30,
         );
+        apic::write(reg::TASK_PRIORITY, 0);
     });
-    report.case("global-disable-hides-the-apic", |case| {
+}
+
+/// Into x2APIC mode, where the machine has one; it stays there.
+pub(super) fn to_x2apic(report: &mut Report) {
+    report.case("ways-out-of-xapic-that-are-not-there", |case| {
+        let enabled = apic_base();
+        if !apic::shows_x2apic() {
+            let outcome = cpu::try_wrmsr(msr::IA32_APIC_BASE, enabled | base::EXTD);
+            case.faults("x2APIC mode, which is not shown", outcome, GP, 0);
+        }
+        let invalid = enabled & !base::EN | base::EXTD;
+        let outcome = cpu::try_wrmsr(msr::IA32_APIC_BASE, invalid);
+        case.faults("EXTD without EN", outcome, GP, 0);
+        case.equal("IA32_APIC_BASE", apic_base(), enabled);
+    });
+    report.case("entering-x2apic-keeps-the-registers", |case| {
+        if !apic::shows_x2apic() {
+            return case.skip("no x2APIC mode");
+        }
+        prepare();
+        apic::write(reg::TASK_PRIORITY, 0x20);
+        apic::write(reg::LVT_ERROR, 0x77);
+        apic::write(reg::SPURIOUS, 0x1ee);
+        apic::send_to_self(LOW);
+        enter_x2apic();
+        let kept = [reg::TASK_PRIORITY, reg::LVT_ERROR, reg::SPURIOUS].map(apic::get);
+        let pending = apic::has(reg::REQUEST, LOW);
+        let high = cpu::rdmsr(apic::msr_of(reg::COMMAND)) >> 32;
+        came(case, "what was pending", taken(), &[LOW]);
+        case.equal("TPR", kept[0], 0x20);
+        case.equal("LVT error", kept[1], 0x77);
+        case.equal("SVR", kept[2] & 0x1ff, 0x1ee);
+        case.equal("IRR", u8::from(pending), 1);
+        case.equal("the ICR's upper half", high, 0);
+    });
+}
+
+/// From x2APIC mode (or xAPIC mode, where there is no other) on.
+pub(super) fn out_of_x2apic(report: &mut Report) {
+    report.case("ways-out-of-x2apic-that-are-not-there", |case| {
+        if !apic::is_x2apic() {
+            return case.skip("no x2APIC mode");
+        }
+        let extended = apic_base();
+        for (what, value) in [
+            ("x2APIC to xAPIC", extended & !base::EXTD),
+            ("x2APIC to invalid", extended & !base::EN),
+        ] {
+            let outcome = cpu::try_wrmsr(msr::IA32_APIC_BASE, value);
+            case.faults(what, outcome, GP, 0);
+        }
+        case.equal("IA32_APIC_BASE", apic_base(), extended);
+    });
+    let was_x2apic = apic::is_x2apic();
+    let mut comes_back = false;
+    report.case("apic-can-be-enabled-again", |case| {
+        prepare();
+        if was_x2apic {
+            apic::set(reg::LVT_ERROR, 0x77);
+            apic::send_to_self(LOW);
+        }
+        leave_x2apic();
+        let mode = apic_base() & (base::EN | base::EXTD);
+        case.equal("the mode", mode, base::EN);
+        comes_back = mode == base::EN;
+        if comes_back {
+            is_reset(case);
+            case.equal("the ID", apic::read(reg::ID) >> 24, cpuid(1, 0).ebx >> 24);
+            came(case, "what was pending", taken(), &[]);
+        }
+    });
+    let mut case = |name: &str, body: fn(&mut Case)| {
+        report.case(name, |case| {
+            if comes_back {
+                body(case);
+            } else {
+                case.skip("this APIC cannot be enabled again");
+            }
+        });
+    };
+    case("global-disable-hides-the-apic", |case| {
         prepare();
         let original = apic_base();
         set_apic_base(original & !base::EN);
@@ -143,7 +240,7 @@ pub(super) fn transitions(report: &mut Report) {
             0,
         );
     });
-    report.case("global-disable-resets-the-apic", |case| {
+    case("global-disable-resets-the-apic", |case| {
         prepare();
         apic::write(reg::TASK_PRIORITY, 0x20);
         apic::write(reg::LOGICAL_DESTINATION, 0x7 << 24);
@@ -157,7 +254,7 @@ pub(super) fn transitions(report: &mut Report) {
         is_reset(case);
         came(case, "what was pending", taken(), &[]);
     });
-    report.case("cr8-is-there-while-disabled", |case| {
+    case("cr8-is-there-while-disabled", |case| {
         prepare();
         let original = apic_base();
         set_apic_base(original & !base::EN);
@@ -167,54 +264,7 @@ pub(super) fn transitions(report: &mut Report) {
         set_apic_base(original);
         case.equal("CR8", priority, 6);
     });
-    report.case("register-page-moves", |case| {
-        prepare();
-        let original = apic_base();
-        let elsewhere = 0xfe00_0000u64;
-        apic::write(reg::TASK_PRIORITY, 0x30);
-        set_apic_base(original & !base::ADDRESS | elsewhere);
-        let moved = read_at(elsewhere, reg::TASK_PRIORITY);
-        let version = read_at(elsewhere, reg::VERSION);
-        // The old address is nobody's now.
-        apic::write(reg::TASK_PRIORITY, 0x70);
-        let after = read_at(elsewhere, reg::TASK_PRIORITY);
-        let priority = cpu::read_cr8();
-        set_apic_base(original);
-        case.equal("TPR at the new address", moved, 0x30);
-        case.equal("the version there", version, apic::read(reg::VERSION));
-        case.equal("TPR after a write to the old address", after, 0x30);
-        case.equal("CR8", priority, 3);
-        case.equal(
-            "TPR back at the old address",
-            apic::read(reg::TASK_PRIORITY),
-            0x30,
-        );
-        apic::write(reg::TASK_PRIORITY, 0);
-    });
-    report.case("register-page-over-ram-hides-it", |case| {
-        // The page is the APIC's wherever it is, and the RAM under it stays as it was.
-        prepare();
-        let frame = plinth_guests::paging::new_frame();
-        let slot = frame + u64::from(reg::TASK_PRIORITY);
-        plinth_guests::paging::poke(slot, 0x1122_3344_5566_7788);
-        let original = apic_base();
-        set_apic_base(original & !base::ADDRESS | frame);
-        x86!("mov dword ptr [{}], 0x20", in(reg) slot, options(nostack));
-        let hidden = read_at(frame, reg::TASK_PRIORITY);
-        let version = read_at(frame, reg::VERSION);
-        let priority = cpu::read_cr8();
-        set_apic_base(original);
-        case.equal("TPR in the page", hidden, 0x20);
-        case.equal("CR8", priority, 2);
-        case.equal("the version there", version, apic::read(reg::VERSION));
-        case.equal(
-            "the RAM afterwards",
-            plinth_guests::paging::peek(slot),
-            0x1122_3344_5566_7788,
-        );
-        apic::write(reg::TASK_PRIORITY, 0);
-    });
-    report.case("mode-diagram-has-no-other-ways", |case| {
+    case("mode-diagram-has-no-other-ways", |case| {
         if !apic::shows_x2apic() {
             return case.skip("no x2APIC mode");
         }
@@ -231,57 +281,16 @@ pub(super) fn transitions(report: &mut Report) {
                 0,
             );
         };
-        refused("xAPIC to invalid", invalid);
         set_apic_base(disabled);
         refused("disabled to x2APIC", extended);
         refused("disabled to invalid", invalid);
         set_apic_base(enabled);
         set_apic_base(extended);
-        refused("x2APIC to xAPIC", enabled);
-        refused("x2APIC to invalid", invalid);
         let stayed = apic_base();
         leave_x2apic();
         case.equal("IA32_APIC_BASE after the refusals", stayed, extended);
     });
-    report.case("entering-x2apic-keeps-the-registers", |case| {
-        if !apic::shows_x2apic() {
-            return case.skip("no x2APIC mode");
-        }
-        prepare();
-        apic::write(reg::TASK_PRIORITY, 0x20);
-        apic::write(reg::LVT_ERROR, 0x77);
-        apic::write(reg::SPURIOUS, 0x1ee);
-        apic::send_to_self(LOW);
-        enter_x2apic();
-        let kept = [reg::TASK_PRIORITY, reg::LVT_ERROR, reg::SPURIOUS].map(apic::get);
-        let pending = apic::has(reg::REQUEST, LOW);
-        let high = cpu::rdmsr(apic::msr_of(reg::COMMAND)) >> 32;
-        came(case, "what was pending", taken(), &[LOW]);
-        leave_x2apic();
-        case.equal("TPR", kept[0], 0x20);
-        case.equal("LVT error", kept[1], 0x77);
-        case.equal("SVR", kept[2] & 0x1ff, 0x1ee);
-        case.equal("IRR", u8::from(pending), 1);
-        case.equal("the ICR's upper half", high, 0);
-    });
-    report.case("leaving-x2apic-resets-the-apic", |case| {
-        if !apic::shows_x2apic() {
-            return case.skip("no x2APIC mode");
-        }
-        prepare();
-        enter_x2apic();
-        prepare();
-        apic::set(reg::LVT_ERROR, 0x77);
-        apic::send_to_self(LOW);
-        leave_x2apic();
-        is_reset(case);
-        case.equal("the ID", apic::read(reg::ID) >> 24, cpuid(1, 0).ebx >> 24);
-        came(case, "what was pending", taken(), &[]);
-    });
-}
-
-pub(super) fn after_all(report: &mut Report) {
-    report.case("apic-works-after-all-that", |case| {
+    case("apic-works-after-all-that", |case| {
         prepare();
         case.equal("the mode", apic_base() & 0xc00, base::EN);
         apic::send_to_self(LOW);

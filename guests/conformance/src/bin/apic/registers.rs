@@ -284,8 +284,8 @@ pub(super) fn x2apic(report: &mut Report) {
             ("the initial count", reg::INITIAL_COUNT, 1 << 32),
             ("DCR", reg::DIVIDE, 1 << 2),
             ("DCR", reg::DIVIDE, 1 << 4),
-            ("ICR", reg::COMMAND, 1 << 20 | 0x541),
-            ("ICR", reg::COMMAND, 1 << 13 | 0x541),
+            ("ICR", reg::COMMAND, 0xee << 32 | 1 << 20 | 0x41),
+            ("ICR", reg::COMMAND, 0xee << 32 | 1 << 13 | 0x41),
             ("self IPI", reg::SELF_IPI, 0x141),
         ] {
             case.faults(

@@ -111,6 +111,7 @@ ap_long:
     mov ebx, 0xfee00000
     mov dword ptr [rbx + 0xf0], 0x1ff
     mov dword ptr [rbx + 0x80], 0
+    mov dword ptr [rbx + 0xd0], 0x02000000      // LDR: bit 1
     lock inc dword ptr [rip + ap_ready]
 1:  lock inc dword ptr [rip + ap_heartbeat]
     mov eax, [rip + ap_command]

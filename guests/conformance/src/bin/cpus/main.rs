@@ -306,11 +306,14 @@ fn interrupts(report: &mut Report) {
             ap::start_long(LongCommand::Open),
             "it does not reach 64-bit mode",
         );
-        // The other one's LDR is 0 after INIT: nobody but oneself has a bit.
         apic::write(reg::DESTINATION_FORMAT, u32::MAX);
         apic::write(reg::LOGICAL_DESTINATION, 1 << 24);
-        sends(case, "its own bit", LOGICAL, 1, 0, 1);
-        sends(case, "all bits but its own", LOGICAL, 0xfe, 0, 0);
+        // The other one has bit 1.
+        sends(case, "the own bit", LOGICAL, 1, 0, 1);
+        sends(case, "the other one's bit", LOGICAL, 2, 1, 0);
+        sends(case, "both", LOGICAL, 3, 1, 1);
+        sends(case, "everybody", LOGICAL, 0xff, 1, 1);
+        sends(case, "nobody's bits", LOGICAL, 0xfc, 0, 0);
         apic::write(reg::LOGICAL_DESTINATION, 0);
     });
     report.case("lowest-priority-goes-to-one", |case| {
@@ -321,9 +324,11 @@ fn interrupts(report: &mut Report) {
         // Whom it goes to is the processor's choice; it is one.
         recorder::clear();
         let before = ap::count(VECTOR);
-        apic::send(ASSERT | 1 << 8 | u32::from(VECTOR), 0xff);
+        apic::write(reg::LOGICAL_DESTINATION, 1 << 24);
+        apic::send(LOGICAL | ASSERT | 1 << 8 | u32::from(VECTOR), 3);
         ap::pass(A_WHILE);
         apic::open_window();
+        apic::write(reg::LOGICAL_DESTINATION, 0);
         let came = ap::count(VECTOR) - before + recorder::log().count() as u32;
         case.equal("the interrupts", came, 1);
     });

@@ -366,8 +366,10 @@ pub(super) fn destinations(report: &mut Report) {
         apic::write(reg::LOGICAL_DESTINATION, 0);
     });
     case(report, "lowest-priority-delivery", |case| {
-        open(1 << 8 | u32::from(VECTOR));
+        apic::write(reg::LOGICAL_DESTINATION, 0x10 << 24);
+        set_entry(PIN, apic::LOGICAL | 1 << 8 | u32::from(VECTOR), 0x10);
         pulse();
+        apic::write(reg::LOGICAL_DESTINATION, 0);
         came(case, "one CPU", taken(), &[VECTOR]);
     });
     case(report, "nmi-delivery", |case| {
