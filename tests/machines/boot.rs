@@ -23,10 +23,6 @@ pub(crate) fn trials() -> Vec<Trial> {
             bare("hello64")
         }),
         trial(
-            "a_boot_sector_passes_its_cases_on_the_bare_machine_too",
-            || bare("realmode"),
-        ),
-        trial(
             "vtx_is_switched_on_where_the_firmware_left_it_open",
             seabios,
         ),

@@ -4,6 +4,7 @@ mod bad_input;
 mod bench;
 mod boot;
 mod commands;
+mod conformance;
 mod guests;
 mod lifecycle;
 mod linux;
@@ -20,6 +21,7 @@ fn main() {
         bad_input::trials(),
         commands::trials(),
         lifecycle::trials(),
+        conformance::trials(),
         linux::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();

@@ -14,6 +14,7 @@ pub mod build;
 pub mod check;
 pub mod commands;
 pub mod config;
+pub mod conformance;
 pub mod cpio;
 pub mod emulator;
 pub mod flash;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::build::Artifacts;
-use xtask::commands::{bench, check, debug, doctor, flash, image, run, test};
+use xtask::commands::{bench, check, conformance, debug, doctor, flash, image, run, test};
 use xtask::paths::Paths;
 
 /// Builds, runs, tests and installs Plinth
@@ -32,6 +32,8 @@ enum Command {
     Test(test::TestOptions),
     /// Measure, next to the bare machine and to KVM
     Bench(bench::BenchOptions),
+    /// Run the conformance guests on the bare machine and under Plinth, and compare
+    Conformance(conformance::ConformanceOptions),
     /// Check formatting, lints and the rules of the house
     Check,
     /// Tell what this machine has and lacks, and what to do about it
@@ -72,6 +74,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Debug(options) => debug::debug(&paths, options)?,
         Command::Test(options) => return test::test(&paths, options),
         Command::Bench(options) => bench::bench(&paths, options)?,
+        Command::Conformance(options) => return conformance::conformance(&paths, options),
         Command::Check => check::check(&paths)?,
         Command::Doctor if !doctor::doctor(&paths) => return Ok(ExitCode::FAILURE),
         Command::Doctor => {}
