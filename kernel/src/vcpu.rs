@@ -21,7 +21,7 @@ use crate::cpu::interrupts;
 use crate::cpu::smp::MAX_CPUS;
 use crate::cpu::{self, exceptions};
 use crate::crew::{About, Seating};
-use crate::hw::clock;
+use crate::hw::{clock, console};
 use crate::vm::{End, Stance, Vm, VmPort, Whereabouts};
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
@@ -439,9 +439,7 @@ fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, trace: &Trace, error: Vm
     let _ = cpu.explain(&mut text);
     let _ = write!(text, "{trace}");
     log::error!(target: "vm", "{}: {error}", vm.name());
-    for line in text.lines() {
-        log::error!(target: "vm", "{}: {line}", vm.name());
-    }
+    console::report(vm.name(), &text);
     vm.finish(End::Crash(error));
 }
 

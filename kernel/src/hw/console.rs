@@ -5,8 +5,9 @@
 //! passes it on line by line, so lines never mix. A line that a guest has not ended yet (a prompt) is shown
 //! by [`GuestConsole::flush`]; should somebody else speak then, it is ended first.
 //!
-//! The hypervisor's own lines are sent before the call returns. What guests say waits in the serial port's
-//! ring, and so does nobody.
+//! During bring-up lines are sent before the call returns. From then on they wait in the serial port's ring, and so
+//! does nobody: a guest that crashes again and again must not keep the others waiting for its last words. A panic
+//! sends all that is in the ring.
 //!
 //! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A
 //! panicking CPU waits a moment for it and then takes it by force ([`seize`]).
@@ -31,6 +32,8 @@ use crate::hw::serial::Serial;
 const SCREEN_INTERVAL_NS: u64 = 100_000_000;
 /// For each moment of drawing, so many go by without.
 const SCREEN_SHARE: u64 = 20;
+/// Bytes of the serial port's queue that the reports of crashed guests leave to others.
+const REPORT_RESERVE_BYTES: usize = 4096;
 /// Polls of the lock before a panicking CPU takes it by force. The owner is stopped or stuck by then.
 const SEIZE_POLLS: u32 = 10_000_000;
 
@@ -148,8 +151,27 @@ pub(crate) fn line(colour: Colour, text: fmt::Arguments<'_>) {
         // end.
         let _ = console.write_fmt(text);
         console.write(b"\n");
-        // The hypervisor's own lines are rare, and may be the last before something goes wrong.
-        console.serial.flush();
+        console.colour(Colour::Text);
+        console.refresh(Refresh::WhenDue);
+    });
+}
+
+/// Writes what a guest was doing when it crashed, each line behind the guest's name. It waits for nobody: a guest may
+/// crash as often as it likes. What the serial port has no room for is left out.
+pub(crate) fn report(name: &str, text: &str) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        console.take_line(None);
+        console.colour(Colour::Error);
+        for line in text.lines() {
+            // The name, two marks, the line and its end; and something for those who have more to say.
+            if console.serial.room() < name.len() + line.len() + REPORT_RESERVE_BYTES {
+                console.write(b"(the rest is left out: the serial port is busy)\n");
+                break;
+            }
+            // Writing to the console itself never fails.
+            let _ = writeln!(console, "{name}: {line}");
+        }
         console.colour(Colour::Text);
         console.refresh(Refresh::WhenDue);
     });

@@ -27,6 +27,8 @@ const CONFIG: Config = Config {
 /// Polls of the line status before a transmitter that takes nothing counts as broken: about a second on
 /// real hardware, where one poll takes about a microsecond.
 const TRANSMIT_POLLS: u32 = 1_000_000;
+/// Bytes that a UART takes at once.
+const FIFO_BYTES: usize = 16;
 /// Bytes that may wait to be sent, and to be read.
 const SEND_BYTES: usize = 16 * 1024;
 const RECEIVE_BYTES: usize = 256;
@@ -100,7 +102,8 @@ impl Uart {
     fn queue(&mut self, bytes: &[u8]) {
         for &byte in bytes {
             if self.sending.push(byte).is_err() {
-                self.wait_until_left(SEND_BYTES / 2);
+                // Not longer than it has to: whoever waits here keeps a CPU and the console from the others.
+                self.wait_until_left(SEND_BYTES - FIFO_BYTES);
                 // There is room now, unless the UART is broken.
                 let _ = self.sending.push(byte);
             }
@@ -162,6 +165,14 @@ impl Serial {
                 }
             }
             Self::Absent => {}
+        }
+    }
+
+    /// Bytes that can be written without waiting.
+    pub(crate) fn room(&self) -> usize {
+        match self {
+            Self::Uart(uart) => SEND_BYTES - uart.sending.len(),
+            Self::DebugPort(_) | Self::Absent => SEND_BYTES,
         }
     }
 
