@@ -226,4 +226,6 @@ fn exception_event(exception: Exception, error_code: Option<u32>, length: u8) ->
 }
 
 #[cfg(test)]
+mod random;
+#[cfg(test)]
 mod tests;
