@@ -15,6 +15,9 @@
 //! | `outside`    | PVH     | memory that is not there reads all ones and takes no writes              |
 //! | `multiboot`  | Multiboot 1, 2 | command line, memory map and modules as the loader tells them     |
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |
+//! | `victim`     | PVH     | looks whether anybody meddles with its memory, registers and devices     |
+//! | `hostile`    | PVH     | does what must not touch a `victim`, by topic; no `DONE` line for some   |
+//! | `share`      | PVH     | tells how much of a CPU it got                                           |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
 //! | `halted`     | PVH     | halts with interrupts off, for ever: no `DONE` line                      |
@@ -43,9 +46,11 @@ pub mod paging;
 pub mod pic;
 pub mod power;
 pub mod protected;
+pub mod random;
 pub mod recorder;
 pub mod report;
 pub mod serial;
+pub mod share;
 pub mod single;
 pub mod start_info;
 pub mod user;

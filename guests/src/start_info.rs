@@ -72,6 +72,15 @@ impl StartInfo {
         text.to_str().ok()
     }
 
+    /// The number behind `key=` on the command line, if there is one.
+    pub fn number(&self, key: &str) -> Option<u64> {
+        let words = self.command_line()?.split_ascii_whitespace();
+        words
+            .filter_map(|word| word.split_once('='))
+            .find(|(name, _)| *name == key)
+            .and_then(|(_, number)| number.parse().ok())
+    }
+
     /// The physical address of the ACPI RSDP; 0 if there is none.
     pub fn rsdp(&self) -> u64 {
         self.0.map_or(0, |raw| raw.rsdp)

@@ -6,8 +6,10 @@ mod boot;
 mod commands;
 mod conformance;
 mod guests;
+mod isolation;
 mod lifecycle;
 mod linux;
+mod scheduling;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
@@ -23,6 +25,8 @@ fn main() {
         lifecycle::trials(),
         conformance::trials(),
         linux::trials(),
+        isolation::trials(),
+        scheduling::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();
