@@ -2,7 +2,7 @@
 //
 // Steps: copy itself out of the way, since a guest's memory may be anywhere below; fetch the second sector, which
 // says where the emulator has put the hand-over; 32-bit protected mode; carry out the hand-over's records; load
-// the registers that it gives, and jump. xtask/src/bare.rs writes the hand-over; its layout is below.
+// the registers that it gives, tell the time, and jump. xtask/src/bare.rs writes the hand-over; its layout is below.
 //
 // It keeps the last page below the BIOS data area for itself, and no guest may be loaded there.
 
@@ -114,6 +114,25 @@ protected:
 3:  dec ebp
 4:  test ebp, ebp
     jnz 1b
+
+    mov al, '@'                 // when the guest starts: the TSC in 16 digits, on the emulators' debug port
+    out 0xe9, al
+    rdtsc
+    mov esi, eax
+    mov edi, edx
+    mov ecx, 16
+6:  mov eax, edi
+    shr eax, 28
+    add al, 0x90                // 0-9 and A-F from 0 to 15
+    daa
+    adc al, 0x40
+    daa
+    out 0xe9, al
+    shld edi, esi, 4
+    shl esi, 4
+    loop 6b
+    mov al, 10
+    out 0xe9, al
 
     lgdt [ebx + GDT_LIMIT]
     cmp dword ptr [ebx + MODE], 64

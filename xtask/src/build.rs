@@ -32,7 +32,7 @@ pub const PROGRAMS: &str = "plinth-programs";
 pub const GUEST_PROFILE: &str = "guest";
 
 /// What is ready to be booted.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Artifacts {
     /// The hypervisor with symbols and debug information.
     pub kernel_with_symbols: PathBuf,

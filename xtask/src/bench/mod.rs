@@ -10,6 +10,7 @@ pub mod budget;
 pub mod capture;
 pub mod compare;
 pub mod exits;
+pub mod linux;
 pub mod table;
 
 use serde::{Deserialize, Serialize};

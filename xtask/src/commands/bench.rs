@@ -2,7 +2,7 @@
 
 use super::options::engine_for_bios;
 use crate::bench::exits::{self, Host};
-use crate::bench::{Results, Row, budget, compare, table};
+use crate::bench::{Results, Row, budget, compare, linux, table};
 use crate::build::Artifacts;
 use crate::emulator::{CpuModel, Engine};
 use crate::paths::Paths;
@@ -18,10 +18,12 @@ use std::process::Command;
 enum Suite {
     /// Single events inside a guest: exits, interrupts, timers
     Exits,
+    /// The same Linux on the bare machine and as a guest
+    Linux,
 }
 
 impl Suite {
-    const ALL: [Self; 1] = [Self::Exits];
+    const ALL: [Self; 2] = [Self::Exits, Self::Linux];
 }
 
 /// What `cargo xtask bench` is told.
@@ -107,6 +109,7 @@ pub fn bench(paths: &Paths, options: &BenchOptions) -> Result<()> {
 fn measure(suite: Suite, paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<Row>> {
     match suite {
         Suite::Exits => exits::measure(paths, artifacts, host),
+        Suite::Linux => linux::measure(paths, artifacts, host),
     }
 }
 

@@ -8,5 +8,6 @@ pub mod doctor;
 pub mod flash;
 pub mod image;
 pub mod options;
+pub mod profile;
 pub mod run;
 pub mod test;

@@ -372,11 +372,8 @@ mod tests {
 
     fn artifacts() -> Artifacts {
         Artifacts {
-            kernel_with_symbols: PathBuf::new(),
-            kernel: PathBuf::new(),
-            image: PathBuf::new(),
-            bare_disk: PathBuf::new(),
             guests: [("hello".to_owned(), PathBuf::from("/g/hello"))].into(),
+            ..Artifacts::default()
         }
     }
 

@@ -7,7 +7,7 @@ use crate::guests::Guest;
 use crate::paths::Paths;
 use crate::report::say;
 use crate::terminal::{Escapes, HELP, Key, RawInput, is_interactive};
-use anyhow::Result;
+use anyhow::{Result, bail};
 use bundle::{Console, HypervisorOptions};
 use clap::Args;
 use std::io::{Read, Write, stdin, stdout};
@@ -84,7 +84,10 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
     {
         guest.config.console = Console::Terminal;
     }
-    if let (true, [guest]) = (options.bare, &content.guests[..]) {
+    if options.bare {
+        let [guest] = &content.guests[..] else {
+            bail!("--bare is for one guest: there is nobody to share the machine out");
+        };
         let machine = options.machine.bare_machine(&content.artifacts, guest)?;
         let outcome = converse(machine.spawn(paths)?, options.timeout, Trust::Nobody)?;
         return Ok(ExitCode::from(outcome.exit_status()));

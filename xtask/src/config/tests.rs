@@ -29,14 +29,11 @@ fn complaints(text: &str) -> Vec<String> {
 
 fn guests(configuration: &Configuration) -> Vec<Guest> {
     let artifacts = Artifacts {
-        kernel_with_symbols: PathBuf::new(),
-        kernel: PathBuf::new(),
-        image: PathBuf::new(),
-        bare_disk: PathBuf::new(),
         guests: tiny()
             .into_iter()
             .map(|name| (name.clone(), Path::new("/g").join(name)))
             .collect::<BTreeMap<_, _>>(),
+        ..Artifacts::default()
     };
     configuration
         .guests(&Paths::of_checkout(), &artifacts)

@@ -125,6 +125,7 @@ fn instructions_per_second(pace: Pace) -> u32 {
     match pace {
         // Few instructions pass in delays that a guest counts in time.
         Pace::Free => 10_000_000,
+        Pace::Measured => 20_000_000,
         // Bochs manages about a hundred million; with less than that, time would be held back for no reason.
         Pace::RealTime => 80_000_000,
     }
@@ -148,7 +149,7 @@ pub fn configuration(
         Msrs::Everywhere => format!(", msrs={MSRS}"),
     };
     let clock = match machine.pace {
-        Pace::Free => "none",
+        Pace::Free | Pace::Measured => "none",
         Pace::RealTime => "slowdown",
     };
     let mut text = format!(

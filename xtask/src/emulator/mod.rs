@@ -65,6 +65,8 @@ pub enum Firmware {
 pub enum Pace {
     /// As fast as instructions are executed; an idle machine skips ahead. Runs repeat exactly.
     Free,
+    /// As fast, with twice as many instructions to a second: what KVM was measured with ([`crate::bench::baseline`]).
+    Measured,
     /// No faster than real time: for somebody who types.
     RealTime,
 }

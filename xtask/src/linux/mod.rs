@@ -37,6 +37,8 @@ pub enum Task<'a> {
     Shell(Option<(u16, u16)>),
     /// This script of `guests/linux` runs first.
     Script(&'a str),
+    /// This program is all there is.
+    Program(&'a Path),
 }
 
 /// The unpacked packages.
@@ -129,6 +131,11 @@ impl Linux {
             archive.folder(folder);
         }
         archive.character_device("dev/console", 5, 1);
+        archive.character_device("dev/zero", 1, 5);
+        if let Task::Program(program) = task {
+            archive.program("init", &read(program)?);
+            return Ok(archive.finish());
+        }
         archive.program("bin/busybox", &read(&self.tools)?);
         archive.program("init", &self.script("init")?);
         archive.program("bin/load", &self.script("load")?);
@@ -142,7 +149,7 @@ impl Linux {
         archive.file("etc/profile", &self.script("profile")?);
         archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n");
         match task {
-            Task::Shell(None) => {}
+            Task::Shell(None) | Task::Program(_) => {}
             Task::Shell(Some((rows, columns))) => {
                 let size = format!("rows {rows} cols {columns}\n");
                 archive.file("etc/terminal-size", size.as_bytes());

@@ -1,0 +1,153 @@
+//! What is measured.
+
+use crate::vdso::ClockGettime;
+use crate::{EXIT, Measure, system, ticks};
+use core::arch::asm;
+
+const PAGE_BYTES: u64 = 4096;
+const MIB: u64 = 1 << 20;
+/// Memory that is touched page by page.
+const FAULTED_BYTES: u64 = 4 * MIB;
+const COPIED_BYTES: u64 = 8 * MIB;
+/// Rounds of the loop that only computes: long enough for many timer interrupts.
+const LOOP_ROUNDS: u64 = 4_000_000;
+const CLOCK_MONOTONIC: u32 = 1;
+
+/// Ticks that something takes.
+fn timed(body: impl FnOnce()) -> u64 {
+    let start = ticks();
+    body();
+    ticks() - start
+}
+
+pub(crate) fn all(measure: &mut Measure, clock_gettime: Option<ClockGettime>) {
+    measure.samples("compute", 5, 1, || timed(compute));
+    measure.samples("getpid", 101, 1, || {
+        timed(|| {
+            system::getpid();
+        })
+    });
+    if let Some(clock_gettime) = clock_gettime {
+        let mut time = [0; 2];
+        measure.samples("clock-gettime", 101, 1, || {
+            timed(|| {
+                clock_gettime(CLOCK_MONOTONIC, &raw mut time);
+            })
+        });
+    }
+    processes(measure);
+    memory(measure);
+    pipes(measure);
+    measure.samples("nanosleep-1ms", 9, 1, || timed(|| system::sleep(1_000_000)));
+}
+
+/// Arithmetic on registers.
+fn compute() {
+    // SAFETY: changes only the registers that it names.
+    unsafe {
+        asm!(
+            "2: imul {value}, {value}, 25214903",
+            "add {value}, 11",
+            "dec {count}",
+            "jnz 2b",
+            value = inout(reg) 1u64 => _,
+            count = inout(reg) LOOP_ROUNDS => _,
+            options(nomem, nostack),
+        );
+    }
+}
+
+fn processes(measure: &mut Measure) {
+    measure.samples("fork-exit-wait", 15, 1, || {
+        timed(|| {
+            let child = system::fork();
+            if child == 0 {
+                system::exit();
+            }
+            system::wait(child);
+        })
+    });
+    measure.samples("fork-exec-wait", 15, 1, || {
+        timed(|| {
+            let child = system::fork();
+            if child == 0 {
+                system::exec(c"/init", EXIT);
+                system::exit();
+            }
+            system::wait(child);
+        })
+    });
+}
+
+fn memory(measure: &mut Measure) {
+    let pages = FAULTED_BYTES / PAGE_BYTES;
+    measure.samples("page-fault", 7, pages, || {
+        let at = system::map(FAULTED_BYTES);
+        let taken = timed(|| touch(at));
+        system::unmap(at, FAULTED_BYTES);
+        taken
+    });
+    measure.samples("munmap-page", 7, pages, || {
+        let at = system::map(FAULTED_BYTES);
+        touch(at);
+        timed(|| system::unmap(at, FAULTED_BYTES))
+    });
+    let (from, to) = (system::map(COPIED_BYTES), system::map(COPIED_BYTES));
+    touch(from);
+    measure.samples("memcpy-8mib", 5, 1, || {
+        timed(|| {
+            // SAFETY: both pieces have this many bytes and do not overlap.
+            unsafe {
+                asm!(
+                    "rep movsb",
+                    inout("rdi") to => _,
+                    inout("rsi") from => _,
+                    inout("rcx") COPIED_BYTES => _,
+                    options(nostack),
+                );
+            }
+        })
+    });
+    let zero = system::open(c"/dev/zero");
+    for (name, bytes) in [("read-zero-4kib", PAGE_BYTES), ("read-zero-1mib", MIB)] {
+        measure.samples(name, 9, 1, || {
+            timed(|| {
+                system::read(zero, to, bytes);
+            })
+        });
+    }
+}
+
+/// Writes to each page of a piece of `FAULTED_BYTES`.
+fn touch(at: *mut u8) {
+    let pages = (FAULTED_BYTES / PAGE_BYTES) as usize;
+    for page in 0..pages {
+        // SAFETY: inside the piece.
+        unsafe { at.add(page * PAGE_BYTES as usize).write_volatile(1) };
+    }
+}
+
+/// A byte there and back between two processes.
+fn pipes(measure: &mut Measure) {
+    let (there, back) = (system::pipe(), system::pipe());
+    let mut byte = 0;
+    let child = system::fork();
+    if child == 0 {
+        loop {
+            system::read(there.0, &raw mut byte, 1);
+            system::write(back.1, &[byte]);
+            if byte != 0 {
+                system::exit();
+            }
+        }
+    }
+    measure.samples("pipe-round-trip", 51, 1, || {
+        timed(|| {
+            system::write(there.1, &[0]);
+            system::read(back.0, &raw mut byte, 1);
+        })
+    });
+    system::write(there.1, &[1]);
+    system::read(back.0, &raw mut byte, 1);
+    system::wait(child);
+}
