@@ -116,6 +116,51 @@ pub enum ShiftOperation {
     Sar,
 }
 
+/// Whether integers have a sign.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum Sign {
+    Unsigned,
+    Signed,
+}
+
+/// What IMUL multiplies its source with, where it has one destination.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Factor {
+    /// The destination.
+    Destination,
+    /// A constant.
+    Constant(u64),
+}
+
+/// SHLD or SHRD.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the words say it")]
+pub enum ShiftDirection {
+    Left,
+    Right,
+}
+
+/// By how much SHLD and SHRD shift.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ShiftCount {
+    /// By CL.
+    Cl,
+    /// By a constant.
+    Constant(u8),
+}
+
+/// A search for bits in the source.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum ScanOperation {
+    /// BSF: the lowest that is set.
+    Forward,
+    /// BSR: the highest that is set.
+    Reverse,
+    /// POPCNT: how many are set.
+    Count,
+}
+
 /// A string instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[allow(missing_docs, reason = "the manuals' mnemonics")]
@@ -180,6 +225,16 @@ pub enum Operation {
     Bit(BitOperation),
     /// Shifts and rotations.
     Shift(ShiftOperation),
+    /// MUL and IMUL with a double-width result in rDX:rAX, or AX.
+    Multiply(Sign),
+    /// IMUL with a result of one width.
+    Product(Factor),
+    /// DIV and IDIV.
+    Divide(Sign),
+    /// SHLD and SHRD.
+    DoubleShift(ShiftDirection, ShiftCount),
+    /// BSF, BSR, POPCNT.
+    Scan(ScanOperation),
     /// XCHG.
     Exchange,
     /// XADD.

@@ -3,9 +3,10 @@
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Mnemonic, OpKind};
 
 use super::{
-    Alignment, BinaryOperation, BitOperation, Condition, DecodeError, Extension, Instruction,
-    InstructionBytes, MAX_LENGTH, MemoryOperand, Operand, Operation, Register, Repeat,
-    ShiftOperation, StringOperation, UnaryOperation, VectorPart,
+    Alignment, BinaryOperation, BitOperation, Condition, DecodeError, Extension, Factor,
+    Instruction, InstructionBytes, MAX_LENGTH, MemoryOperand, Operand, Operation, Register, Repeat,
+    ScanOperation, ShiftCount, ShiftDirection, ShiftOperation, Sign, StringOperation,
+    UnaryOperation, VectorPart,
 };
 use crate::{Gpr, SegmentName, Width};
 
@@ -125,6 +126,19 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
         Mnemonic::Shl | Mnemonic::Sal => Operation::Shift(Shift::Shl),
         Mnemonic::Shr => Operation::Shift(Shift::Shr),
         Mnemonic::Sar => Operation::Shift(Shift::Sar),
+        Mnemonic::Mul => Operation::Multiply(Sign::Unsigned),
+        Mnemonic::Imul => match from.op_count() {
+            1 => Operation::Multiply(Sign::Signed),
+            2 => Operation::Product(Factor::Destination),
+            _ => Operation::Product(Factor::Constant(from.try_immediate(2).ok()?)),
+        },
+        Mnemonic::Div => Operation::Divide(Sign::Unsigned),
+        Mnemonic::Idiv => Operation::Divide(Sign::Signed),
+        Mnemonic::Shld => Operation::DoubleShift(ShiftDirection::Left, shift_count(from)?),
+        Mnemonic::Shrd => Operation::DoubleShift(ShiftDirection::Right, shift_count(from)?),
+        Mnemonic::Bsf => Operation::Scan(ScanOperation::Forward),
+        Mnemonic::Bsr => Operation::Scan(ScanOperation::Reverse),
+        Mnemonic::Popcnt => Operation::Scan(ScanOperation::Count),
         Mnemonic::Xchg => Operation::Exchange,
         Mnemonic::Xadd => Operation::ExchangeAdd,
         Mnemonic::Cmpxchg => Operation::CompareExchange,
@@ -148,6 +162,14 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
             Operation::String(String::Scas)
         }
         _ => return conditional(from).or_else(|| vector_move(from)),
+    })
+}
+
+/// The third operand of SHLD and SHRD.
+fn shift_count(from: &iced_x86::Instruction) -> Option<ShiftCount> {
+    Some(match from.try_op_kind(2).ok()? {
+        OpKind::Register => ShiftCount::Cl,
+        _ => ShiftCount::Constant(from.try_immediate(2).ok()? as u8),
     })
 }
 

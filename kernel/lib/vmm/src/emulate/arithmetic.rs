@@ -190,7 +190,7 @@ fn logic(width: Width, result: u64) -> (u64, Rflags) {
     (result, sign_zero_parity(width, result))
 }
 
-fn sign_zero_parity(width: Width, result: u64) -> Rflags {
+pub(super) fn sign_zero_parity(width: Width, result: u64) -> Rflags {
     let mut status = Rflags::empty();
     status.set(Rflags::ZF, result == 0);
     status.set(Rflags::SF, top(width, result));
@@ -198,11 +198,11 @@ fn sign_zero_parity(width: Width, result: u64) -> Rflags {
     status
 }
 
-const fn top(width: Width, value: u64) -> bool {
+pub(super) const fn top(width: Width, value: u64) -> bool {
     value >> (width.bits() - 1) & 1 != 0
 }
 
-fn with(mut rflags: Rflags, flags: &[(Rflags, bool)]) -> Rflags {
+pub(super) fn with(mut rflags: Rflags, flags: &[(Rflags, bool)]) -> Rflags {
     for &(flag, value) in flags {
         rflags.set(flag, value);
     }

@@ -76,6 +76,11 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
                 arithmetic::shift(operation, width, value, count, rflags)
             }),
             Operation::Bit(operation) => self.bit(instruction, operation),
+            Operation::Multiply(_)
+            | Operation::Product(_)
+            | Operation::Divide(_)
+            | Operation::DoubleShift(..)
+            | Operation::Scan(_) => self.integer(instruction),
             Operation::Exchange => {
                 let (destination, source) = self.both(instruction, AccessKind::Write)?;
                 let old = self.get(destination, width);
@@ -448,7 +453,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
     }
 
     /// Both operands of an instruction, the destination first.
-    fn both(
+    pub(super) fn both(
         &mut self,
         instruction: &Instruction,
         kind: AccessKind,
@@ -461,7 +466,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
 
     /// Makes an operand ready for access, with all faults that it raises.
     #[inline]
-    fn target(
+    pub(super) fn target(
         &mut self,
         instruction: &Instruction,
         operand: Operand,
