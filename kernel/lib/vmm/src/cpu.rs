@@ -92,6 +92,9 @@ pub trait Cpu {
     fn blocking(&self) -> Blocking;
     /// Sets it.
     fn set_blocking(&mut self, blocking: Blocking);
+    /// Data breakpoints that MOV SS has met and the hardware has held back for the instruction behind it, as bits of
+    /// DR6. They are the caller's from then on.
+    fn take_held_breakpoints(&mut self) -> u64;
     /// The time-stamp counter as the guest would read it now.
     fn guest_tsc(&self) -> u64;
     /// Adds `ticks` to the guest's time-stamp counter, modulo 2^64. By how much it is moved, and not to where, so that

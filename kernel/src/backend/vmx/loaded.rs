@@ -301,6 +301,18 @@ impl Cpu for VmxLoaded<'_> {
         self.vmcs.write(fields::GUEST_INTERRUPTIBILITY, state);
     }
 
+    fn take_held_breakpoints(&mut self) -> u64 {
+        // SDM vol. 3, Guest Non-Register State: B0 to B3 may also be set for breakpoints that are not enabled.
+        const BREAKPOINTS: u64 = 0xf;
+        const ENABLED: u64 = 1 << 12;
+        let pending = self.vmcs.read(fields::GUEST_PENDING_DEBUG_EXCEPTIONS);
+        if pending & ENABLED == 0 {
+            return 0;
+        }
+        self.vmcs.write(fields::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
+        pending & BREAKPOINTS
+    }
+
     #[inline]
     fn guest_tsc(&self) -> u64 {
         clock::tsc().wrapping_add(self.vcpu.tsc_offset)

@@ -173,31 +173,42 @@ pub(crate) fn complete_with_length<C: Cpu>(
 #[inline]
 pub(crate) fn finish<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
     let blocking = cpu.blocking();
+    let mut held = 0;
     if blocking.intersects(SHADOW) {
         cpu.set_blocking(blocking - SHADOW);
+        if blocking.contains(Blocking::MOV_SS) {
+            held = cpu.take_held_breakpoints();
+        }
     }
     let rflags = cpu.rflags();
-    if rflags.intersects(Rflags::RF | Rflags::TF) {
-        return finish_with_flags(cpu, rflags, next);
+    if held != 0 || rflags.intersects(Rflags::RF | Rflags::TF) {
+        return finish_with_traps(cpu, rflags, held, next);
     }
     Ok(next)
 }
 
+/// Ends an instruction that RF or TF was set for, or for which breakpoints of MOV SS were held back.
 #[cold]
-fn finish_with_flags<C: Cpu>(cpu: &mut C, rflags: Rflags, next: Next) -> Result<Next, GuestFault> {
+fn finish_with_traps<C: Cpu>(
+    cpu: &mut C,
+    rflags: Rflags,
+    held: u64,
+    next: Next,
+) -> Result<Next, GuestFault> {
     if rflags.contains(Rflags::RF) {
         cpu.set_rflags(rflags - Rflags::RF);
     }
     let branches_only = cpu
         .hardware_msr(arch::msr::IA32_DEBUGCTL)
         .is_some_and(|value| value & DEBUGCTL_BTF != 0);
+    let step = if rflags.contains(Rflags::TF) && !branches_only {
+        Dr6::BS.bits()
+    } else {
+        0
+    };
     match next {
-        Next::Resume | Next::Halt | Next::Yield
-            if rflags.contains(Rflags::TF) && !branches_only =>
-        {
-            Err(GuestFault::Debug {
-                dr6: Dr6::BS.bits(),
-            })
+        Next::Resume | Next::Halt | Next::Yield if held | step != 0 => {
+            Err(GuestFault::Debug { dr6: held | step })
         }
         _ => Ok(next),
     }

@@ -69,6 +69,20 @@ fn the_trap_flag_traps_behind_the_instruction() {
 }
 
 #[test]
+fn a_breakpoint_that_mov_ss_met_is_not_lost_behind_an_emulated_instruction() {
+    for (flags, dr6) in [(Rflags::empty(), 2), (Rflags::TF, 0x4002)] {
+        let mut cpu = FakeCpu::long_mode(ROOT);
+        cpu.blocking = Blocking::MOV_SS;
+        cpu.held_breakpoints = 2;
+        cpu.rflags |= flags;
+        assert_eq!(run(&mut cpu, VmExit::Cpuid), Err(GuestFault::Debug { dr6 }));
+        assert_eq!((cpu.rip, cpu.blocking), (0x1002, Blocking::empty()));
+        cpu.rflags -= Rflags::TF;
+        assert_eq!(run(&mut cpu, VmExit::Cpuid), Ok(Next::Resume));
+    }
+}
+
+#[test]
 fn with_btf_the_trap_flag_lets_what_is_no_branch_pass() {
     let mut cpu = FakeCpu::long_mode(ROOT);
     cpu.rflags |= Rflags::TF;

@@ -48,6 +48,8 @@ pub struct FakeCpu {
     pub apic_modes: Vec<ApicMode>,
     /// XMM0 to XMM15.
     pub vectors: [u128; 16],
+    /// What [`Cpu::take_held_breakpoints`] takes.
+    pub held_breakpoints: u64,
 }
 
 fn code_segment(selector: u16, access: AccessRights) -> Segment {
@@ -134,6 +136,7 @@ impl FakeCpu {
             full_flushes: 0,
             apic_modes: Vec::new(),
             vectors: [0; 16],
+            held_breakpoints: 0,
         }
     }
 
@@ -344,6 +347,10 @@ impl Cpu for FakeCpu {
 
     fn set_blocking(&mut self, blocking: Blocking) {
         self.blocking = blocking;
+    }
+
+    fn take_held_breakpoints(&mut self) -> u64 {
+        core::mem::take(&mut self.held_breakpoints)
     }
 
     fn guest_tsc(&self) -> u64 {
