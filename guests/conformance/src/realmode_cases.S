@@ -436,3 +436,107 @@ real_case string_moves, "real-string-moves-in-both-directions"
     expect di, 0x13c
     expect "word ptr [0x13e]", 0x1234
     passes
+
+// FS with a limit of 4 GiB, and real mode's own limit again. Both clobber ax, bx.
+.macro limit_of_fs selector
+    lgdt [gdt_pointer]
+    mov eax, cr0
+    or al, 1
+    mov cr0, eax
+    mov bx, \selector
+    mov fs, bx
+    and al, 0xfe
+    mov cr0, eax
+.endm
+
+real_case device_memory, "real-device-memory-in-unreal-mode"
+    limit_of_fs 0x10
+    mov esi, 0xfee000d0         // the local APIC's LDR
+    mov dword ptr fs:[esi], 0x12ffffff
+    or dword ptr fs:[esi], 0x21000000
+    mov edx, fs:[esi]
+    mov ecx, 0x56000000
+    xchg fs:[esi], ecx
+    movzx edi, byte ptr fs:[esi + 3]
+    mov dword ptr fs:[esi], 0
+    limit_of_fs 0x20
+    shr edx, 16
+    expect dx, 0x3300
+    shr ecx, 16
+    expect cx, 0x3300
+    expect di, 0x56
+    passes
+
+real_case interrupt_wakes, "real-interrupt-wakes-hlt"
+    set_vector 0x40, timer_interrupt
+    mov word ptr [counter], 0
+    mov al, 0x11
+    out 0x20, al
+    mov al, 0x40
+    out 0x21, al
+    mov al, 4
+    out 0x21, al
+    mov al, 1
+    out 0x21, al
+    mov al, 0xfe
+    out 0x21, al
+    mov al, 0xff
+    out 0xa1, al
+    mov al, 0x30                // channel 0, mode 0
+    out 0x43, al
+    xor al, al
+    out 0x40, al
+    mov al, 8
+    out 0x40, al
+    sti
+    hlt
+    cli
+    mov al, 0xff
+    out 0x21, al
+    expect "word ptr [counter]", 1
+    passes
+timer_interrupt:
+    push ax
+    inc word ptr cs:[counter]
+    mov al, 0x20
+    out 0x20, al
+    pop ax
+    iret
+
+real_case nmi, "real-nmi-goes-through-the-vector-table"
+    set_vector 2, count_interrupts
+    mov word ptr [counter], 0
+    limit_of_fs 0x10
+    mov esi, 0xfee00020
+    mov eax, fs:[esi]           // to this processor's own ID
+    and eax, 0xff000000
+    mov dword ptr fs:[esi + 0x2f0], eax
+    mov dword ptr fs:[esi + 0x2e0], 0x4400
+    mov cx, 100
+1:  pause
+    loop 1b
+    mov dword ptr fs:[esi + 0x2e0], 0x4400
+    mov cx, 100
+2:  pause
+    loop 2b
+    limit_of_fs 0x20
+    expect "word ptr [counter]", 2
+    passes
+
+real_case a20_is_open, "real-a20-is-open"
+    in al, 0x92
+    and al, 2
+    expect_al 2
+    mov ax, 0xffff
+    mov es, ax
+    mov bx, es:[0x610]
+    mov word ptr [0x600], 0x1111
+    mov word ptr es:[0x610], 0x2222
+    mov dx, [0x600]
+    mov cx, es:[0x610]
+    mov es:[0x610], bx
+    xor ax, ax
+    mov es, ax
+    expect dx, 0x1111
+    expect cx, 0x2222
+    passes

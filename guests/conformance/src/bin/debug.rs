@@ -5,6 +5,7 @@
 #![no_main]
 
 use plinth_guests::cpu::{self, cr4, msr};
+use plinth_guests::descriptors::KERNEL_DATA;
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::paging::{self, PageSize, entry};
 use plinth_guests::single::Single;
@@ -101,6 +102,7 @@ fn main(report: &mut Report, _: StartInfo) {
     set_handler(DEBUG, Some(on_debug));
     single_step(report);
     breakpoints(report);
+    held_back(report);
     registers(report);
 }
 
@@ -358,6 +360,63 @@ fn breakpoints(report: &mut Report) {
             "DR0 to DR3 changed",
         );
         case.equal("DR7", control_is, control);
+    });
+}
+
+/// A data breakpoint that MOV SS meets is held back for one instruction, whatever that is (SDM vol. 3, Masking Exceptions
+/// and Interrupts When Switching Stacks).
+fn held_back(report: &mut Report) {
+    let selector = [u64::from(KERNEL_DATA)];
+    let address = selector.as_ptr() as u64;
+    macro_rules! held {
+        ($case:expr, $name:literal, $before:literal, $bits:expr, $code:literal $(, $($operands:tt)*)?) => {{
+            cpu::write_dr0(address);
+            clear_log();
+            cpu::write_dr7(dr7(0, 3, 1));
+            let place: u64;
+            x86!(
+                "mov r13, rbx",
+                "lea r12, [rip + 3f]",
+                $before,
+                "mov ss, [r14]",
+                $code,
+                "3:",
+                "pushfq",
+                "and qword ptr [rsp], -0x101",
+                "popfq",
+                "mov rbx, r13",
+                $($($operands)*,)?
+                out("r12") place,
+                out("r13") _,
+                in("r14") address,
+            );
+            let log = met();
+            $case.ensure(log.count != 0, $name);
+            $case.equal($name, log.rip[0], place);
+            $case.equal($name, log.dr6[0] & (DR6_BS | 0xf), $bits);
+        }};
+    }
+    const APIC_VERSION: u64 = 0xfee0_0030;
+    report.case("breakpoint-that-mov-ss-meets-waits", |case| {
+        held!(case, "NOP", "", 1, "nop");
+        held!(case, "CPUID", "", 1, "cpuid", inout("eax") 0 => _, out("ecx") _, out("edx") _);
+        held!(case, "IN", "", 1, "in al, dx", in("dx") 0x3fdu16, out("al") _);
+        held!(case, "RDMSR", "", 1, "rdmsr", in("ecx") msr::IA32_APIC_BASE, out("eax") _, out("edx") _);
+        held!(case, "MOV to CR0", "", 1, "mov cr0, {0}", in(reg) cpu::read_cr0());
+        held!(case, "MOV from DR7", "", 1, "mov {0}, dr7", out(reg) _);
+        held!(case, "a device", "", 1, "mov {0:e}, [{1}]", out(reg) _, in(reg) APIC_VERSION);
+    });
+    report.case("breakpoint-that-mov-ss-meets-joins-the-step", |case| {
+        let both = DR6_BS | 1;
+        macro_rules! stepped_too {
+            ($name:literal, $($rest:tt)*) => {
+                held!(case, $name, "pushfq; or qword ptr [rsp], 0x100; popfq", both, $($rest)*)
+            };
+        }
+        stepped_too!("NOP", "nop");
+        stepped_too!("CPUID", "cpuid", inout("eax") 0 => _, out("ecx") _, out("edx") _);
+        stepped_too!("IN", "in al, dx", in("dx") 0x3fdu16, out("al") _);
+        stepped_too!("a device", "mov {0:e}, [{1}]", out(reg) _, in(reg) APIC_VERSION);
     });
 }
 

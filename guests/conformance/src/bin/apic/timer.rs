@@ -2,7 +2,7 @@
 //! takes but by the timer's own counts and the TSC.
 
 use plinth_guests::apic::{self, MASKED, TSC_DEADLINE, register as reg};
-use plinth_guests::cpu::{self, cpuid, leaf1_ecx, rdtsc};
+use plinth_guests::cpu::{self, cpuid, leaf1_ecx, leaf7, leaf7_ebx, msr, rdtsc};
 use plinth_guests::recorder;
 use plinth_guests::{Case, Report, x86};
 
@@ -224,6 +224,22 @@ pub(super) fn in_mode(report: &mut Report, mode: &str) {
         case.equal("the current count", apic::get(reg::CURRENT_COUNT), 0);
         pass(300_000);
         came(case, "the mode was entered", recorder::log(), &[]);
+    });
+    case("deadline-follows-writes-of-the-tsc", |case| {
+        if !shows_deadline_mode() || leaf7().ebx & leaf7_ebx::TSC_ADJUST == 0 {
+            return case.skip("no TSC deadline mode, or no way to put the TSC back");
+        }
+        let adjust = cpu::rdmsr(msr::IA32_TSC_ADJUST);
+        apic::set(reg::LVT_TIMER, DEADLINE_MODE | u32::from(LOW));
+        let target = rdtsc() + 4_000_000_000;
+        cpu::wrmsr(TSC_DEADLINE, target);
+        pass(10_000);
+        came(case, "far from the deadline", recorder::log(), &[]);
+        cpu::wrmsr(msr::IA32_TIME_STAMP_COUNTER, target + 1);
+        pass(10_000);
+        let log = recorder::log();
+        cpu::wrmsr(msr::IA32_TSC_ADJUST, adjust);
+        came(case, "behind it", log, &[LOW]);
     });
     case("masked-deadline-stays-silent", |case| {
         if !shows_deadline_mode() {

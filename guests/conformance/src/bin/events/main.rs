@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod delivery;
 mod nmi;
 
 use plinth_guests::apic::{self, ASSERT, SPURIOUS_VECTOR};
@@ -38,6 +39,7 @@ fn main(report: &mut Report, _: StartInfo) {
     nmi::deliveries(report);
     nmi::blocking(report);
     traps(report);
+    delivery::failures(report);
     halts(report);
 }
 

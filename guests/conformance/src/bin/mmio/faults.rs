@@ -126,6 +126,21 @@ fn page_bits(report: &mut Report, memory: Memory) {
             }
         }
     });
+    report.case("ts-and-em-come-before-the-memory", |case| {
+        let original = cpu::read_cr0();
+        for backing in BOTH {
+            memory.show(backing, RW);
+            let store = || fault_of!("movups [{0}], xmm0", in(reg) WINDOW);
+            cpu::write_cr0(original | cpu::cr0::TS);
+            let switched = store();
+            cpu::write_cr0(original | cpu::cr0::EM);
+            let emulated = store();
+            cpu::write_cr0(original);
+            case.faults("with CR0.TS", switched, Vector::DeviceNotAvailable, 0);
+            case.faults("with CR0.EM", emulated, Vector::InvalidOpcode, 0);
+            case.runs("with neither", store());
+        }
+    });
     report.case("second-page-read-only-keeps-the-first", |case| {
         for backing in BOTH {
             memory.show(backing, RW);

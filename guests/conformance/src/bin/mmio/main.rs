@@ -9,6 +9,7 @@
 #![no_main]
 
 mod faults;
+mod segments;
 mod snippet;
 
 use plinth_guests::paging::{self, PageSize, entry};
@@ -77,4 +78,5 @@ fn main(report: &mut Report, _: StartInfo) {
     });
     snippet::all(report, memory);
     faults::all(report, memory);
+    segments::all(report, memory);
 }

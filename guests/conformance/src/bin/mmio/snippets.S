@@ -31,6 +31,7 @@
 
 .set AF, 0x010
 .set OF, 0x800
+.set STATUS, 0x8d5
 .set SF_ZF_AF_PF, 0x0d4
 
 .pushsection .rodata.snippets, "a"
@@ -346,6 +347,53 @@ plain "movhps [rdi], xmm0"
 plain "movhpd xmm0, [rdi]"
 plain "movntdq [rdi], xmm0"
 plain "movnti [rdi], rdx"
+
+group "multiply-and-divide"
+.irp op, mul, imul
+snippet SF_ZF_AF_PF, "\op byte ptr [rdi]"
+snippet SF_ZF_AF_PF, "\op word ptr [rdi]"
+snippet SF_ZF_AF_PF, "\op dword ptr [rdi]"
+snippet SF_ZF_AF_PF, "\op qword ptr [rdi]"
+.endr
+snippet SF_ZF_AF_PF, "imul dx, [rdi]"
+snippet SF_ZF_AF_PF, "imul edx, [rdi]"
+snippet SF_ZF_AF_PF, "imul rdx, [rdi]"
+snippet SF_ZF_AF_PF, "imul dx, [rdi], -3"
+snippet SF_ZF_AF_PF, "imul edx, [rdi], 0x12345"
+snippet SF_ZF_AF_PF, "imul rdx, [rdi], -0x12345"
+.irp op, div, idiv
+snippet STATUS, "and eax, 0x7f; or byte ptr [rdi], 1; \op byte ptr [rdi]"
+snippet STATUS, "xor edx, edx; and eax, 0x7fff; or word ptr [rdi], 1; \op word ptr [rdi]"
+snippet STATUS, "xor edx, edx; and eax, 0x7fffffff; or dword ptr [rdi], 1; \op dword ptr [rdi]"
+snippet STATUS, "xor edx, edx; shr rax; or qword ptr [rdi], 1; \op qword ptr [rdi]"
+snippet STATUS, "mov rdx, -1; mov rax, -5; mov qword ptr [rdi], 7; \op qword ptr [rdi]"
+snippet STATUS, "mov dword ptr [rdi], 0; \op dword ptr [rdi]"
+snippet STATUS, "mov edx, 0x40000000; mov dword ptr [rdi], 1; \op dword ptr [rdi]"
+.endr
+
+group "double-shifts"
+.irp op, shld, shrd
+snippet AF, "\op word ptr [rdi], dx, 1"
+snippet AF, "\op dword ptr [rdi], edx, 1"
+snippet AF, "\op qword ptr [rdi], rdx, 1"
+snippet "AF | OF", "\op word ptr [rdi], dx, 15"
+snippet "AF | OF", "\op dword ptr [rdi], edx, 31"
+snippet "AF | OF", "\op qword ptr [rdi], rdx, 33"
+snippet "AF | OF", "\op dword ptr [rdi], edx, cl"
+snippet "AF | OF", "\op qword ptr [rdi], rdx, cl"
+plain "\op dword ptr [rdi], edx, 32"
+.endr
+
+group "bit-scans"
+.irp op, bsf, bsr
+snippet "STATUS & ~0x40", "or byte ptr [rdi + 1], 4; \op dx, [rdi]"
+snippet "STATUS & ~0x40", "or byte ptr [rdi + 2], 4; \op edx, [rdi]"
+snippet "STATUS & ~0x40", "or byte ptr [rdi + 5], 4; \op rdx, [rdi]"
+snippet "STATUS & ~0x40", "mov dword ptr [rdi], 0; \op edx, [rdi]; mov edx, 0"
+.endr
+plain "popcnt dx, [rdi]"
+plain "popcnt edx, [rdi]"
+plain "popcnt rdx, [rdi]"
 
 group "faults"
 plain "movaps [rdi + 1], xmm0"
