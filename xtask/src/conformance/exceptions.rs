@@ -106,6 +106,18 @@ pub const ALL: &[Exception] = &[
     ),
     bare(
         "apic",
+        "xapic-deadline-follows-writes-of-the-tsc",
+        "the deadline is counted off when it is written, whatever becomes of the TSC",
+        "SDM vol. 3, TSC-Deadline Mode: the interrupt comes when the TSC reaches the deadline",
+    ),
+    bare(
+        "apic",
+        "x2apic-deadline-follows-writes-of-the-tsc",
+        "as in xAPIC mode",
+        "as in xAPIC mode",
+    ),
+    bare(
+        "apic",
         "x2apic-logical-destination-follows-from-the-id",
         "LDR reads as 0",
         "SDM vol. 3, Deriving Logical x2APIC ID from the Local x2APIC ID",
