@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use bundle::{Compression, HypervisorOptions, LogLevel};
+use bundle::{ApicVirtualization, Compression, HypervisorOptions, LogLevel};
 use xtask::bare;
 use xtask::build::{Artifacts, ImageMaker, lock};
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
@@ -55,6 +55,7 @@ pub struct Boot {
     cpus: u32,
     memory_mib: Option<u32>,
     log_level: LogLevel,
+    apic: ApicVirtualization,
     bundle: BundleSource,
     delivery: Delivery,
     hypervisor: Hypervisor,
@@ -106,6 +107,7 @@ impl Boot {
             cpus: 1,
             memory_mib: None,
             log_level: LogLevel::Info,
+            apic: ApicVirtualization::Hardware,
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
             hypervisor: Hypervisor::Plinth,
@@ -131,6 +133,13 @@ impl Boot {
     #[must_use]
     pub fn cpu_model(mut self, model: CpuModel) -> Self {
         self.cpu_model = model;
+        self
+    }
+
+    /// With a processor that may do no more than this of the guests' local APICs.
+    #[must_use]
+    pub fn apic(mut self, apic: ApicVirtualization) -> Self {
+        self.apic = apic;
         self
     }
 
@@ -188,6 +197,7 @@ impl Boot {
     pub fn pack(&self) -> Result<Vec<u8>> {
         let options = HypervisorOptions {
             log_level: self.log_level,
+            apic: self.apic,
             ..Default::default()
         };
         pack(&self.guests, options, Compression::Off)

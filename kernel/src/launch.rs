@@ -282,7 +282,7 @@ fn vcpu<B: Backend>(
     }
     let setup = VcpuSetup {
         tsc_origin: vm.origin_tsc(),
-        apic_page: None,
+        apic_page: Arc::clone(lapic.page()),
         cr4_allowed: cpuid.allowed_cr4(),
     };
     let mut vcpu = backend.vcpu(vm.space(), &setup)?;

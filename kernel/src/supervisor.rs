@@ -5,7 +5,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ::log::LevelFilter;
-use bundle::{Bundle, LogLevel, WhenDone};
+use bundle::{ApicVirtualization, Bundle, LogLevel, WhenDone};
 use spin::Once;
 
 use crate::backend::vmx::{Vmx, VmxBackend};
@@ -50,20 +50,22 @@ const ANSWER_US: u64 = 1_000_000;
 
 /// Runs the guests of the bundle and switches the machine off, or stays, as the bundle says.
 pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
-    let vmx = match Vmx::detect() {
+    let bundle = found.as_ref().map(|memory| Bundle::parse(memory.bytes()));
+    let apic = match &bundle {
+        Ok(Ok(bundle)) => bundle.config().hypervisor.apic,
+        _ => ApicVirtualization::default(),
+    };
+    let vmx = match Vmx::detect(apic) {
         Ok(vmx) => vmx,
         Err(error) => refuse(&error),
     };
     if let Err(error) = vmx.enable_here() {
         refuse(&error);
     }
-    let memory = match found {
-        Ok(memory) => memory,
+    let bundle = match bundle {
+        Ok(Ok(bundle)) => bundle,
+        Ok(Err(error)) => refuse(&error),
         Err(none) => refuse(none),
-    };
-    let bundle = match Bundle::parse(memory.bytes()) {
-        Ok(bundle) => bundle,
-        Err(error) => refuse(&error),
     };
     let options = &bundle.config().hypervisor;
     crate::log::set_level(level(options.log_level));

@@ -10,7 +10,7 @@ use arch::Rflags;
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
-use vmm::inject::{Activity, Delivery, decide};
+use vmm::inject::{Activity, decide};
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::pending::Restart;
 use vmm::trace::Trace;
@@ -366,7 +366,7 @@ impl Inner {
             cpu,
             &mut self.state.lapic,
             self.activity,
-            Delivery::Software,
+            cpu.delivery(),
             || vm.acknowledge_pic(),
         );
         if decision.wake_from_halt
@@ -383,6 +383,7 @@ impl Inner {
         windows.set(Windows::INTERRUPT, decision.want_interrupt_window);
         windows.set(Windows::NMI, decision.want_nmi_window);
         cpu.request_windows(windows);
+        cpu.present(&mut self.state.lapic);
         self.timer_tsc = match self.state.lapic.next_deadline() {
             None => u64::MAX,
             Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),

@@ -1,7 +1,7 @@
 //! The tiny guests: each reports its own cases, and each must pass all of them.
 
 use anyhow::Result;
-use bundle::KernelFormat;
+use bundle::{ApicVirtualization, KernelFormat};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -12,7 +12,14 @@ use crate::trial;
 
 /// Guests that report cases and then switch themselves off. The conformance guests are compared with the bare machine
 /// besides (`conformance.rs`).
-const REPORTING: &[&str] = &["hello", "hello64", "hypercall", "paravirt", "outside"];
+const REPORTING: &[&str] = &[
+    "hello",
+    "hello64",
+    "hypercall",
+    "paravirt",
+    "outside",
+    "vapic",
+];
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials: Vec<_> = REPORTING
@@ -34,6 +41,15 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
     ] {
         trials.push(trial(name, move || multiboot(format)));
+    }
+    for (how, apic) in [
+        ("without_the_help", ApicVirtualization::Software),
+        ("with_the_least_help", ApicVirtualization::TaskPriority),
+    ] {
+        trials.push(trial(
+            &format!("the_local_apic_works_as_well_{how}_of_the_processor"),
+            move || local_apic(apic),
+        ));
     }
     trials.push(trial("a_triple_fault_stops_its_vm_only", triple_fault));
     trials.push(trial(
@@ -72,6 +88,17 @@ fn multiboot(format: KernelFormat) -> Result<()> {
         })
         .start()?;
     machine.expect_all_passed("multiboot")
+}
+
+/// What the guests find with a processor that does less for their local APICs.
+fn local_apic(apic: ApicVirtualization) -> Result<()> {
+    for guests in [&["vapic", "misc", "exceptions"][..], &["timer"]] {
+        let mut machine = Boot::tiny(guests)?.apic(apic).start()?;
+        for guest in guests {
+            machine.expect_all_passed(guest)?;
+        }
+    }
+    Ok(())
 }
 
 fn triple_fault() -> Result<()> {

@@ -6,9 +6,12 @@
 
 pub(crate) mod vmx;
 
+use alloc::sync::Arc;
+
 use arch::{Cr4, Xcr0};
-use memory::HostPhys;
+use machine::devices::lapic::{ApicPage, Lapic};
 use vmm::cpuid::Backing;
+use vmm::inject::Delivery;
 use vmm::{Cpu, Event, VmExit};
 
 use crate::memory::GuestRam;
@@ -61,12 +64,12 @@ pub(crate) struct GuestFeatures {
 }
 
 /// What a new vCPU is told about the machine that it sits in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct VcpuSetup {
     /// The guest's TSC reads 0 when the host's reads this.
     pub(crate) tsc_origin: u64,
-    /// Where the guest-physical page of the local APIC is kept by the hardware, if it is to virtualise it.
-    pub(crate) apic_page: Option<HostPhys>,
+    /// The registers of its local APIC, which the hardware may work on as well.
+    pub(crate) apic_page: Arc<ApicPage>,
     /// The bits of CR4 that CPUID allows it to set.
     pub(crate) cr4_allowed: Cr4,
 }
@@ -88,6 +91,13 @@ pub(crate) trait LoadedVcpu: Cpu {
 
     /// Delivers `event` at the next entry.
     fn inject(&mut self, event: Event);
+
+    /// Who brings the local APIC's interrupts to the guest, as its APIC is now.
+    fn delivery(&self) -> Delivery;
+
+    /// Tells the hardware what software has changed in the local APIC; to be called after all such changes, before
+    /// the entry.
+    fn present(&mut self, lapic: &mut Lapic);
 
     /// Asks for exits as soon as the guest can take an interrupt, an NMI.
     fn request_windows(&mut self, windows: Windows);

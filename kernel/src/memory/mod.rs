@@ -24,7 +24,7 @@ pub(crate) use guest::{DirtyRam, GuestRam, NotEnoughMemory};
 pub(crate) use map::{from_boot_info, reserve};
 pub(crate) use space::{
     FrameBufferMapping, StartSpace, TableFrames, build, enter, enter_space, is_memory, is_text,
-    map_device, reclaim_loader_memory, report, reserve_image, translate_loader_address,
+    map_device, reclaim_loader_memory, report, reserve_image, translate, translate_loader_address,
 };
 pub(crate) use stack::Stack;
 

@@ -375,6 +375,15 @@ pub(crate) fn map_device(registers: Range<HostPhys>) -> Result<HostVirt, TableEr
     Ok(address)
 }
 
+/// Where an address of the hypervisor leads.
+pub(crate) fn translate(address: HostVirt) -> Option<HostPhys> {
+    let space = SPACE.lock();
+    let translation = space
+        .as_ref()?
+        .translate(&TableFrames::ANYWHERE, address.as_u64())?;
+    Some(translation.address)
+}
+
 /// The root of the hypervisor's tables.
 pub(crate) fn root() -> HostPhys {
     HostPhys::new(ROOT.load(Ordering::Acquire))

@@ -11,7 +11,10 @@ use crate::system::host::Virtualisation;
 use crate::terminal::{is_interactive, size};
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
-use bundle::{Compression, HypervisorOptions, KernelFormat, LogLevel, TestDevices, WhenDone};
+use bundle::{
+    ApicVirtualization, Compression, HypervisorOptions, KernelFormat, LogLevel, TestDevices,
+    WhenDone,
+};
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -55,6 +58,18 @@ pub struct GuestOptions {
     /// How much the hypervisor logs: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     log: Option<LogLevel>,
+    /// How much of the guests' local APICs the processor may do, where it can: hardware, task-priority, software
+    #[arg(long, value_name = "HOW", default_value = "hardware", value_parser = parse_apic)]
+    apic: ApicVirtualization,
+}
+
+fn parse_apic(text: &str) -> Result<ApicVirtualization> {
+    Ok(match text {
+        "hardware" => ApicVirtualization::Hardware,
+        "task-priority" => ApicVirtualization::TaskPriority,
+        "software" => ApicVirtualization::Software,
+        _ => bail!("it is hardware, task-priority or software"),
+    })
 }
 
 fn parse_level(text: &str) -> Result<LogLevel> {
@@ -140,6 +155,7 @@ impl GuestOptions {
                 hypervisor: HypervisorOptions {
                     log_level: self.log.unwrap_or(usual.log_level),
                     when_done: when_done.unwrap_or(usual.when_done),
+                    apic: self.apic,
                 },
                 host_cpus: None,
                 host_memory_bytes: None,
@@ -150,7 +166,10 @@ impl GuestOptions {
         let artifacts = Artifacts::build(paths)?;
         Ok(Content {
             guests: configuration.guests(paths, &artifacts)?,
-            hypervisor: configuration.hypervisor(self.log, when_done, usual),
+            hypervisor: HypervisorOptions {
+                apic: self.apic,
+                ..configuration.hypervisor(self.log, when_done, usual)
+            },
             host_cpus: configuration.host_cpus(),
             host_memory_bytes: configuration.host_memory_bytes(),
             artifacts,
@@ -310,6 +329,8 @@ mod tests {
             "--firmware=uefi",
             "--log",
             "debug",
+            "--apic",
+            "software",
             "--cmdline",
             "-- a b",
         ])
@@ -319,6 +340,7 @@ mod tests {
         assert_eq!(guest.memory, Some(1 << 30));
         assert_eq!(guest.cpus, 4);
         assert_eq!(guest.log, Some(LogLevel::Debug));
+        assert_eq!(guest.apic, ApicVirtualization::Software);
         assert_eq!(guest.cmdline.as_deref(), Some("-- a b"));
         assert_eq!(machine.engine, Some(Engine::Qemu));
         assert_eq!(machine.firmware, Firmware::Uefi);
@@ -362,6 +384,7 @@ mod tests {
             (&["--log", "loud"], "trace"),
             (&["--kernel", "k", "--format", "coff"], "multiboot2"),
             (&["--format", "flat"], "--kernel"),
+            (&["--apic", "none"], "task-priority"),
             (&["--config", "x", "hello"], "--config"),
             (&["--config", "x", "--cpus", "2"], "--cpus"),
         ] {

@@ -184,6 +184,7 @@ impl Configuration {
     ) -> HypervisorOptions {
         let set = |found: &Option<Found<_>>| found.as_ref().map(|found| found.value);
         HypervisorOptions {
+            apic: usual.apic,
             log_level: log_level
                 .or(set(&self.hypervisor.log_level))
                 .unwrap_or(usual.log_level),

@@ -24,6 +24,20 @@ pub struct HypervisorOptions {
     pub log_level: LogLevel,
     /// What happens once every machine has ended.
     pub when_done: WhenDone,
+    /// How much of the guests' local APICs the processor may do.
+    pub apic: ApicVirtualization,
+}
+
+/// How much of the guests' local APICs the processor does, where it can. Less than all is for tests.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ApicVirtualization {
+    /// As much as it can.
+    #[default]
+    Hardware,
+    /// The task priority only, as older processors do.
+    TaskPriority,
+    /// Nothing.
+    Software,
 }
 
 /// How much the hypervisor logs.

@@ -38,8 +38,8 @@ mod reader;
 mod writer;
 
 pub use config::{
-    Autostart, Config, Console, EndPolicy, FileIndex, HypervisorOptions, KernelFormat, LogLevel,
-    Module, Placement, Screen, TestDevices, VmConfig, WhenDone,
+    ApicVirtualization, Autostart, Config, Console, EndPolicy, FileIndex, HypervisorOptions,
+    KernelFormat, LogLevel, Module, Placement, Screen, TestDevices, VmConfig, WhenDone,
 };
 pub use error::{BundleError, FileError};
 pub use format::{FILE_ALIGNMENT, MAX_BUNDLE_BYTES, VERSION};

@@ -126,7 +126,7 @@ mod tests {
         }
         .to_bytes();
         assert_eq!(&bytes[..8], b"PLINTH\x1aP");
-        assert_eq!(bytes[8..12], [2, 0, 0, 0]);
+        assert_eq!(bytes[8..12], VERSION.to_le_bytes());
         assert_eq!(bytes[16..24], [0, 0x50, 0x34, 0x12, 0, 0, 0, 0]);
         assert_eq!(bytes[24..32], [0x42, 0, 0, 0, 0, 0, 0, 0]);
     }

@@ -1,8 +1,8 @@
 //! What the writer makes, the reader reads; what something else made, or changed, it refuses.
 
 use bundle::{
-    Bundle, BundleError, Compression, Config, FileError, FileIndex, HypervisorOptions, LogLevel,
-    Module, VmConfig, WhenDone, Writer,
+    ApicVirtualization, Bundle, BundleError, Compression, Config, FileError, FileIndex,
+    HypervisorOptions, LogLevel, Module, VERSION, VmConfig, WhenDone, Writer,
 };
 use proptest::prelude::*;
 
@@ -33,6 +33,7 @@ fn sample(compression: Compression) -> (Vec<u8>, Config) {
         hypervisor: HypervisorOptions {
             log_level: LogLevel::Debug,
             when_done: WhenDone::Halt,
+            apic: ApicVirtualization::Software,
         },
         vms: vec![vm, other],
     };
@@ -127,7 +128,7 @@ fn another_version_is_refused_with_both_versions_named() {
     assert!(
         error
             .to_string()
-            .contains("version 99, this hypervisor reads 2")
+            .contains(&format!("version 99, this hypervisor reads {VERSION}"))
     );
 }
 

@@ -2,9 +2,11 @@
 //!
 //! SDM vol. 3, APIC Virtualization and Virtual Interrupts; Posted-Interrupt Processing.
 
+use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Vector;
+use machine::devices::lapic::{self, Lapic};
 
 use crate::bitmap::{Intercept, MsrAccess, MsrBitmap};
 use crate::controls::{PrimaryControls, SecondaryControls};
@@ -17,21 +19,41 @@ pub enum ApicLevel {
     None,
     /// The task priority.
     TaskPriority,
-    /// Reads of registers as well; writes exit after the fact.
-    Registers,
-    /// EOI, self-IPI and the delivery of pending interrupts as well.
+    /// Reads of registers, EOI, self-IPI and the delivery of pending interrupts as well; other writes exit after
+    /// the fact. Register virtualisation alone is no level: nobody would keep the PPR up to date.
     Delivery,
 }
 
-/// The mode that a guest has its local APIC in.
+impl fmt::Display for ApicLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "software",
+            Self::TaskPriority => "software, the task priority by the processor",
+            Self::Delivery => "by the processor",
+        })
+    }
+}
+
+/// How a guest reaches its local APIC, as far as a processor can help.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum ApicMode {
-    /// Off, by IA32_APIC_BASE.
-    Disabled,
-    /// Registers in memory.
+    /// Nowhere, since it is disabled; or at an address of its own choice, where software answers.
+    Elsewhere,
+    /// By registers in memory, where they are after reset: there lies the APIC-access page.
     Xapic,
-    /// Registers as MSRs.
+    /// By registers as MSRs.
     X2apic,
+}
+
+impl ApicMode {
+    /// The mode that IA32_APIC_BASE selects now.
+    pub fn of(lapic: &Lapic) -> Self {
+        match lapic.mode() {
+            lapic::ApicMode::X2apic => Self::X2apic,
+            lapic::ApicMode::Xapic if lapic.mmio_base() == Some(Lapic::DEFAULT_BASE) => Self::Xapic,
+            lapic::ApicMode::Xapic | lapic::ApicMode::Disabled => Self::Elsewhere,
+        }
+    }
 }
 
 /// The MSRs of an x2APIC that the virtual-APIC page answers for, beside the bit vectors: ID, version, TPR, PPR
@@ -48,12 +70,12 @@ impl ApicLevel {
     pub const fn best(features: &Features) -> Self {
         if !features.has(Feature::TprShadow) {
             Self::None
-        } else if !features.has(Feature::ApicRegisterVirtualization) {
-            Self::TaskPriority
-        } else if !features.has(Feature::VirtualInterruptDelivery) {
-            Self::Registers
-        } else {
+        } else if features.has(Feature::ApicRegisterVirtualization)
+            && features.has(Feature::VirtualInterruptDelivery)
+        {
             Self::Delivery
+        } else {
+            Self::TaskPriority
         }
     }
 
@@ -77,14 +99,14 @@ impl ApicLevel {
             _ if matches!(self, Self::None) => return (cr8_exits, SecondaryControls::empty()),
             _ => return (shadow, SecondaryControls::empty()),
         };
-        let registers = access.union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION);
         match self {
             Self::None => (cr8_exits, SecondaryControls::empty()),
             Self::TaskPriority => (shadow, access),
-            Self::Registers => (shadow, registers),
             Self::Delivery => (
                 shadow,
-                registers.union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY),
+                access
+                    .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
+                    .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY),
             ),
         }
     }
@@ -99,61 +121,13 @@ impl ApicLevel {
             pass(TPR, MsrAccess::Read);
             pass(TPR, MsrAccess::Write);
         }
-        if self >= Self::Registers {
+        if self >= Self::Delivery {
             for msr in READABLE.into_iter().chain(BIT_VECTORS) {
                 pass(msr, MsrAccess::Read);
             }
-        }
-        if self >= Self::Delivery {
             pass(EOI, MsrAccess::Write);
             pass(SELF_IPI, MsrAccess::Write);
         }
-    }
-}
-
-/// The guest-interrupt-status field.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct InterruptStatus {
-    /// RVI: the highest vector that is requested, or 0.
-    pub requesting: u8,
-    /// SVI: the highest vector in service, or 0.
-    pub servicing: u8,
-}
-
-impl InterruptStatus {
-    /// From the field.
-    pub const fn from_field(field: u16) -> Self {
-        let [requesting, servicing] = field.to_le_bytes();
-        Self {
-            requesting,
-            servicing,
-        }
-    }
-
-    /// For the field.
-    pub const fn to_field(self) -> u16 {
-        u16::from_le_bytes([self.requesting, self.servicing])
-    }
-}
-
-/// The vectors whose EOI exits although the processor does it, since an I/O APIC waits for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct EoiExitBitmap([u64; 4]);
-
-impl EoiExitBitmap {
-    /// No EOI exits.
-    pub const EMPTY: Self = Self([0; 4]);
-
-    /// Makes EOIs of this vector exit.
-    pub fn insert(&mut self, vector: Vector) {
-        if let Some(word) = self.0.get_mut(usize::from(vector.0 / 64)) {
-            *word |= 1 << (vector.0 % 64);
-        }
-    }
-
-    /// The values of the four fields.
-    pub const fn words(&self) -> [u64; 4] {
-        self.0
     }
 }
 
@@ -266,7 +240,7 @@ mod tests {
     fn the_level_is_what_the_processor_has_without_gaps() {
         assert_eq!(ApicLevel::best(&features(|_| {})), ApicLevel::Delivery);
         let without_delivery = features(|raw| raw.secondary &= !(1 << (32 + 9)));
-        assert_eq!(ApicLevel::best(&without_delivery), ApicLevel::Registers);
+        assert_eq!(ApicLevel::best(&without_delivery), ApicLevel::TaskPriority);
         let without_registers = features(|raw| raw.secondary &= !(1 << (32 + 8)));
         assert_eq!(ApicLevel::best(&without_registers), ApicLevel::TaskPriority);
         let without_shadow = features(|raw| raw.true_primary &= !(1 << (32 + 21)));
@@ -281,20 +255,16 @@ mod tests {
             (primary.bits(), secondary.bits())
         };
         let (shadow, cr8) = (1 << 21, 1 << 19 | 1 << 20);
-        for mode in [ApicMode::Disabled, ApicMode::Xapic, ApicMode::X2apic] {
+        for mode in [ApicMode::Elsewhere, ApicMode::Xapic, ApicMode::X2apic] {
             assert_eq!(controls(ApicLevel::None, mode), (cr8, 0));
         }
         assert_eq!(
-            controls(ApicLevel::Delivery, ApicMode::Disabled),
+            controls(ApicLevel::Delivery, ApicMode::Elsewhere),
             (shadow, 0)
         );
         assert_eq!(
             controls(ApicLevel::TaskPriority, ApicMode::Xapic),
             (shadow, 1)
-        );
-        assert_eq!(
-            controls(ApicLevel::Registers, ApicMode::Xapic),
-            (shadow, 0x101)
         );
         assert_eq!(
             controls(ApicLevel::Delivery, ApicMode::Xapic),
@@ -330,7 +300,7 @@ mod tests {
         };
         assert_eq!(passing(ApicLevel::None, MsrAccess::Read), []);
         assert_eq!(passing(ApicLevel::TaskPriority, MsrAccess::Read), [0x808]);
-        assert_eq!(passing(ApicLevel::Registers, MsrAccess::Write), [0x808]);
+        assert_eq!(passing(ApicLevel::TaskPriority, MsrAccess::Write), [0x808]);
         assert_eq!(
             passing(ApicLevel::Delivery, MsrAccess::Write),
             [0x808, 0x80b, 0x83f]
@@ -344,22 +314,24 @@ mod tests {
     }
 
     #[test]
-    fn the_interrupt_status_has_rvi_low_and_svi_high() {
-        let status = InterruptStatus {
-            requesting: 0x31,
-            servicing: 0xec,
+    fn an_apic_that_was_moved_is_none_that_the_hardware_finds() {
+        use machine::devices::lapic::{LapicConfig, LapicFeatures, Role};
+        let mut lapic = Lapic::new(LapicConfig {
+            id: 0,
+            role: Role::Bootstrap,
+            features: LapicFeatures::all(),
+            bus_hz: 1_000_000,
+            physical_address_bits: 40,
+        });
+        let mut after = |base: u64| {
+            let _ = lapic.write_base(base).unwrap();
+            ApicMode::of(&lapic)
         };
-        assert_eq!(status.to_field(), 0xec31);
-        assert_eq!(InterruptStatus::from_field(0xec31), status);
-    }
-
-    #[test]
-    fn eoi_exits_have_a_bit_for_each_vector() {
-        let mut bitmap = EoiExitBitmap::EMPTY;
-        for vector in [0x30, 0x40, 0x9f, 0xff] {
-            bitmap.insert(Vector(vector));
-        }
-        assert_eq!(bitmap.words(), [1 << 48, 1, 1 << 31, 1 << 63]);
+        assert_eq!(after(0xfee0_0900), ApicMode::Xapic);
+        assert_eq!(after(0xfed0_0900), ApicMode::Elsewhere);
+        assert_eq!(after(0xfee0_0100), ApicMode::Elsewhere);
+        assert_eq!(after(0xfee0_0900), ApicMode::Xapic);
+        assert_eq!(after(0xfee0_0d00), ApicMode::X2apic);
     }
 
     #[test]

@@ -149,14 +149,14 @@ features! {
     MsrBitmaps, Required, "MSR bitmaps", "harmless MSRs without an exit",
         [PrimaryControls::USE_MSR_BITMAPS];
     IoBitmaps, Required, "I/O bitmaps", "harmless ports without an exit", [PrimaryControls::USE_IO_BITMAPS];
-    TprShadow, Unused, "TPR shadow", "CR8 without an exit", [PrimaryControls::USE_TPR_SHADOW];
-    VirtualizeApicAccesses, Unused, "APIC-access page", "xAPIC accesses without decoding",
+    TprShadow, Used, "TPR shadow", "CR8 without an exit", [PrimaryControls::USE_TPR_SHADOW];
+    VirtualizeApicAccesses, Used, "APIC-access page", "xAPIC accesses without decoding",
         [SecondaryControls::VIRTUALIZE_APIC_ACCESSES];
-    ApicRegisterVirtualization, Unused, "APIC-register virtualization", "APIC reads without an exit",
+    ApicRegisterVirtualization, Used, "APIC-register virtualization", "APIC reads without an exit",
         [SecondaryControls::APIC_REGISTER_VIRTUALIZATION];
-    VirtualX2apic, Unused, "x2APIC mode", "x2APIC MSRs without an exit",
+    VirtualX2apic, Used, "x2APIC mode", "x2APIC MSRs without an exit",
         [SecondaryControls::VIRTUALIZE_X2APIC_MODE];
-    VirtualInterruptDelivery, Unused, "virtual-interrupt delivery", "EOI and injection without an exit",
+    VirtualInterruptDelivery, Used, "virtual-interrupt delivery", "EOI and injection without an exit",
         [SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY];
     PostedInterrupts, Unused, "posted interrupts", "interrupts reach a running guest without an exit",
         [PinControls::PROCESS_POSTED_INTERRUPTS];

@@ -2,6 +2,7 @@
 
 use arch::msr;
 use memory::{HostPhys, PageSize};
+use vmx::apic::ApicLevel;
 use vmx::bitmap::{Intercept, IoBitmaps, MsrAccess, MsrBitmap};
 
 use super::OutOfFrames;
@@ -26,13 +27,13 @@ const GUEST_MSRS: [u32; 10] = [
 pub(super) struct Bitmaps {
     io: FrameRun,
     msr: Frame,
+    msr_x2apic: Frame,
 }
 
 impl Bitmaps {
-    pub(super) fn new() -> Result<Self, OutOfFrames> {
+    pub(super) fn new(apic: ApicLevel) -> Result<Self, OutOfFrames> {
         let bytes = 2 * PageSize::Size4K.bytes();
         let io = FrameRun::zeroed(bytes, PageSize::Size4K).ok_or(OutOfFrames)?;
-        let msr = Frame::zeroed().ok_or(OutOfFrames)?;
         for (page, offset) in IoBitmaps::ALL_EXIT
             .pages()
             .into_iter()
@@ -48,10 +49,13 @@ impl Bitmaps {
                 }
             }
         }
-        for (number, area) in msrs.areas().into_iter().enumerate() {
-            msr.write(number * area.len(), area);
-        }
-        Ok(Self { io, msr })
+        let msr = frame_of(&msrs)?;
+        apic.pass_x2apic(&mut msrs);
+        Ok(Self {
+            io,
+            msr,
+            msr_x2apic: frame_of(&msrs)?,
+        })
     }
 
     /// Ports 0 to 0x7fff.
@@ -67,4 +71,17 @@ impl Bitmaps {
     pub(super) fn msr(&self) -> HostPhys {
         self.msr.address()
     }
+
+    /// The MSR bitmap of guests whose x2APIC the processor virtualises.
+    pub(super) fn msr_x2apic(&self) -> HostPhys {
+        self.msr_x2apic.address()
+    }
+}
+
+fn frame_of(bitmap: &MsrBitmap) -> Result<Frame, OutOfFrames> {
+    let frame = Frame::zeroed().ok_or(OutOfFrames)?;
+    for (number, area) in bitmap.areas().into_iter().enumerate() {
+        frame.write(number * area.len(), area);
+    }
+    Ok(frame)
 }

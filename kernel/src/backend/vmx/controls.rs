@@ -63,7 +63,7 @@ impl Controls {
                     | PrimaryControls::USE_IO_BITMAPS
                     | PrimaryControls::USE_MSR_BITMAPS
                     | PrimaryControls::ACTIVATE_SECONDARY_CONTROLS,
-                PrimaryControls::USE_TPR_SHADOW,
+                PrimaryControls::empty(),
             )?,
             secondary: capabilities.adjust(
                 SecondaryControls::ENABLE_EPT | SecondaryControls::UNRESTRICTED_GUEST,

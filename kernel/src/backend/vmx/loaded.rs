@@ -9,6 +9,7 @@ use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 use vmm::cpu::{Blocking, Cpu};
 use vmx::access_rights::{from_vmcs, to_vmcs};
+use vmx::apic::ApicMode;
 use vmx::controls::EntryControls;
 use vmx::fields::{self, SegmentFields};
 
@@ -323,8 +324,10 @@ impl Cpu for VmxLoaded<'_> {
         self.vmcs.write(fields::TSC_OFFSET, self.vcpu.tsc_offset);
     }
 
-    fn apic_mode_changed(&mut self, _lapic: &Lapic) {
-        // Every access to the local APIC exits, whatever its mode.
+    fn apic_mode_changed(&mut self, lapic: &Lapic) {
+        self.virtualise_apic(ApicMode::of(lapic));
+        // The manual wants it where the APIC-access page comes or goes.
+        self.flush_all();
     }
 
     fn flush_address(&mut self, gva: GuestVirt) {

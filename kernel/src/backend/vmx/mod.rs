@@ -4,6 +4,7 @@
 //! [`VmxVcpu`] is one vCPU at rest and [`VmxLoaded`](loaded::VmxLoaded) the same on a CPU. `entry` is the world
 //! switch, `run` what surrounds it, `switch` the state that only changes hands with the vCPU.
 
+mod apic;
 mod bitmaps;
 mod controls;
 mod entry;
@@ -25,13 +26,16 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use arch::{Cr4, Xcr0, msr};
+use bundle::ApicVirtualization;
 use spin::Mutex;
 use vmm::cpuid::Backing;
+use vmx::apic::ApicLevel;
 use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
 use vmx::features::{Feature, Features, MissingFeatures};
 use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator};
 
+use self::apic::VirtualApic;
 use self::bitmaps::Bitmaps;
 use self::controls::{Controls, FixedBits};
 use self::entry::Frame as EntryFrame;
@@ -52,6 +56,7 @@ pub(crate) struct Vmx {
     capabilities: Capabilities,
     features: Features,
     controls: Controls,
+    apic_level: ApicLevel,
     fixed: FixedBits,
     bitmaps: Bitmaps,
     tlb: Tlb,
@@ -107,11 +112,11 @@ impl From<OutOfFrames> for Unusable {
 }
 
 impl Vmx {
-    /// Looks at the boot CPU and decides what all vCPUs will use.
+    /// Looks at the boot CPU and decides what all vCPUs will use; of APIC virtualisation no more than this.
     ///
     /// # Errors
     /// [`Unusable`], with a text for the operator.
-    pub(crate) fn detect() -> Result<&'static Self, Unusable> {
+    pub(crate) fn detect(apic: ApicVirtualization) -> Result<&'static Self, Unusable> {
         let capabilities = capabilities_here()?;
         let features = Features::new(&capabilities);
         features.check().map_err(Unusable::Features)?;
@@ -127,10 +132,16 @@ impl Vmx {
             // XSAVES, which guests are not shown then, is to fault.
             controls.secondary.remove(SecondaryControls::ENABLE_XSAVES);
         }
+        if !has_vpid {
+            controls.secondary.remove(SecondaryControls::ENABLE_VPID);
+        }
+        let apic_level = apic_level(&features, apic);
+        log::info!(target: "vmx", "local APICs of guests: {apic_level}");
         Ok(Box::leak(Box::new(Self {
             controls,
+            apic_level,
             fixed: FixedBits::of(&capabilities),
-            bitmaps: Bitmaps::new()?,
+            bitmaps: Bitmaps::new(apic_level)?,
             tlb: Tlb {
                 has_vpid,
                 individual_address: features.has(Feature::InvvpidAddress),
@@ -173,6 +184,16 @@ impl Vmx {
     }
 }
 
+/// How much of the local APICs the processor is to do: what it can, unless somebody wants less.
+fn apic_level(features: &Features, wanted: ApicVirtualization) -> ApicLevel {
+    let most = match wanted {
+        ApicVirtualization::Hardware => ApicLevel::Delivery,
+        ApicVirtualization::TaskPriority => ApicLevel::TaskPriority,
+        ApicVirtualization::Software => ApicLevel::None,
+    };
+    ApicLevel::best(features).min(most)
+}
+
 /// The capabilities of the CPU that this runs on, after its firmware switch was set where that was left open.
 fn capabilities_here() -> Result<Capabilities, Unusable> {
     if core::arch::x86_64::__cpuid(1).ecx & (1 << 5) == 0 {
@@ -211,6 +232,7 @@ pub(crate) struct VmxVcpu {
     /// Without a preemption timer: when the host's timer was last set to fire for this vCPU.
     armed_tsc: u64,
     primary: vmx::PrimaryControls,
+    apic: VirtualApic,
 }
 
 /// Where a vCPU's state is.

@@ -2,6 +2,8 @@
 
 use core::fmt;
 
+use machine::devices::lapic::Lapic;
+use vmm::inject::Delivery;
 use vmm::{Event, VmExit};
 use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
@@ -79,6 +81,16 @@ impl LoadedVcpu for VmxLoaded<'_> {
         // The processor clears the valid bit of this field at the exit that follows.
         self.vmcs
             .write(fields::ENTRY_INTERRUPTION_INFO, event.info.0);
+    }
+
+    #[inline]
+    fn delivery(&self) -> Delivery {
+        self.apic_delivery()
+    }
+
+    #[inline]
+    fn present(&mut self, lapic: &mut Lapic) {
+        self.present_apic(lapic);
     }
 
     #[inline]

@@ -2,8 +2,10 @@
 
 use alloc::sync::Arc;
 
-use vmx::{PinControls, PrimaryControls, SecondaryControls, fields};
+use vmx::apic::ApicMode;
+use vmx::{PinControls, SecondaryControls, fields};
 
+use super::apic::VirtualApic;
 use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
 use super::entry::Frame as EntryFrame;
 use super::space::EptSpace;
@@ -30,6 +32,7 @@ pub(super) fn vcpu(
     if let Err(failure) = vmcs.clear() {
         panic!("VMCLEAR of a new VMCS: {failure}");
     }
+    let (apic, _) = vmx.apic_level.controls(ApicMode::Xapic, &vmx.features);
     let mut vcpu = VmxVcpu {
         vmx,
         vmcs,
@@ -42,10 +45,12 @@ pub(super) fn vcpu(
         tsc_offset: setup.tsc_origin.wrapping_neg(),
         windows: Windows::empty(),
         armed_tsc: 0,
-        primary: vmx.controls.primary,
+        primary: vmx.controls.primary | apic,
+        apic: VirtualApic::new(&setup.apic_page),
     };
     let mut loaded = (&vmx).load(&mut vcpu);
-    write_controls(&loaded.vmcs, vmx, loaded.vcpu, setup);
+    write_controls(&loaded.vmcs, vmx, loaded.vcpu);
+    loaded.set_up_apic();
     loaded.vmcs.write(fields::GUEST_ACTIVITY, 0);
     loaded.vmcs.write(fields::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
     vmm::reset::power_on(&mut loaded);
@@ -53,28 +58,12 @@ pub(super) fn vcpu(
     Ok(vcpu)
 }
 
-fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &mut VmxVcpu, setup: &VcpuSetup) {
+fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &VmxVcpu) {
     let controls = &vmx.controls;
-    let mut primary = controls.primary;
-    let mut secondary = controls.secondary;
-    match setup.apic_page {
-        Some(page) if primary.contains(PrimaryControls::USE_TPR_SHADOW) => {
-            vmcs.write(fields::VIRTUAL_APIC_ADDRESS, page.as_u64());
-            vmcs.write(fields::TPR_THRESHOLD, 0);
-        }
-        _ => {
-            primary.remove(PrimaryControls::USE_TPR_SHADOW);
-            primary.insert(PrimaryControls::CR8_LOAD_EXITING | PrimaryControls::CR8_STORE_EXITING);
-        }
-    }
-    if !vmx.tlb.has_vpid {
-        secondary.remove(SecondaryControls::ENABLE_VPID);
-    }
-    vcpu.primary = primary;
+    let secondary = controls.secondary;
 
     vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin.bits());
-    vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
-    vmcs.write(fields::SECONDARY_CONTROLS, secondary.bits());
+    vmcs.write(fields::PRIMARY_CONTROLS, vcpu.primary.bits());
     vmcs.write(fields::EXIT_CONTROLS, controls.exit.bits());
     vmcs.write(fields::ENTRY_CONTROLS, controls.entry.bits());
     vmcs.write(fields::EXCEPTION_BITMAP, EXCEPTION_BITMAP);
@@ -87,8 +76,6 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &mut VmxVcpu, setup: &Vcp
     vmcs.write(fields::ENTRY_INTERRUPTION_INFO, 0);
     vmcs.write(fields::IO_BITMAP_A, vmx.bitmaps.io_a().as_u64());
     vmcs.write(fields::IO_BITMAP_B, vmx.bitmaps.io_b().as_u64());
-    vmcs.write(fields::MSR_BITMAPS, vmx.bitmaps.msr().as_u64());
-    vmcs.write(fields::EPT_POINTER, vcpu.space.pointer().as_u64());
     vmcs.write(fields::TSC_OFFSET, vcpu.tsc_offset);
     if secondary.contains(SecondaryControls::ENABLE_VPID) {
         vmcs.write(fields::VPID, vcpu.vpid.as_u16());

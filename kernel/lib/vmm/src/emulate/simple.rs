@@ -8,6 +8,8 @@
 use arch::decode::{Extension, Instruction, Operand, Operation, Register};
 use arch::{AccessKind, Dr7, SegmentName};
 
+use memory::PageSize;
+
 use crate::cpu::Cpu;
 use crate::device;
 use crate::exit::MemoryAccess;
@@ -25,7 +27,6 @@ pub(super) fn emulate<C: Cpu, M: Machine>(
     instruction: &Instruction,
     access: &MemoryAccess,
 ) -> Option<Result<Next, GuestFault>> {
-    let gva = access.gva?.as_u64();
     if access.during_page_walk || cpu.debug_register(7) & Dr7::ANY_ENABLED.bits() != 0 {
         return None;
     }
@@ -44,7 +45,7 @@ pub(super) fn emulate<C: Cpu, M: Machine>(
         address = address.wrapping_add(cpu.segment(memory.segment).base);
     }
     // An aligned operand lies in one page, and whole at the address that the hardware has translated.
-    if address != gva || gva & (from.bytes() as u64 - 1) != 0 {
+    if !is_at(address, vcpu, access) || address & (from.bytes() as u64 - 1) != 0 {
         return None;
     }
 
@@ -76,4 +77,17 @@ pub(super) fn emulate<C: Cpu, M: Machine>(
         _ => return None,
     }
     Some(complete_with_length(cpu, instruction.length, Next::Resume))
+}
+
+/// Whether the access that was stopped went to this linear address. Of one to the local APIC that the hardware
+/// virtualises only in part it tells the offset alone, which is enough: a move has one operand in memory.
+#[inline]
+fn is_at(address: u64, vcpu: &VcpuState, access: &MemoryAccess) -> bool {
+    match access.gva {
+        Some(gva) => gva.as_u64() == address,
+        None => {
+            (address ^ access.gpa.as_u64()) & (PageSize::Size4K.bytes() - 1) == 0
+                && device::apic_page_offset(vcpu, access.gpa).is_some()
+        }
+    }
 }

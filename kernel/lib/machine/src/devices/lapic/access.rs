@@ -233,6 +233,7 @@ impl Lapic {
             Register::SelfIpi => self.self_ipi(Vector(value as u8)),
             Register::InitialCount if self.timer.counts_down() => {
                 self.page.set(register, value);
+                self.initial_count = value;
                 // What has run out by now is not lost.
                 self.expire(clock);
                 self.timer.set_initial_count(value, clock);
@@ -257,13 +258,13 @@ impl Lapic {
             Register::LvtLint1 => {
                 self.store_lint(Lint::Lint1, self.entry_value(register, value));
             }
+            Register::InitialCount => self.page.set(register, self.initial_count),
             Register::Id
             | Register::Version
             | Register::LogicalDestination
             | Register::DestinationFormat
             | Register::InterruptCommand
             | Register::InterruptCommandHigh
-            | Register::InitialCount
             | Register::CurrentCount => {}
         }
         ApicAction::None

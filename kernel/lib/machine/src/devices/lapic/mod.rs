@@ -25,7 +25,7 @@ mod timer;
 #[cfg(test)]
 mod tests;
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 
 use arch::Vector;
 use bitflags::bitflags;
@@ -122,11 +122,13 @@ pub enum ApicAction {
 /// The local APIC of one vCPU.
 #[derive(Debug)]
 pub struct Lapic {
-    page: Box<ApicPage>,
+    page: Arc<ApicPage>,
     config: LapicConfig,
     /// IA32_APIC_BASE.
     base: u64,
     timer: Timer,
+    /// The initial count, which the hardware overwrites in the page even where such a write is to be ignored.
+    initial_count: u32,
     /// Whether the timer's LVT entry was masked when it was last written.
     timer_mask: lvt::Mask,
     /// The pins now.
@@ -148,10 +150,11 @@ impl Lapic {
     /// A local APIC after power-on.
     pub fn new(config: LapicConfig) -> Self {
         let mut lapic = Self {
-            page: Box::new(ApicPage::new()),
+            page: Arc::new(ApicPage::new()),
             config,
             base: 0,
             timer: Timer::new(config.bus_hz),
+            initial_count: 0,
             timer_mask: lvt::Mask::Masked,
             lints: lvt::Lines::empty(),
             ext_int: priority::ExtIntRequest::None,
@@ -186,8 +189,9 @@ impl Lapic {
         self.page.set(Register::LvtLint1, 0x400);
     }
 
-    /// The registers; their host-physical address is the hardware's virtual-APIC address.
-    pub fn page(&self) -> &ApicPage {
+    /// The registers; their host-physical address is the hardware's virtual-APIC address. Whoever tells the
+    /// hardware of it keeps a reference for as long.
+    pub const fn page(&self) -> &Arc<ApicPage> {
         &self.page
     }
 
@@ -327,6 +331,7 @@ impl Lapic {
         }
         self.set_identity();
         self.timer.reset();
+        self.initial_count = 0;
         self.timer_mask = lvt::Mask::Masked;
         self.lints
             .remove(lvt::Lines::LINT0_WAITS | lvt::Lines::LINT1_WAITS);

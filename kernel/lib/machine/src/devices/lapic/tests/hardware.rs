@@ -173,6 +173,20 @@ fn a_timer_that_the_hardware_has_written_runs() {
 }
 
 #[test]
+fn an_initial_count_that_the_hardware_wrote_in_tsc_deadline_mode_is_taken_back() {
+    let mut bench = Bench::new();
+    bench.put(LVT_TIMER, 0x30);
+    bench.put(INITIAL_COUNT, 1000);
+    bench.put(LVT_TIMER, 0x4_0030);
+    bench.lapic.page.store_raw(INITIAL_COUNT, 77);
+    assert_eq!(
+        bench.lapic.complete_write(INITIAL_COUNT, &bench.now),
+        ApicAction::None
+    );
+    assert_eq!(bench.get(INITIAL_COUNT), 1000);
+}
+
+#[test]
 fn an_x2apic_self_ipi_that_the_hardware_passes_on_is_completed() {
     let mut bench = Bench::x2();
     bench.lapic.page.store_raw(0x3f0, 0x0f);
