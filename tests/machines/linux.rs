@@ -148,7 +148,8 @@ fn shell() -> Result<()> {
     machine.send(b"stty size; echo answer $((6 * 7))\r")?;
     machine.expect("37 111")?;
     machine.expect("answer 42")?;
-    machine.send(b"echo rea''dy; cat; echo not inter''rupted\r")?;
+    // It is the program that waits for Ctrl-C which says that it is there.
+    machine.send(b"sh -c 'echo rea\"\"dy; exec cat'; echo not inter''rupted\r")?;
     machine.expect("ready")?;
     machine.send(b"\x03echo answer $((6 * 8))\r")?;
     machine.expect("answer 48")?;
