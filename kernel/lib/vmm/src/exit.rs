@@ -51,7 +51,7 @@ pub enum VmExit {
     /// A move to or from a debug register.
     DebugRegister(DebugRegisterAccess),
     /// LGDT, SGDT, LIDT, SIDT, LLDT, SLDT, LTR or STR.
-    DescriptorTable,
+    DescriptorTable(DescriptorTableAccess),
     /// A guest-physical access that the second-level page tables do not allow.
     Memory(MemoryAccess),
     /// A second-level page-table entry that the hardware rejects: a bug of ours.
@@ -194,6 +194,57 @@ pub struct DebugRegisterAccess {
     pub direction: Direction,
     /// The other operand.
     pub gpr: Gpr,
+}
+
+/// An instruction that stores or loads a descriptor-table register or a system-segment register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DescriptorTableAccess {
+    /// Which.
+    pub instruction: DescriptorTableInstruction,
+    /// What it stores to or loads from.
+    pub operand: DescriptorOperand,
+    /// The operand size of LGDT and LIDT outside 64-bit mode: word or doubleword.
+    pub operand_width: Width,
+}
+
+/// The instructions that [`DescriptorTableAccess`] is about.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manual's mnemonics")]
+pub enum DescriptorTableInstruction {
+    Sgdt,
+    Sidt,
+    Lgdt,
+    Lidt,
+    Sldt,
+    Str,
+    Lldt,
+    Ltr,
+}
+
+/// The operand of such an instruction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum DescriptorOperand {
+    /// A register, for selectors only.
+    Register(Gpr),
+    /// Memory.
+    Memory(EffectiveAddress),
+}
+
+/// How an instruction names memory.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct EffectiveAddress {
+    /// The segment.
+    pub segment: SegmentName,
+    /// The base register.
+    pub base: Option<Gpr>,
+    /// The index register.
+    pub index: Option<Gpr>,
+    /// By how much the index is shifted left: 0 to 3.
+    pub scale: u8,
+    /// The displacement; with RIP already added where it is relative to that.
+    pub displacement: u64,
+    /// The width that the sum is cut to.
+    pub address_width: Width,
 }
 
 /// An access to guest-physical memory that was stopped.

@@ -70,7 +70,7 @@ exit_kinds! {
     /// A debug register.
     DebugRegister = "dr", VmExit::DebugRegister(_),
     /// A descriptor-table register.
-    DescriptorTable = "descriptor table", VmExit::DescriptorTable,
+    DescriptorTable = "descriptor table", VmExit::DescriptorTable(_),
     /// Memory that is not RAM, or not there yet.
     Memory = "memory", VmExit::Memory(_) | VmExit::MemoryMisconfigured(_),
     /// A guest exception.

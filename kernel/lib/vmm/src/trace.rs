@@ -150,7 +150,7 @@ fn detail<C: Cpu>(cpu: &C, exit: &VmExit) -> u64 {
         | VmExit::Mwait
         | VmExit::Random
         | VmExit::NoSuchInstruction
-        | VmExit::DescriptorTable
+        | VmExit::DescriptorTable(_)
         | VmExit::TprBelowThreshold
         | VmExit::InterruptWindow
         | VmExit::NmiWindow

@@ -8,8 +8,9 @@ use arch::{Exception, Gpr, SegmentName, Vector, Width};
 use bitflags::bitflags;
 use memory::{GuestPhys, GuestVirt};
 use vmm::exit::{
-    AccessKind, ControlRegister, ControlRegisterAccess, DebugRegisterAccess, Direction,
-    ExceptionInfo, MemoryAccess, PortIo, Repeat, StringIo, TaskSwitch, TaskSwitchCause,
+    AccessKind, ControlRegister, ControlRegisterAccess, DebugRegisterAccess, DescriptorOperand,
+    DescriptorTableAccess, DescriptorTableInstruction, Direction, EffectiveAddress, ExceptionInfo,
+    MemoryAccess, PortIo, Repeat, StringIo, TaskSwitch, TaskSwitchCause,
 };
 use vmm::{Event, VmExit};
 
@@ -112,7 +113,8 @@ pub fn decode(reason: u32, fields: &impl ExitFields) -> VmExit {
             offset: (fields.qualification() & 0xfff) as u16,
         },
         ExitReason::VirtualizedEoi => VmExit::ApicEoi(Vector(fields.qualification() as u8)),
-        ExitReason::GdtrOrIdtr | ExitReason::LdtrOrTr => VmExit::DescriptorTable,
+        ExitReason::GdtrOrIdtr => descriptor_table(fields, GDTR_OR_IDTR),
+        ExitReason::LdtrOrTr => descriptor_table(fields, LDTR_OR_TR),
         ExitReason::EptViolation => ept_violation(fields),
         ExitReason::EptMisconfiguration => {
             VmExit::MemoryMisconfigured(GuestPhys::new(fields.guest_physical()))
@@ -324,16 +326,77 @@ fn string_io(qualification: u64, direction: Direction, instruction_info: u32) ->
         },
         segment: match direction {
             Direction::In => SegmentName::Es,
-            Direction::Out => match (instruction_info >> 15) & 7 {
-                0 => SegmentName::Es,
-                1 => SegmentName::Cs,
-                2 => SegmentName::Ss,
-                4 => SegmentName::Fs,
-                5 => SegmentName::Gs,
-                _ => SegmentName::Ds,
-            },
+            Direction::Out => segment(instruction_info),
         },
     }
+}
+
+/// The segment in bits 17:15 of the VM-exit instruction information.
+const fn segment(instruction_info: u32) -> SegmentName {
+    match (instruction_info >> 15) & 7 {
+        0 => SegmentName::Es,
+        1 => SegmentName::Cs,
+        2 => SegmentName::Ss,
+        4 => SegmentName::Fs,
+        5 => SegmentName::Gs,
+        _ => SegmentName::Ds,
+    }
+}
+
+/// The instructions by bits 29:28 of the VM-exit instruction information.
+const GDTR_OR_IDTR: [DescriptorTableInstruction; 4] = [
+    DescriptorTableInstruction::Sgdt,
+    DescriptorTableInstruction::Sidt,
+    DescriptorTableInstruction::Lgdt,
+    DescriptorTableInstruction::Lidt,
+];
+const LDTR_OR_TR: [DescriptorTableInstruction; 4] = [
+    DescriptorTableInstruction::Sldt,
+    DescriptorTableInstruction::Str,
+    DescriptorTableInstruction::Lldt,
+    DescriptorTableInstruction::Ltr,
+];
+
+/// SDM vol. 3, Information for VM Exits Due to Instruction Execution: LIDT, LGDT, SIDT, SGDT; LLDT, LTR, SLDT, STR.
+#[cold]
+fn descriptor_table(
+    fields: &impl ExitFields,
+    instructions: [DescriptorTableInstruction; 4],
+) -> VmExit {
+    let info = fields.instruction_info();
+    let [first, second, third, fourth] = instructions;
+    let instruction = match (info >> 28) & 3 {
+        0 => first,
+        1 => second,
+        2 => third,
+        _ => fourth,
+    };
+    let gpr = |shift: u32| Gpr::from_number((info >> shift) as u8 & 0xf);
+    let operand = if info & 1 << 10 != 0 {
+        DescriptorOperand::Register(gpr(3))
+    } else {
+        DescriptorOperand::Memory(EffectiveAddress {
+            segment: segment(info),
+            base: (info & 1 << 27 == 0).then(|| gpr(23)),
+            index: (info & 1 << 22 == 0).then(|| gpr(18)),
+            scale: (info & 3) as u8,
+            displacement: fields.qualification(),
+            address_width: match (info >> 7) & 7 {
+                0 => Width::Word,
+                1 => Width::Dword,
+                _ => Width::Qword,
+            },
+        })
+    };
+    VmExit::DescriptorTable(DescriptorTableAccess {
+        instruction,
+        operand,
+        operand_width: if info & 1 << 11 == 0 {
+            Width::Word
+        } else {
+            Width::Dword
+        },
+    })
 }
 
 fn apic_access(qualification: u64) -> VmExit {

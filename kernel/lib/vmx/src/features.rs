@@ -130,7 +130,7 @@ features! {
         [SecondaryControls::MODE_BASED_EXECUTE_CONTROL];
     SubPageWrite, Unused, "sub-page write permissions", "write protection of 128 bytes",
         [SecondaryControls::SUB_PAGE_WRITE_PERMISSIONS];
-    PageModificationLog, Unused, "page-modification logging", "a list of the pages written",
+    PageModificationLog, Unused, "page-modification logging", "a list of the pages written, which nobody wants: no VM is migrated",
         [SecondaryControls::ENABLE_PML];
     Vpid, Used, "VPID", "the TLB survives a world switch",
         [SecondaryControls::ENABLE_VPID, Bits(EptVpid::INVVPID)];
@@ -163,7 +163,7 @@ features! {
     IpiVirtualization, Unused, "IPI virtualization", "guest IPIs without an exit",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::IPI_VIRTUALIZATION];
     TscOffset, Required, "TSC offsetting", "a guest's TSC starts at zero", [PrimaryControls::USE_TSC_OFFSETTING];
-    TscScaling, Unused, "TSC scaling", "a guest's TSC keeps its frequency",
+    TscScaling, Unused, "TSC scaling", "a guest's TSC keeps its frequency, as it does on its own machine",
         [SecondaryControls::USE_TSC_SCALING];
     Rdtscp, Used, "RDTSCP", "guests may use RDTSCP and RDPID", [SecondaryControls::ENABLE_RDTSCP];
     Invpcid, Used, "INVPCID", "guests may use INVPCID", [SecondaryControls::ENABLE_INVPCID];
@@ -174,11 +174,11 @@ features! {
         [SecondaryControls::PAUSE_LOOP_EXITING];
     WbinvdExiting, Used, "WBINVD exiting", "no guest flushes everybody's caches",
         [SecondaryControls::WBINVD_EXITING];
-    DescriptorTableExiting, Unused, "descriptor-table exiting", "UMIP for guests on any processor",
+    DescriptorTableExiting, Unused, "descriptor-table exiting", "watching SGDT and its like; no UMIP, which is SMSW, too",
         [SecondaryControls::DESCRIPTOR_TABLE_EXITING];
     MonitorTrapFlag, Unused, "monitor trap flag", "single steps for the debugger",
         [PrimaryControls::MONITOR_TRAP_FLAG];
-    VirtualSpecCtrl, Unused, "IA32_SPEC_CTRL virtualization", "mitigations that guests cannot undo",
+    VirtualSpecCtrl, Unused, "IA32_SPEC_CTRL virtualization", "mitigations that guests cannot undo: theirs are their own",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::VIRTUALIZE_SPEC_CTRL];
     BusLockDetection, Unused, "bus-lock detection", "guests that stall the bus are seen",
         [SecondaryControls::BUS_LOCK_DETECTION];

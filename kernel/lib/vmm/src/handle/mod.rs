@@ -8,6 +8,7 @@ pub(crate) mod apic;
 mod control_register;
 mod cpuid;
 mod debug_register;
+mod descriptor_table;
 mod exception;
 mod hypercall;
 mod misc;
@@ -125,9 +126,7 @@ pub fn handle<C: Cpu, M: Machine>(
             };
             emulate(cpu, vcpu, machine, access)
         }
-        VmExit::DescriptorTable => Ok(Next::Stop(VmError::Unsupported(
-            "an exit by LGDT, SIDT and their like",
-        ))),
+        VmExit::DescriptorTable(access) => descriptor_table::access(cpu, vcpu, machine, access),
         VmExit::TprBelowThreshold
         | VmExit::InterruptWindow
         | VmExit::NmiWindow

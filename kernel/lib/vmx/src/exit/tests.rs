@@ -69,8 +69,6 @@ fn reasons_that_say_it_all_need_no_other_field() {
         (39, VmExit::Monitor),
         (40, VmExit::Pause),
         (43, VmExit::TprBelowThreshold),
-        (46, VmExit::DescriptorTable),
-        (47, VmExit::DescriptorTable),
         (51, VmExit::Rdtscp),
         (52, VmExit::HostTimer),
         (54, VmExit::Wbinvd),
@@ -416,6 +414,47 @@ fn task_switches_have_selector_and_cause() {
             })
         );
     }
+}
+
+#[test]
+fn descriptor_table_instructions_have_their_operand() {
+    let decoded = |reason, instruction_info, qualification| {
+        let fields = Fields {
+            qualification,
+            instruction_info,
+            ..Fields::default()
+        };
+        match decode(reason, &fields) {
+            VmExit::DescriptorTable(access) => access,
+            exit => panic!("{exit:?}"),
+        }
+    };
+    // LIDT GS:[RBX + R9*4 - 8]
+    let access = decoded(46, 0x31a6_8902, (-8i64).cast_unsigned());
+    assert_eq!(access.instruction, DescriptorTableInstruction::Lidt);
+    assert_eq!(access.operand_width, Width::Dword);
+    let DescriptorOperand::Memory(memory) = access.operand else {
+        panic!("{access:?}")
+    };
+    assert_eq!(memory.segment, SegmentName::Gs);
+    assert_eq!(memory.base, Some(Gpr::Rbx));
+    assert_eq!((memory.index, memory.scale), (Some(Gpr::R9), 2));
+    assert_eq!(memory.displacement, 0xffff_ffff_ffff_fff8);
+    assert_eq!(memory.address_width, Width::Qword);
+    // 16-bit SGDT ES:[0x1234]
+    let access = decoded(46, 0x0840_0000, 0x1234);
+    assert_eq!(access.instruction, DescriptorTableInstruction::Sgdt);
+    assert_eq!(access.operand_width, Width::Word);
+    let DescriptorOperand::Memory(memory) = access.operand else {
+        panic!("{access:?}")
+    };
+    assert_eq!((memory.base, memory.index), (None, None));
+    assert_eq!(memory.segment, SegmentName::Es);
+    assert_eq!(memory.address_width, Width::Word);
+    // STR EDX
+    let access = decoded(47, 0x1000_0410, 0);
+    assert_eq!(access.instruction, DescriptorTableInstruction::Str);
+    assert_eq!(access.operand, DescriptorOperand::Register(Gpr::Rdx));
 }
 
 #[test]
