@@ -28,6 +28,7 @@ pub mod msr;
 pub mod mtrr;
 pub mod paging;
 pub mod segment;
+pub mod speculation;
 pub mod walk;
 mod width;
 

@@ -16,6 +16,12 @@ use vmx::{PrimaryControls, SecondaryControls, fields};
 use super::loaded::VmxLoaded;
 use super::space::View;
 
+/// The secondary controls that [`ApicLevel::controls`](vmx::apic::ApicLevel::controls) decides on.
+const APIC_CONTROLS: SecondaryControls = SecondaryControls::VIRTUALIZE_APIC_ACCESSES
+    .union(SecondaryControls::VIRTUALIZE_X2APIC_MODE)
+    .union(SecondaryControls::APIC_REGISTER_VIRTUALIZATION)
+    .union(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY);
+
 /// The part of a vCPU that is about its local APIC.
 pub(super) struct VirtualApic {
     /// Keeps the page alive as long as a VMCS points to it.
@@ -63,9 +69,7 @@ impl VmxLoaded<'_> {
     pub(super) fn virtualise_apic(&mut self, mode: ApicMode) {
         let vmx = self.vcpu.vmx;
         let (_, apic) = vmx.apic_level.controls(mode, &vmx.features);
-        let secondary = vmx.controls.secondary | apic;
-        self.vmcs
-            .write(fields::SECONDARY_CONTROLS, secondary.bits());
+        self.change_secondary(APIC_CONTROLS, apic);
         let bitmap = if apic.contains(SecondaryControls::VIRTUALIZE_X2APIC_MODE) {
             vmx.bitmaps.msr_x2apic()
         } else {

@@ -6,6 +6,7 @@ use vmx::apic::ApicLevel;
 use vmx::bitmap::{Intercept, IoBitmaps, MsrAccess, MsrBitmap};
 
 use super::OutOfFrames;
+use super::guard::Guard;
 use crate::memory::{Frame, FrameRun};
 
 /// MSRs that are the guest's own: those that the VMCS or `switch` changes with the vCPU, and in which no value
@@ -31,7 +32,7 @@ pub(super) struct Bitmaps {
 }
 
 impl Bitmaps {
-    pub(super) fn new(apic: ApicLevel) -> Result<Self, OutOfFrames> {
+    pub(super) fn new(apic: ApicLevel, guard: &Guard) -> Result<Self, OutOfFrames> {
         let bytes = 2 * PageSize::Size4K.bytes();
         let io = FrameRun::zeroed(bytes, PageSize::Size4K).ok_or(OutOfFrames)?;
         for (page, offset) in IoBitmaps::ALL_EXIT
@@ -47,6 +48,11 @@ impl Bitmaps {
                 if let Err(error) = msrs.set(index, access, Intercept::Pass) {
                     unreachable!("{error}: a constant of this file");
                 }
+            }
+        }
+        for (index, access) in guard.guest_msrs() {
+            if let Err(error) = msrs.set(index, access, Intercept::Pass) {
+                unreachable!("{error}: a constant of `guard`");
             }
         }
         let msr = frame_of(&msrs)?;

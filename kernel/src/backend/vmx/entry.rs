@@ -9,8 +9,10 @@
 use core::arch::naked_asm;
 use core::mem::offset_of;
 
-use arch::{Gpr, Gprs};
+use arch::{Gpr, Gprs, msr};
 use vmx::fields;
+
+use super::guard::Guard;
 
 /// The registers that the assembly saves and loads, and the stack that the VMCS returns to.
 #[repr(C)]
@@ -19,13 +21,24 @@ pub(super) struct Frame {
     pub(super) gprs: Gprs,
     /// What the VMCS's host RSP was last set to; 0 before the first entry.
     host_rsp: u64,
+    /// The guest's IA32_SPEC_CTRL and the hypervisor's, where `guard` switches it.
+    pub(super) guest_spec_ctrl: u64,
+    host_spec_ctrl: u64,
+    /// A data segment of the hypervisor, for VERW.
+    data_selector: u16,
+    /// Pairs of return predictions that are overwritten at a guarded exit.
+    return_fills: u16,
 }
 
 impl Frame {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new(guard: &Guard) -> Self {
         Self {
             gprs: Gprs::new(),
             host_rsp: 0,
+            guest_spec_ctrl: 0,
+            host_spec_ctrl: guard.host_spec_ctrl(),
+            data_selector: guard.data_selector(),
+            return_fills: guard.return_fills(),
         }
     }
 
@@ -39,14 +52,20 @@ const fn slot(register: Gpr) -> usize {
     offset_of!(Frame, gprs) + 8 * register as usize
 }
 
-/// Which instruction enters the guest.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u64)]
-pub(super) enum Entry {
-    /// VMLAUNCH: the VMCS is clear.
-    Launch = 0,
-    /// VMRESUME: the VMCS has been launched since it was last cleared.
-    Resume = 1,
+bitflags::bitflags! {
+    /// What an entry takes. Most are [`RESUME`](Self::RESUME) and nothing else, which is the quick way.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+    #[repr(transparent)]
+    pub(super) struct Entry: u64 {
+        /// VMRESUME: the VMCS has been launched since it was last cleared. Else VMLAUNCH.
+        const RESUME = 1 << 0;
+        /// Load the guest's IA32_SPEC_CTRL.
+        const SPEC_CTRL = 1 << 1;
+        /// Flush the L1 data cache.
+        const FLUSH_L1 = 1 << 2;
+        /// Clear the processor's buffers.
+        const VERW = 1 << 3;
+    }
 }
 
 /// How [`enter`] came back.
@@ -60,6 +79,51 @@ pub(super) enum Outcome {
     FailInvalid = 1,
     /// The instruction failed with ZF: the VM-instruction error field says why.
     FailValid = 2,
+}
+
+/// Step 6 of [`enter`]: the guest's registers to the frame, whose address becomes RDI. The stack is then as step 1
+/// left it, but for that address.
+macro_rules! save_guest_registers {
+    () => {
+        concat!(
+            "push rdi\n",
+            "mov rdi, [rsp + 8]\n",
+            "mov [rdi + {rax}], rax\n",
+            "mov [rdi + {rcx}], rcx\n",
+            "mov [rdi + {rdx}], rdx\n",
+            "mov [rdi + {rbx}], rbx\n",
+            "mov [rdi + {rbp}], rbp\n",
+            "mov [rdi + {rsi}], rsi\n",
+            "mov [rdi + {r8}], r8\n",
+            "mov [rdi + {r9}], r9\n",
+            "mov [rdi + {r10}], r10\n",
+            "mov [rdi + {r11}], r11\n",
+            "mov [rdi + {r12}], r12\n",
+            "mov [rdi + {r13}], r13\n",
+            "mov [rdi + {r14}], r14\n",
+            "mov [rdi + {r15}], r15\n",
+            "pop rax\n",
+            "mov [rdi + {rdi}], rax\n",
+            "add rsp, 8\n",
+        )
+    };
+}
+
+/// Step 7 of [`enter`]: nothing of the guest's is left in registers that step 8 does not restore.
+macro_rules! clear_guest_registers {
+    () => {
+        concat!(
+            "xor eax, eax\n",
+            "xor ecx, ecx\n",
+            "xor edx, edx\n",
+            "xor esi, esi\n",
+            "xor edi, edi\n",
+            "xor r8d, r8d\n",
+            "xor r9d, r9d\n",
+            "xor r10d, r10d\n",
+            "xor r11d, r11d\n",
+        )
+    };
 }
 
 /// Runs the guest of the current VMCS until its next exit.
@@ -89,8 +153,10 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "vmwrite rdx, rsp",
         "mov [rdi + {host_rsp}], rsp",
         "2:",
-        // 3. Load the guest's registers, RDI last.
-        "test esi, esi",
+        // 3. Load the guest's registers, RDI last. ZF says VMRESUME from here on.
+        "cmp esi, {RESUME}",
+        "jne 7f",
+        "6:",
         "mov rax, [rdi + {rax}]",
         "mov rcx, [rdi + {rcx}]",
         "mov rdx, [rdi + {rdx}]",
@@ -106,8 +172,8 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "mov r14, [rdi + {r14}]",
         "mov r15, [rdi + {r15}]",
         "mov rdi, [rdi + {rdi}]",
-        // 4. Enter. MOV leaves the flags of the test alone.
-        "jz 3f",
+        // 4. Enter. MOV leaves the flags of the comparison alone.
+        "jne 3f",
         "vmresume",
         "jmp 4f",
         "3:",
@@ -119,38 +185,35 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "cmovnc eax, ecx",
         "pop rdi",
         "jmp 5f",
+        // 3a. Entries that take more, the flush last.
+        "7:",
+        "test esi, {SPEC_CTRL}",
+        "jz 8f",
+        "mov ecx, {IA32_SPEC_CTRL}",
+        "mov eax, [rdi + {guest_spec_ctrl}]",
+        "mov edx, [rdi + {guest_spec_ctrl} + 4]",
+        "wrmsr",
+        "8:",
+        "test esi, {VERW}",
+        "jz 9f",
+        "verw word ptr [rdi + {data_selector}]",
+        "9:",
+        "test esi, {FLUSH_L1}",
+        "jz 10f",
+        "mov ecx, {IA32_FLUSH_CMD}",
+        "mov eax, 1",
+        "xor edx, edx",
+        "wrmsr",
+        "10:",
+        "and esi, {RESUME}",
+        "cmp esi, {RESUME}",
+        "jmp 6b",
         // 6. The exit: the host's RIP in the VMCS. The stack is as step 1 left it.
         ".global plinth_vmx_exit",
         "plinth_vmx_exit:",
-        "push rdi",
-        "mov rdi, [rsp + 8]",
-        "mov [rdi + {rax}], rax",
-        "mov [rdi + {rcx}], rcx",
-        "mov [rdi + {rdx}], rdx",
-        "mov [rdi + {rbx}], rbx",
-        "mov [rdi + {rbp}], rbp",
-        "mov [rdi + {rsi}], rsi",
-        "mov [rdi + {r8}], r8",
-        "mov [rdi + {r9}], r9",
-        "mov [rdi + {r10}], r10",
-        "mov [rdi + {r11}], r11",
-        "mov [rdi + {r12}], r12",
-        "mov [rdi + {r13}], r13",
-        "mov [rdi + {r14}], r14",
-        "mov [rdi + {r15}], r15",
-        "pop rax",
-        "mov [rdi + {rdi}], rax",
-        "add rsp, 8",
+        save_guest_registers!(),
         // 7. Clear what still holds guest values and is not restored below.
-        "xor eax, eax",
-        "xor ecx, ecx",
-        "xor edx, edx",
-        "xor esi, esi",
-        "xor edi, edi",
-        "xor r8d, r8d",
-        "xor r9d, r9d",
-        "xor r10d, r10d",
-        "xor r11d, r11d",
+        clear_guest_registers!(),
         // 8. Restore the host's registers and return.
         "5:",
         "pop r15",
@@ -160,6 +223,52 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "pop rbp",
         "pop rbx",
         "ret",
+        // 6a. The exit where a guest may have trained the predictors: no return and no indirect branch comes before
+        // the end of this.
+        ".global plinth_vmx_guarded_exit",
+        "plinth_vmx_guarded_exit:",
+        save_guest_registers!(),
+        "mov ecx, {IA32_SPEC_CTRL}",
+        "rdmsr",
+        "mov [rdi + {guest_spec_ctrl}], eax",
+        "mov [rdi + {guest_spec_ctrl} + 4], edx",
+        "mov eax, [rdi + {host_spec_ctrl}]",
+        "mov edx, [rdi + {host_spec_ctrl} + 4]",
+        "wrmsr",
+        // Each call leaves a prediction that leads to a trap, for as many returns as any processor remembers.
+        "movzx eax, word ptr [rdi + {return_fills}]",
+        "test eax, eax",
+        "jz 16f",
+        "11:",
+        "call 13f",
+        "12:",
+        "pause",
+        "lfence",
+        "jmp 12b",
+        "13:",
+        "call 15f",
+        "14:",
+        "pause",
+        "lfence",
+        "jmp 14b",
+        "15:",
+        "add rsp, 16",
+        "dec eax",
+        "jnz 11b",
+        "lfence",
+        "16:",
+        clear_guest_registers!(),
+        "jmp 5b",
+        RESUME = const Entry::RESUME.bits(),
+        SPEC_CTRL = const Entry::SPEC_CTRL.bits(),
+        FLUSH_L1 = const Entry::FLUSH_L1.bits(),
+        VERW = const Entry::VERW.bits(),
+        IA32_SPEC_CTRL = const msr::IA32_SPEC_CTRL,
+        IA32_FLUSH_CMD = const msr::IA32_FLUSH_CMD,
+        guest_spec_ctrl = const offset_of!(Frame, guest_spec_ctrl),
+        host_spec_ctrl = const offset_of!(Frame, host_spec_ctrl),
+        data_selector = const offset_of!(Frame, data_selector),
+        return_fills = const offset_of!(Frame, return_fills),
         host_rsp = const offset_of!(Frame, host_rsp),
         HOST_RSP = const fields::HOST_RSP.encoding().as_u32(),
         rax = const slot(Gpr::Rax),
@@ -182,9 +291,23 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
 
 unsafe extern "C" {
     fn plinth_vmx_exit();
+    fn plinth_vmx_guarded_exit();
+}
+
+/// Whether the exit has to be guarded against what a guest has taught the branch predictors.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Exit {
+    /// It has not.
+    Plain,
+    /// It has, and IA32_SPEC_CTRL is there.
+    Guarded,
 }
 
 /// What the VMCS's host RIP is to be.
-pub(super) fn exit_address() -> u64 {
-    plinth_vmx_exit as *const () as u64
+pub(super) fn exit_address(exit: Exit) -> u64 {
+    let address = match exit {
+        Exit::Plain => plinth_vmx_exit as *const (),
+        Exit::Guarded => plinth_vmx_guarded_exit as *const (),
+    };
+    address as u64
 }

@@ -11,7 +11,7 @@ use crate::cpu::msr::read_msr;
 
 /// Writes this CPU's state into the current VMCS. Needed when a VMCS becomes current on another CPU than before;
 /// nothing of it changes while the hypervisor runs.
-pub(super) fn write_state(vmcs: &CurrentVmcs) {
+pub(super) fn write_state(vmcs: &CurrentVmcs, exit: entry::Exit) {
     let (cr0, cr3, cr4): (u64, u64, u64);
     let (cs, ss, tr): (u16, u16, u16);
     let mut gdtr = TableRegister::default();
@@ -47,7 +47,7 @@ pub(super) fn write_state(vmcs: &CurrentVmcs) {
     vmcs.write(fields::HOST_SYSENTER_EIP, 0);
     vmcs.write(fields::HOST_EFER, read_msr(msr::IA32_EFER));
     vmcs.write(fields::HOST_PAT, read_msr(msr::IA32_PAT));
-    vmcs.write(fields::HOST_RIP, entry::exit_address());
+    vmcs.write(fields::HOST_RIP, entry::exit_address(exit));
 }
 
 /// GDTR or IDTR as SGDT and SIDT store it.

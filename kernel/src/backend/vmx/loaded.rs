@@ -8,6 +8,7 @@ use arch::{
 use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 use vmm::cpu::{Blocking, Cpu};
+use vmx::SecondaryControls;
 use vmx::access_rights::{from_vmcs, to_vmcs};
 use vmx::apic::ApicMode;
 use vmx::controls::EntryControls;
@@ -31,6 +32,17 @@ const BLOCKING_BY_STI: u32 = 1 << 0;
 const BLOCKING_BY_MOV_SS: u32 = 1 << 1;
 /// Blocking by NMI.
 pub(super) const BLOCKING_BY_NMI: u32 = 1 << 3;
+
+impl VmxLoaded<'_> {
+    /// Replaces some of the secondary controls.
+    pub(super) fn change_secondary(&mut self, which: SecondaryControls, now: SecondaryControls) {
+        let new = self.vcpu.secondary.difference(which) | now;
+        if new != self.vcpu.secondary {
+            self.vcpu.secondary = new;
+            self.vmcs.write(fields::SECONDARY_CONTROLS, new.bits());
+        }
+    }
+}
 
 impl Cpu for VmxLoaded<'_> {
     #[inline]
@@ -252,6 +264,9 @@ impl Cpu for VmxLoaded<'_> {
             msr::IA32_SYSENTER_EIP => self.vmcs.read(fields::GUEST_SYSENTER_EIP),
             msr::IA32_DEBUGCTL => self.vmcs.read(fields::GUEST_DEBUGCTL),
             msr::IA32_XSS => self.vcpu.switched.xss,
+            msr::IA32_SPEC_CTRL if self.vcpu.vmx.guard.switches_spec_ctrl() => {
+                self.vcpu.frame.guest_spec_ctrl
+            }
             _ if self.vcpu.switched.switches(index) => read_msr(index),
             _ => return None,
         })
@@ -268,6 +283,16 @@ impl Cpu for VmxLoaded<'_> {
             msr::IA32_SYSENTER_EIP => self.vmcs.write(fields::GUEST_SYSENTER_EIP, value),
             msr::IA32_DEBUGCTL => self.vmcs.write(fields::GUEST_DEBUGCTL, value),
             msr::IA32_XSS => self.vcpu.switched.set_xss(value),
+            msr::IA32_SPEC_CTRL if self.vcpu.vmx.guard.switches_spec_ctrl() => {
+                self.vcpu.frame.guest_spec_ctrl = value;
+            }
+            msr::IA32_PRED_CMD | msr::IA32_FLUSH_CMD
+                if self.vcpu.vmx.guard.switches_spec_ctrl() =>
+            {
+                // SAFETY: CPUID shows the MSR, and the handlers let defined commands through only: the processor
+                // forgets predictions, or what its cache holds.
+                unsafe { write_msr(index, value) };
+            }
             _ if self.vcpu.switched.switches(index) => {
                 // SAFETY: the MSR is one that the hypervisor does not use; the handlers check the value as the
                 // processor would (canonical addresses, reserved bits).

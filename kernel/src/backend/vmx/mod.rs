@@ -8,6 +8,7 @@ mod apic;
 mod bitmaps;
 mod controls;
 mod entry;
+mod guard;
 mod host;
 mod instructions;
 mod loaded;
@@ -38,7 +39,8 @@ use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator};
 use self::apic::VirtualApic;
 use self::bitmaps::Bitmaps;
 use self::controls::{Controls, FixedBits};
-use self::entry::Frame as EntryFrame;
+use self::entry::{Entry, Frame as EntryFrame};
+use self::guard::Guard;
 use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
 use self::space::EptSpace;
@@ -63,6 +65,7 @@ pub(crate) struct Vmx {
     preemption_timer: PreemptionTimer,
     extended_state: HostExtendedState,
     vpids: Mutex<VpidAllocator>,
+    guard: Guard,
 }
 
 /// The backend as everybody passes it around.
@@ -137,11 +140,17 @@ impl Vmx {
         }
         let apic_level = apic_level(&features, apic);
         log::info!(target: "vmx", "local APICs of guests: {apic_level}");
+        let guard = Guard::choose();
+        for line in alloc::format!("{}", guard.mitigations()).lines() {
+            log::info!(target: "speculation", "{line}");
+        }
+        let bitmaps = Bitmaps::new(apic_level, &guard)?;
         Ok(Box::leak(Box::new(Self {
             controls,
             apic_level,
+            guard,
             fixed: FixedBits::of(&capabilities),
-            bitmaps: Bitmaps::new(apic_level)?,
+            bitmaps,
             tlb: Tlb {
                 has_vpid,
                 individual_address: features.has(Feature::InvvpidAddress),
@@ -179,6 +188,7 @@ impl Vmx {
         // revision and is leaked below, as the processor owns it from here on.
         unsafe { vmxon(region.address()) }.map_err(|_| Unusable::Refused)?;
         core::mem::forget(region);
+        self.guard.enable_here();
         self.tlb.flush_everything();
         Ok(())
     }
@@ -232,6 +242,7 @@ pub(crate) struct VmxVcpu {
     /// Without a preemption timer: when the host's timer was last set to fire for this vCPU.
     armed_tsc: u64,
     primary: vmx::PrimaryControls,
+    secondary: SecondaryControls,
     apic: VirtualApic,
 }
 
@@ -241,7 +252,7 @@ enum Residence {
     /// In memory only; the VMCS is clear and was last current on this CPU, if on any.
     Memory { last: Option<PcpuId> },
     /// On this CPU, with its VMCS current, and launched or not.
-    Cpu { id: PcpuId, entry: entry::Entry },
+    Cpu { id: PcpuId, entry: Entry },
 }
 
 impl Backend for VmxBackend {
@@ -263,6 +274,10 @@ impl Backend for VmxBackend {
         backing.set(
             Backing::XSAVES,
             secondary.contains(SecondaryControls::ENABLE_XSAVES),
+        );
+        backing.set(
+            Backing::SPECULATION_CONTROL,
+            self.guard.switches_spec_ctrl(),
         );
         backing.set(Backing::COMPACTION, self.extended_state.compaction);
         GuestFeatures {
@@ -325,16 +340,18 @@ impl VmxVcpu {
             Err(failure) => panic!("VMPTRLD of a VMCS of ours: {failure}"),
         };
         if last != Some(here) {
-            host::write_state(&vmcs);
+            host::write_state(&vmcs, self.vmx.guard.exit());
             // This CPU may hold translations of an earlier stay, or of this VPID's last owner.
             self.vmx.tlb.flush_vpid(self.vpid);
         }
         self.space.flush_before_first_use(here, self.vmx.tlb);
+        let vm = self.space.pointer(space::View::Plain);
+        self.vmx.guard.change_vm(here, vm);
         self.switched.load();
         self.armed_tsc = 0;
         self.residence = Residence::Cpu {
             id: here,
-            entry: entry::Entry::Launch,
+            entry: self.vmx.guard.entry(),
         };
         vmcs
     }

@@ -40,16 +40,17 @@ impl LoadedVcpu for VmxLoaded<'_> {
         // the frame is borrowed uniquely through `self`, and the run loop keeps interrupts off.
         let outcome = unsafe { enter(&raw mut self.vcpu.frame, *entry) };
         if outcome != Outcome::Exited {
+            vmx.guard.enable_here();
             return VmExit::EntryRefused {
                 code: self.vmcs.read(fields::VM_INSTRUCTION_ERROR),
             };
         }
-        *entry = Entry::Resume;
+        entry.insert(Entry::RESUME);
         let reason = self.vmcs.read(fields::EXIT_REASON);
         let exit = exit::decode(reason, &self.vmcs);
         match exit {
             VmExit::Memory(_) | VmExit::Exception(_) => self.block_nmis_again(reason),
-            VmExit::EntryRefused { .. } => *self.entry_kind() = Entry::Launch,
+            VmExit::EntryRefused { .. } => self.entry_kind().remove(Entry::RESUME),
             _ => {}
         }
         exit

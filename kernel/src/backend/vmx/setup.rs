@@ -36,7 +36,7 @@ pub(super) fn vcpu(
     let mut vcpu = VmxVcpu {
         vmx,
         vmcs,
-        frame: EntryFrame::new(),
+        frame: EntryFrame::new(&vmx.guard),
         switched: SwitchedState::new(vmx.extended_state),
         space: Arc::clone(space),
         vpid: vmx.vpids.lock().allocate().ok_or(OutOfFrames)?,
@@ -46,10 +46,15 @@ pub(super) fn vcpu(
         windows: Windows::empty(),
         armed_tsc: 0,
         primary: vmx.controls.primary | apic,
+        secondary: vmx.controls.secondary,
         apic: VirtualApic::new(&setup.apic_page),
     };
     let mut loaded = (&vmx).load(&mut vcpu);
     write_controls(&loaded.vmcs, vmx, loaded.vcpu);
+    let secondary = loaded.vcpu.secondary;
+    loaded
+        .vmcs
+        .write(fields::SECONDARY_CONTROLS, secondary.bits());
     loaded.set_up_apic();
     loaded.vmcs.write(fields::GUEST_ACTIVITY, 0);
     loaded.vmcs.write(fields::GUEST_PENDING_DEBUG_EXCEPTIONS, 0);
