@@ -10,7 +10,7 @@ use arch::Rflags;
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
-use vmm::inject::{Activity, decide};
+use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::pending::Restart;
 use vmm::trace::Trace;
@@ -374,8 +374,11 @@ impl Inner {
         {
             self.activity = Activity::Active;
         }
-        let state = &mut self.state;
-        state.paravirt.eoi().offer(vm.memory(), &state.lapic);
+        // Hardware that ends interrupts itself has to see each end.
+        if cpu.delivery() == Delivery::Software {
+            let state = &mut self.state;
+            state.paravirt.eoi().offer(vm.memory(), &state.lapic);
+        }
         if let Some(event) = decision.event {
             cpu.inject(event);
         }
