@@ -22,6 +22,7 @@ use machine::{BoardConfig, TestBoard, firmware};
 use memory::GuestPhys;
 use spin::Mutex;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
+use vmm::inject::Delivery;
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
 use vmm::scheduler::balance::CpuSet;
@@ -264,7 +265,7 @@ fn vcpu<B: Backend>(
             crystal_hz: apic_bus_hz(),
             xcr0: offered.xcr0,
             backing: offered.backing,
-            paravirt: paravirt::Features::all(),
+            paravirt: paravirt_features(offered.delivery),
         },
     );
     let mut lapic = Lapic::new(LapicConfig {
@@ -308,6 +309,14 @@ fn vcpu<B: Backend>(
         vcpu,
         state,
     )))
+}
+
+/// Hardware that ends interrupts by itself has to see each end.
+fn paravirt_features(delivery: Delivery) -> paravirt::Features {
+    match delivery {
+        Delivery::Software => paravirt::Features::all(),
+        Delivery::Hardware => paravirt::Features::all() - paravirt::Features::PV_EOI,
+    }
 }
 
 /// Puts the registers of a loaded kernel's first instruction into a CPU.

@@ -374,7 +374,7 @@ impl Inner {
         {
             self.activity = Activity::Active;
         }
-        // Hardware that ends interrupts itself has to see each end.
+        // Where the local APIC is out of the hardware's reach, it may be software's although the flag is not shown.
         if cpu.delivery() == Delivery::Software {
             let state = &mut self.state;
             state.paravirt.eoi().offer(vm.memory(), &state.lapic);

@@ -61,6 +61,8 @@ pub(crate) struct GuestFeatures {
     pub(crate) xcr0: Xcr0,
     /// Features that hang on the backend's controls.
     pub(crate) backing: Backing,
+    /// Who delivers the interrupts of a local APIC in one of its usual modes.
+    pub(crate) delivery: Delivery,
 }
 
 /// What a new vCPU is told about the machine that it sits in.

@@ -30,6 +30,7 @@ use arch::{Cr4, Xcr0, msr};
 use bundle::ApicVirtualization;
 use spin::Mutex;
 use vmm::cpuid::Backing;
+use vmm::inject::Delivery;
 use vmx::apic::ApicLevel;
 use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
@@ -283,6 +284,10 @@ impl Backend for VmxBackend {
         GuestFeatures {
             xcr0: self.extended_state.xcr0.unwrap_or(Xcr0::X87),
             backing,
+            delivery: match self.apic_level {
+                ApicLevel::Delivery => Delivery::Hardware,
+                ApicLevel::TaskPriority | ApicLevel::None => Delivery::Software,
+            },
         }
     }
 
