@@ -8,15 +8,16 @@ use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use arch::Rflags;
 use machine::devices::lapic::{Deadline, Now, Role};
+use vmm::advance::Advance;
 use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::pending::Restart;
 use vmm::trace::Trace;
-use vmm::{Machine, VcpuState, VmError, VmExit};
+use vmm::{GuestFault, Machine, VcpuState, VmError, VmExit};
 
-use crate::backend::{Backend, LoadedVcpu, Windows};
+use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::interrupts;
 use crate::cpu::smp::MAX_CPUS;
 use crate::cpu::{self, exceptions};
@@ -39,6 +40,17 @@ struct Inner {
     activity: Activity,
     /// The host's TSC when its local APIC's timer is due; `u64::MAX` for never.
     timer_tsc: u64,
+    /// The host's TSC when it has to be looked after for the sake of a timer: some time before `timer_tsc`, or when
+    /// a timer of the board is due.
+    deadline_tsc: u64,
+    /// How long before `timer_tsc` to begin: while it runs, and while it is halted.
+    running_advance: Advance,
+    halted_advance: Advance,
+    /// The last exit of this turn, and the host's TSC at it; 0 for none.
+    exit_kind: ExitKind,
+    exit_tsc: u64,
+    /// Why the turn is over, once it is.
+    end: Turn,
     /// The host's TSC since when it has been waiting for a turn; `None` while it has one, or waits for an event.
     ready_tsc: Option<u64>,
     sleep: Sleep,
@@ -58,6 +70,13 @@ enum Sleep {
     /// By another vCPU only.
     Deep,
 }
+
+/// By how much timers begin early at first, and at most, in ticks: an exit and an entry, or the end of a halt and the
+/// way to the run loop. The guest waits for so long at most, in its own turn.
+const RUNNING_GUESS: u64 = 256;
+const RUNNING_MOST: u64 = 4096;
+const HALTED_GUESS: u64 = 1024;
+const HALTED_MOST: u64 = 16384;
 
 /// Why a vCPU's turn on a CPU ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +111,12 @@ impl<B: Backend> Vcpu<B> {
             state,
             activity,
             timer_tsc: u64::MAX,
+            deadline_tsc: u64::MAX,
+            running_advance: Advance::new(RUNNING_GUESS, RUNNING_MOST),
+            halted_advance: Advance::new(HALTED_GUESS, HALTED_MOST),
+            exit_kind: ExitKind::Fatal,
+            exit_tsc: 0,
+            end: Turn::Expired,
             ready_tsc: None,
             sleep: Sleep::Light,
             metrics: Metrics::new(),
@@ -156,7 +181,7 @@ impl<B: Backend> Vcpu<B> {
     /// The host's TSC when it wakes up by a timer; `u64::MAX` for never.
     pub(crate) fn wakes_at(&self) -> u64 {
         self.inner
-            .timer_tsc
+            .begins_at(&self.inner.halted_advance)
             .min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
@@ -219,14 +244,13 @@ impl<B: Backend> Vcpu<B> {
         let vm: &Vm<B> = vm;
         let index = inner.index;
         let posted = vm.posted(index);
-        let mut port = VmPort { vm, vcpu: index };
         vm.set_whereabouts(index, Whereabouts::Running(cpu::this().id()));
         let mut cpu = backend.load(vcpu);
         inner.make_up_for_pauses(vm, &mut cpu);
         let _epitaph = LastExits::are_those_of(&raw const inner.trace);
-        // Whether what the vCPU takes next has to be decided anew, and the exit whose cost is being counted.
+        inner.exit_tsc = 0;
+        // Whether what the vCPU takes next has to be decided anew.
         let mut unsettled = true;
-        let mut handled: Option<(ExitKind, u64)> = None;
         loop {
             match vm.stance() {
                 Stance::Run => {}
@@ -247,83 +271,161 @@ impl<B: Backend> Vcpu<B> {
                     return Turn::Asleep;
                 }
             }
-            let deadline = turn_end
-                .load(Ordering::Relaxed)
-                .min(inner.timer_tsc)
-                .min(vm.board_deadline_tsc(index));
+            let deadline = turn_end.load(Ordering::Relaxed).min(inner.deadline_tsc);
             let entry_tsc = clock::tsc();
-            if let Some((kind, exit_tsc)) = handled.take() {
-                inner.metrics.count(kind, entry_tsc.wrapping_sub(exit_tsc));
+            if inner.exit_tsc != 0 {
+                let ticks = entry_tsc.wrapping_sub(inner.exit_tsc);
+                inner.metrics.count(inner.exit_kind, ticks);
             }
-            let exit = cpu.enter(entry_tsc, deadline);
-            let exit_tsc = clock::tsc();
-            let kind = ExitKind::of(&exit);
-            handled = Some((kind, exit_tsc));
-            inner.trace.record(&cpu, &exit, kind, exit_tsc);
-            unsettled = true;
-            match exit {
-                VmExit::HostTimer if exit_tsc >= turn_end.load(Ordering::Relaxed) => {
-                    return Turn::Expired;
+            let round = Round {
+                vm,
+                inner,
+                turn_end,
+            };
+            unsettled = match cpu.enter(entry_tsc, deadline, round) {
+                Flow::Enter => false,
+                Flow::Settle => true,
+                Flow::End => return inner.end,
+            };
+        }
+    }
+}
+
+/// What follows an exit.
+enum Flow {
+    /// The next entry.
+    Enter,
+    /// A decision what the vCPU takes at the next entry.
+    Settle,
+    /// Nothing: the turn is over, and why stands in [`Inner::end`].
+    End,
+}
+
+/// One exit of a vCPU.
+struct Round<'a, B: Backend> {
+    vm: &'a Vm<B>,
+    inner: &'a mut Inner,
+    turn_end: &'a AtomicU64,
+}
+
+impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
+    type Outcome = Flow;
+
+    #[inline(always)]
+    fn visit(self, cpu: &mut C, exit: VmExit) -> Flow {
+        let Self {
+            vm,
+            inner,
+            turn_end,
+        } = self;
+        let exit_tsc = clock::tsc();
+        let kind = ExitKind::of(&exit);
+        inner.exit_tsc = exit_tsc;
+        inner.exit_kind = kind;
+        inner.trace.record(cpu, &exit, kind, exit_tsc);
+        let is_over = || exit_tsc >= turn_end.load(Ordering::Relaxed);
+        match exit {
+            VmExit::HostTimer if is_over() => return inner.ends(Turn::Expired),
+            VmExit::HostTimer => return Flow::Settle,
+            VmExit::HostInterrupt(vector) => {
+                match vector {
+                    Some(vector) => interrupts::acknowledged(vector),
+                    None => interrupts::let_in(),
                 }
-                VmExit::HostTimer => continue,
-                VmExit::HostInterrupt(vector) => {
-                    match vector {
-                        Some(vector) => interrupts::acknowledged(vector),
-                        None => interrupts::let_in(),
-                    }
-                    // Where the processor has no preemption timer, this was the end of the turn; or somebody has
-                    // rung for this CPU, which ends it, too.
-                    if exit_tsc >= turn_end.load(Ordering::Relaxed) {
-                        return Turn::Expired;
-                    }
-                    continue;
-                }
-                VmExit::HostNmi => {
-                    exceptions::take_nmi();
-                    continue;
-                }
-                // The event that was being delivered comes again, unless the handler raises another.
-                VmExit::Memory(_)
-                | VmExit::Exception(_)
-                | VmExit::TaskSwitch(_)
-                | VmExit::ApicAccess { .. }
-                | VmExit::DirtyLogFull => inner.state.pending.interrupted(cpu.interrupted_event()),
+                // Where the processor has no preemption timer, this was the end of the turn; or somebody has rung
+                // for this CPU, which ends it, too.
+                return if is_over() {
+                    inner.ends(Turn::Expired)
+                } else {
+                    Flow::Settle
+                };
+            }
+            VmExit::HostNmi => {
+                exceptions::take_nmi();
+                return Flow::Settle;
+            }
+            // The event that was being delivered comes again, unless the handler raises another.
+            VmExit::Memory(_)
+            | VmExit::Exception(_)
+            | VmExit::TaskSwitch(_)
+            | VmExit::ApicAccess { .. }
+            | VmExit::DirtyLogFull => {
+                let event = cpu.interrupted_event();
+                inner.state.unsettled |= event.is_some();
+                inner.state.pending.interrupted(event);
+            }
+            _ => {}
+        }
+        let mut port = VmPort {
+            vm,
+            vcpu: inner.index,
+        };
+        match handle(cpu, &mut inner.state, &mut port, exit) {
+            Ok(Next::Resume) => match exit {
+                // These concern nothing else.
                 VmExit::Cpuid
                 | VmExit::PortIo(_)
-                | VmExit::ReadMsr
                 | VmExit::Hypercall
                 | VmExit::Xsetbv
-                | VmExit::Wbinvd => unsettled = false,
-                _ => {}
+                | VmExit::Wbinvd => Flow::Enter,
+                // These may have to do with the local APIC, and then they say so.
+                VmExit::ReadMsr | VmExit::WriteMsr | VmExit::Memory(_)
+                    if !inner.state.unsettled =>
+                {
+                    Flow::Enter
+                }
+                _ => Flow::Settle,
+            },
+            Ok(Next::Halt) => {
+                inner.activity = Activity::Halted;
+                Flow::Settle
             }
-            let error = match handle(&mut cpu, &mut inner.state, &mut port, exit) {
-                Ok(Next::Resume) => continue,
-                Ok(Next::Halt) => {
-                    inner.activity = Activity::Halted;
-                    unsettled = true;
-                    continue;
-                }
-                Ok(Next::Yield) => return Turn::Yielded,
-                Ok(Next::Inject(event)) => {
-                    unsettled = true;
-                    // The hardware tells INT1 from other #DB, and knows the length of the instruction.
-                    let event = cpu.exiting_event().unwrap_or(event);
-                    inner.state.pending.reflect(event, &cpu).err()
-                }
-                Ok(Next::Stop(error)) => Some(error),
-                Err(fault) => {
-                    unsettled = true;
-                    inner.state.pending.raise(fault, &mut cpu).err()
-                }
-            };
-            if let Some(error) = error {
-                stop(vm, &cpu, &inner.trace, error);
-            }
+            Ok(next) => inner.go_on(vm, cpu, next),
+            Err(fault) => inner.raise(vm, cpu, fault),
         }
     }
 }
 
 impl Inner {
+    /// The turn is over.
+    const fn ends(&mut self, why: Turn) -> Flow {
+        self.end = why;
+        Flow::End
+    }
+
+    /// What the rarer ends of an exit are followed by.
+    #[inline(never)]
+    fn go_on<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &C, next: Next) -> Flow {
+        match next {
+            Next::Resume => {}
+            Next::Halt => self.activity = Activity::Halted,
+            Next::Yield => return self.ends(Turn::Yielded),
+            Next::Inject(event) => {
+                // The hardware tells INT1 from other #DB, and knows the length of the instruction.
+                let event = cpu.exiting_event().unwrap_or(event);
+                if let Err(error) = self.state.pending.reflect(event, cpu) {
+                    stop(vm, cpu, &self.trace, error);
+                }
+            }
+            Next::Stop(error) => stop(vm, cpu, &self.trace, error),
+        }
+        Flow::Settle
+    }
+
+    /// An exception is the guest's.
+    #[inline(never)]
+    fn raise<B: Backend, C: LoadedVcpu>(
+        &mut self,
+        vm: &Vm<B>,
+        cpu: &mut C,
+        fault: GuestFault,
+    ) -> Flow {
+        if let Err(error) = self.state.pending.raise(fault, cpu) {
+            stop(vm, cpu, &self.trace, error);
+        }
+        Flow::Settle
+    }
+
     /// What the VM's time has stood still since this vCPU last ran, its TSC has not gone on either.
     #[inline]
     fn make_up_for_pauses<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
@@ -337,14 +439,25 @@ impl Inner {
     /// Fires the timers that are due, takes what others have left, and prepares what the vCPU takes at its next
     /// entry. It may be awake or asleep after this.
     fn settle<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
+        self.state.unsettled = false;
         let now_tsc = clock::tsc();
         if vm.board_deadline_tsc(self.index) <= now_tsc {
             vm.expire_board();
         }
-        if self.timer_tsc <= now_tsc {
+        let was_halted = self.activity == Activity::Halted;
+        let advance = if was_halted {
+            &self.halted_advance
+        } else {
+            &self.running_advance
+        };
+        let due_tsc = self.timer_tsc;
+        let is_due = self.begins_at(advance) <= now_tsc;
+        if is_due {
+            // Shortly before its time, the timer is told the time that it will be when the guest runs again.
+            let ahead = due_tsc.saturating_sub(now_tsc);
             let now = Now {
-                guest_tsc: cpu.guest_tsc(),
-                ns: vm.now_ns(),
+                guest_tsc: cpu.guest_tsc().wrapping_add(ahead),
+                ns: vm.now_ns().saturating_add(clock::ticks_to_ns(ahead)),
             };
             self.state.lapic.expire(&now);
         }
@@ -392,6 +505,34 @@ impl Inner {
             Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),
             Some(Deadline::GuestTsc(tsc)) => cpu.host_tsc_at(tsc),
         };
+        self.deadline_tsc = self
+            .begins_at(&self.running_advance)
+            .min(vm.board_deadline_tsc(self.index));
+        if is_due {
+            self.meet(due_tsc, was_halted);
+        }
+    }
+
+    /// When to begin with what has to be done for the timer.
+    #[inline]
+    fn begins_at(&self, advance: &Advance) -> u64 {
+        match self.timer_tsc {
+            u64::MAX => u64::MAX,
+            timer_tsc => timer_tsc.saturating_sub(advance.ticks()),
+        }
+    }
+
+    /// All is ready for the guest to take its timer's interrupt: waits for the moment, which is not far.
+    fn meet(&mut self, due_tsc: u64, was_halted: bool) {
+        let ready_tsc = clock::tsc();
+        if was_halted {
+            self.halted_advance.learn(ready_tsc, due_tsc);
+        } else {
+            self.running_advance.learn(ready_tsc, due_tsc);
+        }
+        while clock::tsc() < due_tsc {
+            core::hint::spin_loop();
+        }
     }
 
     /// Whether anything but another vCPU of its VM ends its sleep.

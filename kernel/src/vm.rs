@@ -10,6 +10,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt;
+use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use arch::{Vector, Width};
@@ -125,8 +126,10 @@ struct Devices {
     board: Board,
     console: GuestConsole,
     /// The board's next deadline and the 8259A's wire, as last passed on.
-    deadline_ns: Option<u64>,
+    deadline_ns: u64,
     pic_asserted: bool,
+    /// What the devices want done by the one who calls them; empty between the calls.
+    effects: Effects,
 }
 
 /// How others reach a vCPU.
@@ -190,8 +193,9 @@ impl<B: Backend> Vm<B> {
             devices: Mutex::new(Devices {
                 board: Board::new(parts.board),
                 console,
-                deadline_ns: None,
+                deadline_ns: u64::MAX,
                 pic_asserted: false,
+                effects: Effects::new(),
             }),
             board_deadline_tsc: AtomicU64::new(u64::MAX),
             routing: parts.routing,
@@ -422,12 +426,18 @@ impl<B: Backend> Vm<B> {
     /// Calls a device, and does what it wants done.
     #[inline]
     fn with_board<R>(&self, call: impl FnOnce(&mut Board, u64, &mut Effects) -> R) -> R {
-        let mut effects = Effects::new();
         let now_ns = self.now_ns();
         let mut devices = self.devices.lock();
-        let result = call(&mut devices.board, now_ns, &mut effects);
+        let Devices {
+            board,
+            console,
+            effects,
+            ..
+        } = &mut *devices;
+        let result = call(board, now_ns, effects);
         if !effects.output.is_empty() {
-            devices.console.write(&effects.output);
+            console.write(&effects.output);
+            effects.output.clear();
         }
         let asserted = devices.board.pic_asserted();
         if asserted != devices.pic_asserted {
@@ -440,11 +450,12 @@ impl<B: Backend> Vm<B> {
                 self.kick(BOOT_VCPU);
             }
         }
-        if devices.board.next_deadline_ns() != devices.deadline_ns {
+        if devices.board.deadline_ns() != devices.deadline_ns {
             self.set_deadline(&mut devices);
         }
-        drop(devices);
-        if !effects.messages.is_empty() || effects.request.is_some() {
+        if !devices.effects.messages.is_empty() || devices.effects.request.is_some() {
+            let effects = mem::take(&mut devices.effects);
+            drop(devices);
             self.apply(&effects);
         }
         result
@@ -452,8 +463,11 @@ impl<B: Backend> Vm<B> {
 
     fn set_deadline(&self, devices: &mut Devices) {
         let old_tsc = self.board_deadline_tsc.load(Ordering::Relaxed);
-        devices.deadline_ns = devices.board.next_deadline_ns();
-        let tsc = devices.deadline_ns.map_or(u64::MAX, |ns| self.tsc_at(ns));
+        devices.deadline_ns = devices.board.deadline_ns();
+        let tsc = match devices.deadline_ns {
+            u64::MAX => u64::MAX,
+            ns => self.tsc_at(ns),
+        };
         self.board_deadline_tsc.store(tsc, Ordering::Relaxed);
         if tsc < old_tsc && self.posted(BOOT_VCPU).post_timer() == Kick::Needed {
             self.kick(BOOT_VCPU);
@@ -525,23 +539,36 @@ impl<B: Backend> Machine for VmPort<'_, B> {
 
     #[inline]
     fn read_port(&mut self, port: u16, width: Width) -> u32 {
+        if width == Width::Byte && Board::is_vacant_port(port) {
+            return 0xff;
+        }
         self.vm
             .with_board(|board, now_ns, effects| board.read_port(port, width, now_ns, effects))
     }
 
     #[inline]
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
+        // Port 0x80 among them. Letting it through to the host's would give a guest a way to flood a slow bus.
+        if width == Width::Byte && Board::is_vacant_port(port) {
+            return;
+        }
         self.vm.with_board(|board, now_ns, effects| {
             board.write_port(port, width, value, now_ns, effects);
         });
     }
 
     fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64 {
+        if Board::is_vacant_memory(gpa) {
+            return width.mask();
+        }
         self.vm
             .with_board(|board, _, _| board.read_mmio(gpa, width))
     }
 
     fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64) {
+        if Board::is_vacant_memory(gpa) {
+            return;
+        }
         self.vm
             .with_board(|board, _, effects| board.write_mmio(gpa, width, value, effects));
     }

@@ -22,8 +22,8 @@ const KEPT_BYTES: u64 = 8 << 20;
 /// Pieces of at least this size are found by a table, with an entry for so much of the address space.
 const GRANULE: PageSize = PageSize::Size2M;
 
-/// A granule that does not lie in one piece.
-const NO_PIECE: u16 = u16::MAX;
+/// A granule that does not lie in one piece. No RAM has this bias, since the direct map is in the upper half.
+const NO_PIECE: u64 = 0;
 
 /// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of
 /// two.
@@ -38,9 +38,9 @@ struct Piece {
 pub(crate) struct GuestRam {
     /// Sorted by address; they do not overlap.
     pieces: Vec<Piece>,
-    /// By granule, the number of the piece that holds it: page walks and instruction fetches ask all the
-    /// time.
-    granules: Vec<u16>,
+    /// By granule, what is to be added to a guest-physical address in it for the address in the direct map: page
+    /// walks and instruction fetches ask all the time.
+    granules: Vec<u64>,
 }
 
 /// The machine has less free memory than a guest wants.
@@ -175,18 +175,27 @@ impl GuestRam {
         })
     }
 
-    /// Where a guest-physical address lies, and how many bytes from there on are in one piece.
+    /// A pointer to what lies at a guest-physical address, and how many bytes from there on are known to lie together.
     #[inline]
-    pub(crate) fn locate(&self, gpa: GuestPhys) -> Option<(HostPhys, u64)> {
-        let granule = (gpa.as_u64() >> GRANULE.shift()) as usize;
-        if let Some(&number) = self.granules.get(granule)
-            && let Some(piece) = self.pieces.get(usize::from(number))
-        {
-            let offset = gpa.as_u64() - piece.start.as_u64();
-            let (hpa, bytes) = (piece.frames.address(), piece.frames.bytes());
-            return Some((hpa.wrapping_add(offset), bytes - offset));
+    fn locate(&self, gpa: GuestPhys) -> Option<(*mut u8, u64)> {
+        match self.granule_bias(gpa) {
+            Some(bias) => {
+                let left = GRANULE.bytes() - (gpa.as_u64() & (GRANULE.bytes() - 1));
+                Some((gpa.as_u64().wrapping_add(bias) as *mut u8, left))
+            }
+            None => {
+                let (hpa, left) = self.search(gpa)?;
+                Some((direct_map(hpa).as_u64() as *mut u8, left))
+            }
         }
-        self.search(gpa)
+    }
+
+    /// The bias of the granule of an address, if it lies in one piece.
+    #[inline]
+    fn granule_bias(&self, gpa: GuestPhys) -> Option<u64> {
+        let granule = (gpa.as_u64() >> GRANULE.shift()) as usize;
+        let bias = *self.granules.get(granule)?;
+        (bias != NO_PIECE).then_some(bias)
     }
 
     /// [`locate`](Self::locate) for what is in no granule: the small pieces, and what is no RAM.
@@ -206,11 +215,18 @@ impl GuestRam {
         Some((piece.frames.address().wrapping_add(offset), left))
     }
 
-    /// A pointer to `bytes` bytes that lie in one piece; only addresses of RAM have one.
+    #[inline(never)]
+    fn read_u64_slowly(&self, gpa: GuestPhys) -> Result<u64, Unbacked> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes)?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
+    /// A pointer to `bytes` bytes that are known to lie together; only addresses of RAM have one.
     #[inline]
     fn single(&self, gpa: GuestPhys, bytes: u64) -> Option<*mut u8> {
-        let (hpa, left) = self.locate(gpa)?;
-        (left >= bytes).then(|| direct_map(hpa).as_u64() as *mut u8)
+        let (pointer, left) = self.locate(gpa)?;
+        (left >= bytes).then_some(pointer)
     }
 
     /// Calls `each` with a pointer, an offset and a length for each piece of the `bytes` bytes from `gpa`
@@ -224,28 +240,27 @@ impl GuestRam {
         let mut done = 0;
         while done < bytes {
             let at = gpa.checked_add(done as u64).ok_or(Unbacked(gpa))?;
-            let (hpa, left) = self.locate(at).ok_or(Unbacked(at))?;
+            let (pointer, left) = self.locate(at).ok_or(Unbacked(at))?;
             let length = (bytes - done).min(usize::try_from(left).unwrap_or(usize::MAX));
-            each(direct_map(hpa).as_u64() as *mut u8, done, length);
+            each(pointer, done, length);
             done += length;
         }
         Ok(())
     }
 }
 
-/// The number of the piece that each granule lies in.
-fn granules(pieces: &[Piece]) -> Vec<u16> {
+/// The bias of each granule.
+fn granules(pieces: &[Piece]) -> Vec<u64> {
     let mut granules = Vec::new();
-    for (number, piece) in pieces.iter().enumerate() {
+    for piece in pieces {
         // Pieces are aligned to their size, so a granule lies in one altogether or not at all.
-        let Ok(number) = u16::try_from(number) else {
-            break;
-        };
+        let pointer = direct_map(piece.frames.address()).as_u64();
+        let bias = pointer.wrapping_sub(piece.start.as_u64());
         let first = (piece.start.as_u64() >> GRANULE.shift()) as usize;
         let count = (piece.frames.bytes() >> GRANULE.shift()) as usize;
-        if number != NO_PIECE && count != 0 {
+        if count != 0 {
             granules.resize(first, NO_PIECE);
-            granules.resize(first + count, number);
+            granules.resize(first + count, bias);
         }
     }
     granules
@@ -399,16 +414,13 @@ impl GuestMemory for GuestRam {
 
     #[inline]
     fn read_u64(&self, gpa: GuestPhys) -> Result<u64, Unbacked> {
-        match self.single(gpa, 8) {
-            Some(from) if gpa.as_u64().is_multiple_of(8) => {
-                // SAFETY: eight bytes of this guest's RAM, aligned; volatile.
-                Ok(unsafe { from.cast::<u64>().read_volatile() })
-            }
-            _ => {
-                let mut bytes = [0; 8];
-                self.read(gpa, &mut bytes)?;
-                Ok(u64::from_le_bytes(bytes))
-            }
+        if gpa.as_u64().is_multiple_of(8)
+            && let Some(bias) = self.granule_bias(gpa)
+        {
+            let from = gpa.as_u64().wrapping_add(bias) as *const u64;
+            // SAFETY: eight bytes of this guest's RAM, aligned, in one granule; volatile.
+            return Ok(unsafe { from.read_volatile() });
         }
+        self.read_u64_slowly(gpa)
     }
 }

@@ -123,6 +123,13 @@ impl Board {
     pub fn read_port(&mut self, port: u16, width: Width, now_ns: u64, fx: &mut Effects) -> u32 {
         match (bus::owner(port), width) {
             (Port::Unassigned, Width::Byte) => 0xff,
+            (Port::Pic, Width::Byte) => u32::from(self.pic.read(port)),
+            (Port::Uart, Width::Byte) => {
+                let value = self.uart.read(port, now_ns, fx);
+                self.uart_accessed();
+                self.settle(fx);
+                u32::from(value)
+            }
             (owner, Width::Byte) => {
                 let value = self.read_byte(owner, port, now_ns, fx);
                 self.settle(fx);
@@ -150,6 +157,19 @@ impl Board {
             }
             (owner, _) => self.write_wide(owner, port, width, value, now_ns, fx),
         }
+    }
+
+    /// Whether nobody answers at this port on any board: reads are all ones, and writes vanish. Nobody has to be asked
+    /// then.
+    #[inline]
+    pub fn is_vacant_port(port: u16) -> bool {
+        bus::owner(port) == Port::Unassigned
+    }
+
+    /// The same of memory that is not RAM.
+    #[inline]
+    pub fn is_vacant_memory(gpa: GuestPhys) -> bool {
+        !IOAPIC.contains(gpa) && !ECAM.contains(gpa) && !testdev::MEMORY.contains(gpa)
     }
 
     /// Reads memory that is not RAM; bits above the width are zero. Where no device is, all ones.
@@ -216,6 +236,12 @@ impl Board {
             u64::MAX => None,
             due => Some(due),
         }
+    }
+
+    /// The same as a number: `u64::MAX` if no device waits for anything.
+    #[inline]
+    pub const fn deadline_ns(&self) -> u64 {
+        self.deadlines.next
     }
 
     /// Does what is due at `now_ns`. Calling it early or late is harmless.

@@ -1,6 +1,8 @@
 //! The register file of the vCPU that has just exited, as the handlers see it.
 
-use arch::{Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, Width, Xcr0};
+use arch::{
+    AccessRights, Cr0, Cr4, DescriptorTable, Efer, Gpr, Rflags, Segment, SegmentName, Width, Xcr0,
+};
 use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 
@@ -69,6 +71,10 @@ pub trait Cpu {
     }
     /// A segment register with its hidden part.
     fn segment(&self, name: SegmentName) -> Segment;
+    /// The access rights of a segment register alone.
+    fn access_rights(&self, name: SegmentName) -> AccessRights {
+        self.segment(name).access
+    }
     /// Sets a segment register with its hidden part.
     fn set_segment(&mut self, name: SegmentName, segment: Segment);
     /// GDTR.

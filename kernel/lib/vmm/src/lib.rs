@@ -16,6 +16,7 @@
 
 extern crate alloc;
 
+pub mod advance;
 mod breakpoint;
 pub mod cpu;
 pub mod cpuid;

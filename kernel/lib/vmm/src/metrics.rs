@@ -96,8 +96,8 @@ exit_kinds! {
         | VmExit::Unexpected { .. },
 }
 
-/// Buckets of the histograms: the last counts everything from 2^23 ticks on.
-const BUCKETS: usize = 24;
+/// Buckets of the histograms: one for each power of two.
+const BUCKETS: usize = 64;
 
 /// The figures of one kind of exit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,7 +106,7 @@ pub struct ExitFigures {
     pub count: u64,
     /// Ticks of the host's TSC spent on all of them.
     pub ticks: u64,
-    /// By the logarithm to base 2 of the ticks of one; from 2^23 on they share the last.
+    /// By the logarithm to base 2 of the ticks of one.
     pub by_log2_ticks: [u32; BUCKETS],
 }
 
@@ -130,7 +130,7 @@ impl ExitFigures {
         for (bucket, count) in (1u32..).zip(self.by_log2_ticks) {
             seen += u64::from(count);
             if seen >= wanted {
-                return Some(1 << bucket);
+                return Some(1u64.checked_shl(bucket).unwrap_or(u64::MAX));
             }
         }
         None
@@ -158,7 +158,7 @@ impl Metrics {
     }
 
     /// Counts one exit that took this many ticks until the guest ran again.
-    #[inline]
+    #[inline(always)]
     pub fn count(&mut self, kind: ExitKind, ticks: u64) {
         let Some(figures) = self.kinds.get_mut(kind as usize) else {
             return;
@@ -166,8 +166,8 @@ impl Metrics {
         figures.count = figures.count.wrapping_add(1);
         figures.ticks = figures.ticks.wrapping_add(ticks);
         let bucket = (ticks | 1).ilog2() as usize;
-        if let Some(count) = figures.by_log2_ticks.get_mut(bucket.min(BUCKETS - 1)) {
-            *count = count.saturating_add(1);
+        if let Some(count) = figures.by_log2_ticks.get_mut(bucket) {
+            *count = count.wrapping_add(1);
         }
     }
 
@@ -244,7 +244,7 @@ mod tests {
         }
         let buckets = metrics.of(ExitKind::Hlt).by_log2_ticks;
         assert_eq!(
-            (buckets[0], buckets[1], buckets[7], buckets[8], buckets[23]),
+            (buckets[0], buckets[1], buckets[7], buckets[8], buckets[40]),
             (2, 2, 1, 1, 1)
         );
     }

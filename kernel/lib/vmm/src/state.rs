@@ -21,6 +21,8 @@ pub struct VcpuState {
     pub pending: Pending,
     /// What the emulator remembers.
     pub emulator: Emulator,
+    /// A handler has done something that what the vCPU takes next depends on.
+    pub unsettled: bool,
     /// What it has asked for as a guest that knows that it is one.
     pub paravirt: Paravirt,
 }
@@ -65,6 +67,7 @@ impl VcpuState {
             lapic,
             pending: Pending::new(),
             emulator: Emulator::new(),
+            unsettled: true,
             paravirt: Paravirt::default(),
         }
     }

@@ -65,7 +65,7 @@ impl Trace {
     }
 
     /// Remembers an exit, before it is handled.
-    #[inline]
+    #[inline(always)]
     pub fn record<C: Cpu>(&mut self, cpu: &C, exit: &VmExit, kind: ExitKind, tsc: u64) {
         let slot = self.written as usize & (REMEMBERED - 1);
         if let Some(slot) = self.ring.get_mut(slot) {
@@ -92,7 +92,7 @@ impl Trace {
 }
 
 /// The one word about an exit that says most.
-#[inline]
+#[inline(always)]
 fn detail<C: Cpu>(cpu: &C, exit: &VmExit) -> u64 {
     match *exit {
         VmExit::Cpuid => cpu.gpr(Gpr::Rax) << 32 | cpu.gpr(Gpr::Rcx) & 0xffff_ffff,

@@ -281,8 +281,9 @@ fn debug_register(qualification: u64) -> VmExit {
     })
 }
 
-#[inline]
-fn io(reason: u32, fields: &impl ExitFields) -> VmExit {
+/// Decodes an exit by [`Io`](ExitReason::Io).
+#[inline(always)]
+pub fn io(reason: u32, fields: &impl ExitFields) -> VmExit {
     let qualification = fields.qualification();
     let width = match qualification & 7 {
         0 => Width::Byte,
@@ -411,8 +412,9 @@ fn apic_access(qualification: u64) -> VmExit {
     }
 }
 
-#[inline]
-fn ept_violation(fields: &impl ExitFields) -> VmExit {
+/// Decodes an exit by [`EptViolation`](ExitReason::EptViolation).
+#[inline(always)]
+pub fn ept_violation(fields: &impl ExitFields) -> VmExit {
     let qualification = EptViolation::from_bits_retain(fields.qualification());
     let linear = qualification.contains(EptViolation::LINEAR_VALID);
     VmExit::Memory(MemoryAccess {

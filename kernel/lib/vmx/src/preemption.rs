@@ -10,14 +10,22 @@ use crate::capability::Capabilities;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct PreemptionTimer {
     shift: u32,
+    /// One count in ticks, less one.
+    mask: u64,
 }
 
 impl PreemptionTimer {
     /// Of a processor with these capabilities.
     pub const fn new(caps: &Capabilities) -> Self {
-        Self {
-            shift: caps.preemption_timer_shift(),
-        }
+        Self::with_shift(caps.preemption_timer_shift())
+    }
+
+    const fn with_shift(shift: u32) -> Self {
+        let mask = match 1_u64.checked_shl(shift) {
+            Some(count) => count - 1,
+            None => u64::MAX,
+        };
+        Self { shift, mask }
     }
 
     /// One count is two to this power TSC ticks.
@@ -33,15 +41,15 @@ impl PreemptionTimer {
     /// exits before the guest's first instruction.
     #[inline]
     pub const fn value_until(self, deadline: u64, now: u64) -> u32 {
-        let Some(grid_mask) = (1_u64 << self.shift).checked_sub(1) else {
-            return 1;
-        };
-        // The count of grid points at or below the deadline, rounded up without overflow.
-        let target = (deadline >> self.shift) + (deadline & grid_mask != 0) as u64;
-        match target.checked_sub(now >> self.shift) {
-            None | Some(0) => 1,
-            Some(counts) if counts > u32::MAX as u64 => u32::MAX,
-            Some(counts) => counts as u32,
+        // The count of grid points at or below the deadline, rounded up; the last of all where there is none.
+        let target = deadline.saturating_add(self.mask) >> self.shift;
+        let counts = target.saturating_sub(now >> self.shift);
+        if counts > u32::MAX as u64 {
+            u32::MAX
+        } else if counts == 0 {
+            1
+        } else {
+            counts as u32
         }
     }
 }
@@ -57,7 +65,7 @@ mod tests {
     }
 
     fn timer(shift: u32) -> PreemptionTimer {
-        PreemptionTimer { shift }
+        PreemptionTimer::with_shift(shift)
     }
 
     #[test]

@@ -176,6 +176,11 @@ impl Cpu for VmxLoaded<'_> {
         }
     }
 
+    #[inline]
+    fn access_rights(&self, name: SegmentName) -> AccessRights {
+        from_vmcs(self.vmcs.read(SegmentFields::guest(name).access_rights))
+    }
+
     fn set_segment(&mut self, name: SegmentName, segment: Segment) {
         let fields = SegmentFields::guest(name);
         self.vmcs.write(fields.selector, segment.selector);

@@ -7,6 +7,7 @@ use vmm::inject::Delivery;
 use vmm::{Event, VmExit};
 use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
+use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
 use vmx::{PinControls, PrimaryControls, entry_checks, fields};
 
@@ -14,12 +15,27 @@ use super::Residence;
 use super::entry::{Entry, Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
-use crate::backend::{LoadedVcpu, Windows};
+use crate::backend::{ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::apic;
 
+/// The reasons of exits that there are most of. An entry that failed late has another bit set beside its number.
+const CPUID: u32 = ExitReason::Cpuid as u32;
+const HLT: u32 = ExitReason::Hlt as u32;
+const VMCALL: u32 = ExitReason::Vmcall as u32;
+const IO: u32 = ExitReason::Io as u32;
+const RDMSR: u32 = ExitReason::Rdmsr as u32;
+const WRMSR: u32 = ExitReason::Wrmsr as u32;
+const EPT_VIOLATION: u32 = ExitReason::EptViolation as u32;
+const PREEMPTION_TIMER: u32 = ExitReason::PreemptionTimer as u32;
+
 impl LoadedVcpu for VmxLoaded<'_> {
-    #[inline]
-    fn enter(&mut self, now_tsc: u64, deadline_tsc: u64) -> VmExit {
+    #[inline(always)]
+    fn enter<V: ExitVisitor<Self>>(
+        &mut self,
+        now_tsc: u64,
+        deadline_tsc: u64,
+        visitor: V,
+    ) -> V::Outcome {
         let vmx = self.vcpu.vmx;
         if vmx
             .controls
@@ -40,20 +56,28 @@ impl LoadedVcpu for VmxLoaded<'_> {
         // the frame is borrowed uniquely through `self`, and the run loop keeps interrupts off.
         let outcome = unsafe { enter(&raw mut self.vcpu.frame, *entry) };
         if outcome != Outcome::Exited {
-            vmx.guard.enable_here();
-            return VmExit::EntryRefused {
-                code: self.vmcs.read(fields::VM_INSTRUCTION_ERROR),
-            };
+            return self.refused(visitor);
         }
         entry.insert(Entry::RESUME);
         let reason = self.vmcs.read(fields::EXIT_REASON);
-        let exit = exit::decode(reason, &self.vmcs);
-        match exit {
-            VmExit::Memory(_) | VmExit::Exception(_) => self.block_nmis_again(reason),
-            VmExit::EntryRefused { .. } => self.entry_kind().remove(Entry::RESUME),
-            _ => {}
+        match reason {
+            CPUID => visitor.visit(self, VmExit::Cpuid),
+            HLT => visitor.visit(self, VmExit::Hlt),
+            VMCALL => visitor.visit(self, VmExit::Hypercall),
+            IO => {
+                let exit = exit::io(reason, &self.vmcs);
+                visitor.visit(self, exit)
+            }
+            RDMSR => visitor.visit(self, VmExit::ReadMsr),
+            WRMSR => visitor.visit(self, VmExit::WriteMsr),
+            EPT_VIOLATION => {
+                let exit = exit::ept_violation(&self.vmcs);
+                self.block_nmis_again(reason);
+                visitor.visit(self, exit)
+            }
+            PREEMPTION_TIMER => visitor.visit(self, VmExit::HostTimer),
+            _ => self.exited(reason, visitor),
         }
-        exit
     }
 
     #[inline]
@@ -132,6 +156,27 @@ impl LoadedVcpu for VmxLoaded<'_> {
 }
 
 impl VmxLoaded<'_> {
+    /// All other exits.
+    #[inline(never)]
+    fn exited<V: ExitVisitor<Self>>(&mut self, reason: u32, visitor: V) -> V::Outcome {
+        let exit = exit::decode(reason, &self.vmcs);
+        match exit {
+            VmExit::Exception(_) => self.block_nmis_again(reason),
+            VmExit::EntryRefused { .. } => self.entry_kind().remove(Entry::RESUME),
+            _ => {}
+        }
+        visitor.visit(self, exit)
+    }
+
+    /// The entry failed at once.
+    #[cold]
+    #[inline(never)]
+    fn refused<V: ExitVisitor<Self>>(&mut self, visitor: V) -> V::Outcome {
+        self.vcpu.vmx.guard.enable_here();
+        let code = self.vmcs.read(fields::VM_INSTRUCTION_ERROR);
+        visitor.visit(self, VmExit::EntryRefused { code })
+    }
+
     /// Where an IRET had ended the blocking of NMIs and then exited, it will be repeated: it must find them
     /// blocked again (SDM vol. 3, Information About NMI Unblocking Due to IRET).
     fn block_nmis_again(&mut self, reason: u32) {

@@ -67,8 +67,7 @@ impl Key {
         if !efer.contains(Efer::LMA)
             || rip >> 32 == 0
                 && !cpu
-                    .segment(SegmentName::Cs)
-                    .access
+                    .access_rights(SegmentName::Cs)
                     .contains(AccessRights::LONG)
         {
             return None;

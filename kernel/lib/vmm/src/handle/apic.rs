@@ -59,9 +59,10 @@ pub(crate) fn act<C: Cpu, M: Machine>(
     }
 }
 
-/// Before anybody looks at the local APIC: the guest may have ended an interrupt without telling it.
+/// Before anybody looks at the local APIC, or changes it: the guest may have ended an interrupt without telling it.
 #[inline]
 fn collect_end<M: Machine>(vcpu: &mut VcpuState, machine: &M) {
+    vcpu.unsettled = true;
     vcpu.paravirt
         .eoi()
         .collect(machine.memory(), &mut vcpu.lapic);

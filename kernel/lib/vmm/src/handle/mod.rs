@@ -57,7 +57,7 @@ const DEBUGCTL_BTF: u64 = 1 << 1;
 /// # Errors
 /// The exception to raise in the guest. State and RIP are then as the exception's handler has to find them:
 /// before the instruction for a fault, behind it for a trap.
-#[inline]
+#[inline(always)]
 pub fn handle<C: Cpu, M: Machine>(
     cpu: &mut C,
     vcpu: &mut VcpuState,
@@ -147,13 +147,13 @@ pub fn handle<C: Cpu, M: Machine>(
 
 /// Ends the instruction that exited: moves RIP past it, ends the shadow of STI or MOV SS and of RF, and
 /// traps where TF is set.
-#[inline]
+#[inline(always)]
 fn complete<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
     complete_with_length(cpu, cpu.instruction_length(), next)
 }
 
 /// [`complete`] for an instruction whose length the hardware does not tell.
-#[inline]
+#[inline(always)]
 pub(crate) fn complete_with_length<C: Cpu>(
     cpu: &mut C,
     length: u8,
@@ -169,7 +169,7 @@ pub(crate) fn complete_with_length<C: Cpu>(
 }
 
 /// The part of [`complete`] that has nothing to do with RIP.
-#[inline]
+#[inline(always)]
 pub(crate) fn finish<C: Cpu>(cpu: &mut C, next: Next) -> Result<Next, GuestFault> {
     let blocking = cpu.blocking();
     let mut held = 0;
@@ -217,8 +217,7 @@ fn finish_with_traps<C: Cpu>(
 pub(crate) fn in_64_bit_mode<C: Cpu>(cpu: &C) -> bool {
     cpu.efer().contains(Efer::LMA)
         && cpu
-            .segment(SegmentName::Cs)
-            .access
+            .access_rights(SegmentName::Cs)
             .contains(AccessRights::LONG)
 }
 

@@ -74,20 +74,24 @@ pub(super) fn write<C: Cpu, M: Machine>(
         msr::IA32_TSC_DEADLINE => {
             vcpu.lapic
                 .set_tsc_deadline(value, &VcpuClock::new(cpu, machine));
+            vcpu.unsettled = true;
             Ok(())
         }
         msr::IA32_APIC_BASE => apic::write_base(cpu, vcpu, machine, value),
         msr::IA32_TIME_STAMP_COUNTER => {
             let ticks = value.wrapping_sub(cpu.guest_tsc());
             move_tsc(cpu, vcpu, machine, ticks);
+            vcpu.unsettled = true;
             Ok(())
         }
         msr::IA32_TSC_ADJUST => {
             let ticks = value.wrapping_sub(vcpu.msrs.tsc_adjust);
             move_tsc(cpu, vcpu, machine, ticks);
+            vcpu.unsettled = true;
             Ok(())
         }
         paravirt::MSR_FIRST..=paravirt::MSR_LAST => {
+            vcpu.unsettled = true;
             paravirt::write_msr(vcpu, machine, index, value).ok_or(GuestFault::GP0)
         }
         _ => write_msr(cpu, vcpu, index, value).ok_or(GuestFault::GP0),

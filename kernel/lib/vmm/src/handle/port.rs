@@ -17,7 +17,7 @@ use crate::state::VcpuState;
 const ELEMENTS_PER_EXIT: u32 = 256;
 
 /// Does one port instruction, or a bounded part of a repeated one.
-#[inline]
+#[inline(always)]
 pub(super) fn access<C: Cpu, M: Machine>(
     cpu: &mut C,
     vcpu: &VcpuState,
@@ -37,11 +37,18 @@ pub(super) fn access<C: Cpu, M: Machine>(
             cpu.write_gpr(Gpr::Rax, access.width, u64::from(value));
         }
     }
-    let outcome = complete(cpu, Next::Resume);
     let dr7 = cpu.debug_register(7);
-    if dr7 & Dr7::ANY_ENABLED.bits() == 0 {
-        return outcome;
+    if dr7 & Dr7::ANY_ENABLED.bits() != 0 {
+        return complete_watched(cpu, access, dr7);
     }
+    complete(cpu, Next::Resume)
+}
+
+/// Ends the instruction where breakpoints are set.
+#[cold]
+#[inline(never)]
+fn complete_watched<C: Cpu>(cpu: &mut C, access: PortIo, dr7: u64) -> Result<Next, GuestFault> {
+    let outcome = complete(cpu, Next::Resume);
     let met = breakpoint::met_by_port(cpu, dr7, access.port, access.width as u64);
     with_breakpoints(outcome, met)
 }
@@ -58,6 +65,7 @@ fn with_breakpoints(outcome: Result<Next, GuestFault>, met: u64) -> Result<Next,
 }
 
 /// INS or OUTS.
+#[inline(never)]
 fn string_access<C: Cpu, M: Machine>(
     cpu: &mut C,
     vcpu: &VcpuState,
