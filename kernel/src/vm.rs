@@ -6,6 +6,8 @@
 //! devices, then the host's console); interrupts in the mailboxes, each with the whereabouts of its vCPU; how the VM
 //! ends in one word that the first to end it sets.
 
+mod port;
+
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -13,16 +15,14 @@ use core::fmt;
 use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
-use arch::{Vector, Width};
 use host::Tail;
-use machine::devices::lapic::{Ipi, Kick, PostedInterrupts};
-use machine::devices::routing::{Route, RoutingTable, VcpuSet};
+use machine::devices::lapic::{Kick, PostedInterrupts};
+use machine::devices::routing::{RoutingTable, VcpuSet};
 use machine::{Board, BoardConfig, Effects, InterruptMessage, Level, Request};
-use memory::GuestPhys;
 use spin::{Mutex, Once};
+use vmm::VmError;
 use vmm::inject::PicAnswer;
 use vmm::scheduler::Slot;
-use vmm::{Machine, VmError};
 
 use crate::backend::Backend;
 use crate::cpu::PcpuId;
@@ -30,6 +30,8 @@ use crate::hw::clock;
 use crate::hw::console::{GuestConsole, GuestStyle};
 use crate::memory::GuestRam;
 use crate::{doorbell, keeper};
+
+pub(crate) use self::port::VmPort;
 
 /// The number of a machine, never used again while the hypervisor runs.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -520,88 +522,5 @@ impl<B: Backend> Vm<B> {
         for vcpu in 0..self.vcpus() {
             self.kick(vcpu);
         }
-    }
-}
-
-/// The VM as one of its vCPUs reaches it.
-pub(crate) struct VmPort<'a, B: Backend> {
-    pub(crate) vm: &'a Vm<B>,
-    pub(crate) vcpu: u8,
-}
-
-impl<B: Backend> Machine for VmPort<'_, B> {
-    type Memory = GuestRam;
-
-    #[inline]
-    fn memory(&self) -> &GuestRam {
-        self.vm.memory()
-    }
-
-    #[inline]
-    fn read_port(&mut self, port: u16, width: Width) -> u32 {
-        if width == Width::Byte && Board::is_vacant_port(port) {
-            return 0xff;
-        }
-        self.vm
-            .with_board(|board, now_ns, effects| board.read_port(port, width, now_ns, effects))
-    }
-
-    #[inline]
-    fn write_port(&mut self, port: u16, width: Width, value: u32) {
-        // Port 0x80 among them. Letting it through to the host's would give a guest a way to flood a slow bus.
-        if width == Width::Byte && Board::is_vacant_port(port) {
-            return;
-        }
-        self.vm.with_board(|board, now_ns, effects| {
-            board.write_port(port, width, value, now_ns, effects);
-        });
-    }
-
-    fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64 {
-        if Board::is_vacant_memory(gpa) {
-            return width.mask();
-        }
-        self.vm
-            .with_board(|board, _, _| board.read_mmio(gpa, width))
-    }
-
-    fn write_mmio(&mut self, gpa: GuestPhys, width: Width, value: u64) {
-        if Board::is_vacant_memory(gpa) {
-            return;
-        }
-        self.vm
-            .with_board(|board, _, effects| board.write_mmio(gpa, width, value, effects));
-    }
-
-    #[inline]
-    fn send(&mut self, ipi: Ipi) {
-        let targets = self.vm.routing.resolve_ipi(&ipi, self.vcpu);
-        self.vm.deliver(&ipi.message, targets);
-    }
-
-    fn wake(&mut self, apic_id: u32) {
-        if let Some(vcpu) = self.vm.routing.index_of(apic_id)
-            && self.vm.posted(vcpu).post_wake() == Kick::Needed
-        {
-            self.vm.kick(vcpu);
-        }
-    }
-
-    fn date_at_start_ns(&self) -> u64 {
-        clock::date_ns_at(self.vm.origin_tsc())
-    }
-
-    fn reroute(&mut self, route: Route) {
-        self.vm.routing.publish(self.vcpu, route);
-    }
-
-    fn end_of_interrupt(&mut self, vector: Vector) {
-        self.vm
-            .with_board(|board, _, effects| board.end_of_interrupt(vector, effects));
-    }
-
-    #[inline]
-    fn now_ns(&self) -> u64 {
-        self.vm.now_ns()
     }
 }
