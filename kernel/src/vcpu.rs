@@ -1,10 +1,11 @@
 //! One vCPU and its run loop: settle what it is to take, enter, handle the exit, and again.
 
+mod last_exits;
+
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::fmt::{self, Write};
-use core::ptr;
-use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
 use machine::devices::lapic::{Deadline, Now, Role};
@@ -19,11 +20,13 @@ use vmm::{GuestFault, Machine, VcpuState, VmError, VmExit};
 
 use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::interrupts;
-use crate::cpu::smp::MAX_CPUS;
 use crate::cpu::{self, exceptions};
 use crate::crew::{About, Seating};
 use crate::hw::{clock, console};
 use crate::vm::{End, Stance, Vm, VmPort, Whereabouts};
+
+use self::last_exits::LastExits;
+pub(crate) use self::last_exits::write_last_exits;
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
 pub(crate) struct Vcpu<B: Backend> {
@@ -586,39 +589,4 @@ fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, trace: &Trace, error: Vm
     log::error!(target: "vm", "{}: {error}", vm.name());
     console::report(vm.name(), &text);
     vm.finish(End::Crash(error));
-}
-
-/// For each CPU the trace of the vCPU that it runs, for the epitaph. Written and read by the CPU itself only.
-static RUNNING: [AtomicPtr<Trace>; MAX_CPUS] =
-    [const { AtomicPtr::new(ptr::null_mut()) }; MAX_CPUS];
-
-/// While it lives, an epitaph of this CPU shows the exits of one vCPU.
-struct LastExits;
-
-impl LastExits {
-    fn are_those_of(trace: *const Trace) -> Self {
-        Self::slot().store(trace.cast_mut(), Ordering::Relaxed);
-        Self
-    }
-
-    fn slot() -> &'static AtomicPtr<Trace> {
-        &RUNNING[cpu::this().id().index()]
-    }
-}
-
-impl Drop for LastExits {
-    fn drop(&mut self) {
-        Self::slot().store(ptr::null_mut(), Ordering::Relaxed);
-    }
-}
-
-/// Writes down the last exits of the vCPU that this CPU runs, if it runs one. For a panic: takes no lock.
-pub(crate) fn write_last_exits(out: &mut dyn Write) -> fmt::Result {
-    let trace = LastExits::slot().load(Ordering::Relaxed);
-    // SAFETY: the trace stands there only while `run` of its vCPU is on this CPU's stack, and this CPU is in the
-    // middle of that; nobody writes to it any more.
-    match unsafe { trace.as_ref() } {
-        Some(trace) => write!(out, "{trace}"),
-        None => writeln!(out, "  no guest was running"),
-    }
 }
