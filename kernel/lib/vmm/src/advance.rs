@@ -29,8 +29,12 @@ impl Advance {
     /// All was ready at `ready`, and was to be at `deadline`.
     pub fn learn(&mut self, ready: u64, deadline: u64) {
         if ready > deadline {
-            // Twice at the same place is late once: up fast, and down slowly.
-            let late = (ready - deadline).min(self.most);
+            let late = ready - deadline;
+            if late > self.most {
+                // It was held up by something else, such as somebody else's turn.
+                return;
+            }
+            // Up fast, and down slowly.
             self.ticks = self.ticks.saturating_add(late / 2 + 1).min(self.most);
         } else {
             let excess = (deadline - ready).saturating_sub(SLACK);
@@ -70,11 +74,18 @@ mod tests {
     #[test]
     fn one_slow_way_is_forgotten() {
         let mut advance = Advance::new(300, 4096);
-        meet(&mut advance, 100_000);
+        meet(&mut advance, 4000);
         for _ in 0..64 {
             meet(&mut advance, 300);
         }
         assert!(meet(&mut advance, 300).0 < 48);
+    }
+
+    #[test]
+    fn waiting_for_a_turn_teaches_nothing() {
+        let mut advance = Advance::new(300, 4096);
+        meet(&mut advance, 100_000);
+        assert_eq!(advance.ticks(), 300);
     }
 
     proptest! {
