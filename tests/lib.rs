@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpStream;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -30,6 +30,10 @@ pub use xtask::emulator::console;
 /// How long a test waits for the next thing that it expects. Bochs runs a hundred million instructions in a
 /// second; two tests share the cores, and a busy machine may be many times slower.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The terminal at the serial port: room for a guest's screen and some lines below it.
+const TERMINAL_ROWS: u16 = 40;
+const TERMINAL_COLUMNS: u16 = 120;
 
 /// What the hypervisor takes as "tell about your guests", on the serial port.
 const TELL: &[u8] = b"\x1dd";
@@ -251,11 +255,22 @@ impl Boot {
         };
         let running = machine.spawn(paths)?;
         let serial = running.serial()?;
-        let lines = LineReader::start(serial.try_clone()?)?;
+        let screen = Arc::new(Mutex::new(vt100::Parser::new(
+            TERMINAL_ROWS,
+            TERMINAL_COLUMNS,
+            0,
+        )));
+        let terminal = Arc::clone(&screen);
+        let lines = LineReader::start_with_tap(serial.try_clone()?, move |bytes| {
+            if let Ok(mut terminal) = terminal.lock() {
+                terminal.process(bytes);
+            }
+        })?;
         Ok(Session {
             running,
             serial,
             lines,
+            screen,
             heard: Vec::new(),
             patience: self.patience,
         })
@@ -283,6 +298,8 @@ pub struct Session {
     running: Running,
     serial: TcpStream,
     lines: LineReader,
+    /// A terminal at the serial port.
+    screen: Arc<Mutex<vt100::Parser>>,
     /// Everything that the serial port has said, for the report of a failure.
     heard: Vec<String>,
     /// How long it waits for the next thing that is expected.
@@ -357,6 +374,29 @@ impl Session {
             return Err(self.failure("the guest has not reported all of its cases"));
         }
         Ok(())
+    }
+
+    /// What a terminal at the serial port shows: for guests with a screen.
+    pub fn screen(&self) -> Result<vt100::Screen> {
+        let terminal = self.screen.lock();
+        let terminal = terminal.map_err(|_| anyhow!("the terminal is broken"))?;
+        Ok(terminal.screen().clone())
+    }
+
+    /// Waits until the terminal shows `text` in one of its rows.
+    pub fn expect_shown(&mut self, text: &str) -> Result<()> {
+        let deadline = Instant::now() + self.patience;
+        loop {
+            let shown = self.screen()?.contents();
+            if shown.contains(text) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(self.failure(&format!("`{text}` was not shown; this was:\n{shown}\n")));
+            }
+            // Lines that come meanwhile are heard, and show it sooner where the machine ends.
+            self.next_line(Instant::now() + Duration::from_millis(100))?;
+        }
     }
 
     /// Types at the serial port.

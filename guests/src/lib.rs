@@ -18,6 +18,7 @@
 //! | `victim`     | PVH     | looks whether anybody meddles with its memory, registers and devices     |
 //! | `hostile`    | PVH     | does what must not touch a `victim`, by topic; no `DONE` line for some   |
 //! | `share`      | PVH     | tells how much of a CPU it got                                           |
+//! | `screen`     | PVH     | a text display and a keyboard; waits for `k` and Escape                  |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
 //! | `halted`     | PVH     | halts with interrupts off, for ever: no `DONE` line                      |

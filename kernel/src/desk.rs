@@ -20,6 +20,7 @@ use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
 use crate::keeper::{Keeper, NotDone};
 use crate::memory;
+use crate::viewer::Viewer;
 use crate::vm::{Stance, VmId};
 
 /// Typed ahead at most for a guest that takes nothing; what comes after that is lost, as on any terminal.
@@ -40,6 +41,8 @@ pub(crate) struct Desk<'a, B: Backend> {
     typed: VecDeque<u8>,
     /// The guest that gets the keys.
     focus: Option<VmId>,
+    /// Shows that guest's screen.
+    viewer: Viewer,
     drill: Option<Running>,
     /// It was said that nothing runs.
     idle_was_told: bool,
@@ -65,6 +68,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             line_due_ns: 0,
             typed: VecDeque::new(),
             focus: None,
+            viewer: Viewer::new(),
             drill: None,
             idle_was_told: false,
         }
@@ -79,12 +83,17 @@ impl<'a, B: Backend> Desk<'a, B> {
     pub(crate) fn due_tsc(&self) -> u64 {
         // A drill waits for moments that nobody announces.
         let drill_ns = self.drill.is_some().then(|| clock::now_ns() + 100_000);
-        let due = [self.keeper.due_ns(), drill_ns].into_iter().flatten().min();
+        let due = [self.keeper.due_ns(), drill_ns, self.viewer.due_ns()];
+        let due = due.into_iter().flatten().min();
         due.map_or(NEVER, clock::tsc_at)
     }
 
     /// Looks after the machines and listens to the operator.
     pub(crate) fn attend(&mut self) {
+        // Before the machine goes that has shown its last.
+        if let Some(vm) = self.focus.and_then(|id| self.keeper.life(id)) {
+            self.viewer.look(vm);
+        }
         self.keeper.attend();
         while let Some(byte) = console::read_byte() {
             match self.keyboard.push(byte) {

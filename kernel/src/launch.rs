@@ -11,14 +11,14 @@ use core::fmt;
 use arch::cpuid::CpuidResult;
 use arch::speculation::ArchCapabilities;
 use arch::{Gpr, SegmentName, msr};
-use bundle::{Bundle, FileIndex, KernelFormat, TestDevices, VmConfig};
+use bundle::{Bundle, FileIndex, KernelFormat, Screen, TestDevices, VmConfig};
 use host::Tail;
 use machine::devices::FirmwareFiles;
 use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
 use machine::layout::{self, MachineLayout};
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
-use machine::{BoardConfig, TestBoard, firmware};
+use machine::{BoardConfig, Display, TestBoard, firmware};
 use memory::GuestPhys;
 use spin::Mutex;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
@@ -169,6 +169,10 @@ pub(crate) fn vm<B: Backend>(
     let board = BoardConfig {
         layout,
         epoch_s: clock::date_ns() / 1_000_000_000,
+        display: match config.screen {
+            Screen::None => Display::Absent,
+            Screen::Text => Display::Vga,
+        },
         test_board: match config.test_devices {
             TestDevices::Absent => TestBoard::Absent,
             TestDevices::Present => TestBoard::Present(FirmwareFiles {

@@ -18,6 +18,7 @@ mod panic;
 mod pcpu;
 mod supervisor;
 mod vcpu;
+mod viewer;
 mod vm;
 
 use ::memory::{HostPhys, HostVirt};

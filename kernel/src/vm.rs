@@ -16,9 +16,10 @@ use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use host::Tail;
+use machine::devices::TextView;
 use machine::devices::lapic::{Kick, PostedInterrupts};
 use machine::devices::routing::{RoutingTable, VcpuSet};
-use machine::{Board, BoardConfig, Effects, InterruptMessage, Level, Request};
+use machine::{Board, BoardConfig, Display, Effects, InterruptMessage, Level, Request};
 use spin::{Mutex, Once};
 use vmm::VmError;
 use vmm::inject::PicAnswer;
@@ -89,6 +90,7 @@ pub(crate) struct Vm<B: Backend> {
     name: String,
     ram: GuestRam,
     space: B::AddressSpace,
+    has_screen: bool,
     devices: Mutex<Devices>,
     /// The host's TSC when the board's next timer is due. Written under the devices' lock.
     board_deadline_tsc: AtomicU64,
@@ -192,6 +194,7 @@ impl<B: Backend> Vm<B> {
             name: parts.name,
             ram: parts.ram,
             space: parts.space,
+            has_screen: parts.board.display == Display::Vga,
             devices: Mutex::new(Devices {
                 board: Board::new(parts.board),
                 console,
@@ -400,6 +403,21 @@ impl<B: Backend> Vm<B> {
     /// Bytes typed for the guest's serial port; returns how many it took.
     pub(crate) fn receive(&self, bytes: &[u8]) -> usize {
         self.with_board(|board, now_ns, effects| board.receive(bytes, now_ns, effects))
+    }
+
+    /// Its RAM.
+    pub(crate) fn ram(&self) -> &GuestRam {
+        &self.ram
+    }
+
+    /// Whether it has a text screen.
+    pub(crate) fn has_screen(&self) -> bool {
+        self.has_screen
+    }
+
+    /// What is on its text screen now, whose text is in its RAM.
+    pub(crate) fn view(&self) -> Option<TextView> {
+        self.devices.lock().board.view()
     }
 
     /// Shows a line of the console that the guest has begun and not ended, such as a prompt.

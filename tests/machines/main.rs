@@ -10,6 +10,7 @@ mod isolation;
 mod lifecycle;
 mod linux;
 mod scheduling;
+mod screen;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
@@ -27,6 +28,7 @@ fn main() {
         linux::trials(),
         isolation::trials(),
         scheduling::trials(),
+        screen::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

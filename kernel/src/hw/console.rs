@@ -9,6 +9,9 @@
 //! does nobody: a guest that crashes again and again must not keep the others waiting for its last words. A panic
 //! sends all that is in the ring.
 //!
+//! A guest's text screen, where one is shown ([`show`]), has the upper part of the terminal at the serial port for
+//! itself; the stream goes on below it.
+//!
 //! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A
 //! panicking CPU waits a moment for it and then takes it by force ([`seize`]).
 
@@ -18,9 +21,11 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use bootloader_api::info::FrameBufferInfo;
-use host::{EscapeFilter, PanicLine, Tail};
+use host::picture::{self, Cell};
+use host::{EscapeFilter, PanicLine, Picture, Tail};
 use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -51,6 +56,14 @@ struct Console {
     screen: Option<Screen>,
     open_line: Option<Owner>,
     screen_due_ns: u64,
+    shown: Option<Shown>,
+}
+
+/// A guest's text screen on the terminal at the serial port.
+struct Shown {
+    picture: Picture,
+    /// What is to be sent, put together here.
+    out: Vec<u8>,
 }
 
 impl Console {
@@ -60,6 +73,31 @@ impl Console {
             screen: None,
             open_line: None,
             screen_due_ns: 0,
+            shown: None,
+        }
+    }
+
+    /// Before the stream speaks: it goes on where it was below the picture, if there is one.
+    fn leave_picture(&mut self) {
+        if self.shown.is_some() {
+            self.serial.write(picture::TO_LOG);
+        }
+    }
+
+    /// After the stream has spoken.
+    fn return_to_picture(&mut self) {
+        if let Some(shown) = &mut self.shown {
+            shown.out.clear();
+            shown.out.extend_from_slice(picture::FROM_LOG);
+            shown.picture.back(&mut shown.out);
+            self.serial.write(&shown.out);
+        }
+    }
+
+    fn end_picture(&mut self) {
+        if self.shown.take().is_some() {
+            self.serial.write(picture::END);
+            self.serial.write(b"\r\n");
         }
     }
 
@@ -145,12 +183,14 @@ pub(crate) unsafe fn init_screen(frame_buffer: *mut u8, info: &FrameBufferInfo) 
 pub(crate) fn line(colour: Colour, text: fmt::Arguments<'_>) {
     without_interrupts(|| {
         let mut console = CONSOLE.lock();
+        console.leave_picture();
         console.take_line(None);
         console.colour(colour);
         // Writing to the console itself never fails; a `Display` that does is no reason to lose the line's
         // end.
         let _ = console.write_fmt(text);
         console.write(b"\n");
+        console.return_to_picture();
         console.colour(Colour::Text);
         console.refresh(Refresh::WhenDue);
     });
@@ -161,6 +201,7 @@ pub(crate) fn line(colour: Colour, text: fmt::Arguments<'_>) {
 pub(crate) fn report(name: &str, text: &str) {
     without_interrupts(|| {
         let mut console = CONSOLE.lock();
+        console.leave_picture();
         console.take_line(None);
         console.colour(Colour::Error);
         for line in text.lines() {
@@ -172,6 +213,7 @@ pub(crate) fn report(name: &str, text: &str) {
             // Writing to the console itself never fails.
             let _ = writeln!(console, "{name}: {line}");
         }
+        console.return_to_picture();
         console.colour(Colour::Text);
         console.refresh(Refresh::WhenDue);
     });
@@ -187,7 +229,9 @@ pub(crate) fn refresh(when: Refresh) {
 pub(crate) fn drain() {
     without_interrupts(|| {
         let mut console = CONSOLE.lock();
+        console.leave_picture();
         console.take_line(None);
+        console.end_picture();
         console.refresh(Refresh::Now);
         console.serial.drain();
     });
@@ -198,6 +242,7 @@ pub(crate) fn drain() {
 pub(crate) fn command_line(part: &[u8], whole: &[u8]) {
     without_interrupts(|| {
         let mut console = CONSOLE.lock();
+        console.leave_picture();
         if console.open_line == Some(MONITOR) {
             console.write(part);
         } else {
@@ -205,6 +250,7 @@ pub(crate) fn command_line(part: &[u8], whole: &[u8]) {
             console.write(whole);
             console.open_line = Some(MONITOR);
         }
+        console.return_to_picture();
         console.serial.flush();
         console.refresh(Refresh::WhenDue);
     });
@@ -220,9 +266,51 @@ pub(crate) fn command_line_is_over() {
     });
 }
 
+/// Whether something waits to be sent; a new picture had better wait, too.
+pub(crate) fn is_sending() -> bool {
+    without_interrupts(|| CONSOLE.lock().serial.backlog() != 0)
+}
+
+/// Shows a guest's text screen, its cursor at this row and column, on the terminal at the serial port. Rows and columns
+/// that are missing are blank.
+pub(crate) fn show(cells: &[Cell], cursor: Option<(u8, u8)>) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        let Console { shown, serial, .. } = &mut *console;
+        let shown = shown.get_or_insert_with(|| Shown {
+            picture: Picture::new(),
+            out: Vec::new(),
+        });
+        shown.out.clear();
+        shown.picture.update(cells, cursor, &mut shown.out);
+        serial.write(&shown.out);
+    });
+}
+
+/// Nothing is shown any more, and the stream has the whole terminal; or all of the next picture is to be drawn.
+pub(crate) fn forget_picture(how: Forget) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        match (how, &mut console.shown) {
+            (Forget::Redraw, Some(shown)) => shown.picture.forget(),
+            (Forget::Redraw, None) => {}
+            (Forget::End, _) => console.end_picture(),
+        }
+    });
+}
+
 /// Whether the operator's command line has to be shown again, since others have spoken.
 pub(crate) fn command_line_is_gone() -> bool {
     without_interrupts(|| CONSOLE.lock().open_line != Some(MONITOR))
+}
+
+/// What becomes of a picture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Forget {
+    /// The next one is drawn as a whole.
+    Redraw,
+    /// There is none any more.
+    End,
 }
 
 /// A byte that somebody has typed, if any.
@@ -276,6 +364,7 @@ pub(crate) unsafe fn seize() -> Seized {
 }
 
 fn seized(mut console: MutexGuard<'static, Console>) -> Seized {
+    console.leave_picture();
     console.take_line(None);
     console.colour(Colour::Error);
     Seized(console)
@@ -366,6 +455,7 @@ impl GuestConsole {
         }
         without_interrupts(|| {
             let mut console = CONSOLE.lock();
+            console.leave_picture();
             console.take_line(Some(self.owner));
             if console.open_line.is_none() && self.style == GuestStyle::Named {
                 console.write(b"[");
@@ -374,6 +464,7 @@ impl GuestConsole {
             }
             console.write(&self.line);
             console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
+            console.return_to_picture();
         });
         self.line.clear();
     }

@@ -183,6 +183,14 @@ impl Serial {
         }
     }
 
+    /// Bytes that wait to be sent.
+    pub(crate) fn backlog(&self) -> usize {
+        match self {
+            Self::Uart(uart) => uart.sending.len(),
+            Self::DebugPort(_) | Self::Absent => 0,
+        }
+    }
+
     /// A byte that has arrived, if any.
     pub(crate) fn try_read(&mut self) -> Option<u8> {
         match self {

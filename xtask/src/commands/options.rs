@@ -12,8 +12,8 @@ use crate::terminal::{is_interactive, size};
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
 use bundle::{
-    ApicVirtualization, Compression, HypervisorOptions, KernelFormat, LogLevel, TestDevices,
-    WhenDone,
+    ApicVirtualization, Compression, HypervisorOptions, KernelFormat, LogLevel, Screen,
+    TestDevices, WhenDone,
 };
 use clap::Args;
 use std::fs;
@@ -55,6 +55,10 @@ pub struct GuestOptions {
     /// Give it the devices that test kernels expect: exit port, debug console, interrupt lines, fw_cfg
     #[arg(long)]
     test_devices: bool,
+    /// Give it a text display and a keyboard, and show that display in the terminal; its serial port's lines then go on
+    /// below
+    #[arg(long)]
+    screen: bool,
     /// How much the hypervisor logs: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     log: Option<LogLevel>,
@@ -124,6 +128,9 @@ impl GuestOptions {
         }
         if self.test_devices {
             guest.config.test_devices = TestDevices::Present;
+        }
+        if self.screen {
+            guest.config.screen = Screen::Text;
         }
         guest.config.cpus = self.cpus;
         if let Some(cmdline) = &self.cmdline {
@@ -356,6 +363,7 @@ mod tests {
             "--module=two",
             "--format=flat@0x10000",
             "--test-devices",
+            "--screen",
         ]);
         let paths = Paths::of_checkout();
         let guest = line.unwrap().guest.guest(&paths, &artifacts()).unwrap();
@@ -365,6 +373,7 @@ mod tests {
         let format = KernelFormat::Flat { address: 0x1_0000 };
         assert_eq!(guest.config.kernel_format, format);
         assert_eq!(guest.config.test_devices, TestDevices::Present);
+        assert_eq!(guest.config.screen, Screen::Text);
     }
 
     #[test]

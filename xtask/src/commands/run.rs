@@ -6,9 +6,9 @@ use crate::emulator::{Debugger, Running, cleanup};
 use crate::guests::Guest;
 use crate::paths::Paths;
 use crate::report::say;
-use crate::terminal::{Escapes, HELP, Key, RawInput, is_interactive};
+use crate::terminal::{Escapes, HELP, Key, RawInput, is_interactive, size};
 use anyhow::{Result, bail};
-use bundle::{Console, HypervisorOptions};
+use bundle::{Console, HypervisorOptions, Screen};
 use clap::Args;
 use std::io::{Read, Write, stdin, stdout};
 use std::net::TcpStream;
@@ -36,6 +36,14 @@ pub struct RunOptions {
     #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
     timeout: Option<Duration>,
 }
+
+/// A guest's screen, and two lines below it.
+const SCREEN_ROWS: u16 = 27;
+const SCREEN_COLUMNS: u16 = 80;
+
+/// What the hypervisor sends after a guest's screen, for a machine that could not: usual colours, the whole terminal
+/// scrolls, the cursor is shown and at its end.
+const RESTORE_TERMINAL: &str = "\x1b[0m\x1b[r\x1b[999;1H\x1b[?25h\n";
 
 fn parse_seconds(text: &str) -> Result<Duration> {
     Ok(Duration::try_from_secs_f64(text.parse()?)?)
@@ -78,8 +86,14 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
         None,
         HypervisorOptions::default(),
     )?;
-    // A tiny guest only reports; anything else is a system to work with. A configuration says it itself.
+    let has_screen = content
+        .guests
+        .iter()
+        .any(|guest| guest.config.screen == Screen::Text);
+    // A tiny guest only reports; anything else is a system to work with, at its serial port or its screen. A
+    // configuration says it itself.
     if let ([guest], false) = (&mut content.guests[..], options.guest.is_configured())
+        && guest.config.screen == Screen::None
         && !content.artifacts.guests.contains_key(&guest.config.name)
     {
         guest.config.console = Console::Terminal;
@@ -94,8 +108,19 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
     }
     let trust = Trust::of(&content.guests);
     let machine = options.machine.machine(paths, &content, Debugger::None)?;
+    if has_screen
+        && let Some((rows, columns)) = size()
+        && (rows < SCREEN_ROWS || columns < SCREEN_COLUMNS)
+    {
+        say(format!(
+            "the guest's screen wants a terminal of {SCREEN_COLUMNS} by {SCREEN_ROWS}, and this one has {columns} by {rows}"
+        ));
+    }
     let running = machine.spawn(paths)?;
     let outcome = converse(running, options.timeout, trust)?;
+    if has_screen && outcome != Outcome::MachineEnded && is_interactive() {
+        print!("{RESTORE_TERMINAL}");
+    }
     Ok(ExitCode::from(outcome.exit_status()))
 }
 

@@ -77,11 +77,17 @@ impl Announcement {
     }
 }
 
-/// Cuts a stream of bytes into lines, without line ends and without what terminals are told by escape sequences.
+/// Cuts a stream of bytes into lines, without line ends and without what terminals are told by escape sequences. The
+/// picture of a guest's screen, which the hypervisor marks as one, is no part of any line.
 #[derive(Debug, Default)]
 pub struct Lines {
     unfinished: Vec<u8>,
+    in_picture: bool,
 }
+
+/// How an update of the picture begins and ends: a terminal's "synchronized update".
+const PICTURE: &[u8] = b"\x1b[?2026h";
+const PICTURE_END: &[u8] = b"\x1b[?2026l";
 
 impl Lines {
     /// Takes more bytes, gives the lines that they complete.
@@ -90,8 +96,15 @@ impl Lines {
         for &byte in bytes {
             if byte == b'\n' {
                 lines.push(self.take());
-            } else {
-                self.unfinished.push(byte);
+                continue;
+            }
+            self.unfinished.push(byte);
+            if self.unfinished.ends_with(PICTURE_END) && self.in_picture {
+                self.in_picture = false;
+                let start = rposition(&self.unfinished, PICTURE).unwrap_or(0);
+                self.unfinished.truncate(start);
+            } else if self.unfinished.ends_with(PICTURE) {
+                self.in_picture = true;
             }
         }
         lines
@@ -105,12 +118,19 @@ impl Lines {
     }
 }
 
-/// Removes control sequences (ESC [ ... letter), which only concern a terminal.
+/// Where `part` is found last.
+fn rposition(bytes: &[u8], part: &[u8]) -> Option<usize> {
+    bytes.windows(part.len()).rposition(|window| window == part)
+}
+
+/// Removes control sequences (ESC [ ... letter) and ESC 7 and 8, which only concern a terminal.
 fn without_escapes(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
-        if character == '\x1b' && characters.peek() == Some(&'[') {
+        if character == '\x1b' && matches!(characters.peek(), Some('7' | '8')) {
+            characters.next();
+        } else if character == '\x1b' && characters.peek() == Some(&'[') {
             characters.next();
             for parameter in characters.by_ref() {
                 if ('@'..='~').contains(&parameter) {
@@ -143,7 +163,15 @@ pub struct LineReader {
 
 impl LineReader {
     /// Reads `serial` in a thread of its own until it is closed.
-    pub fn start(mut serial: TcpStream) -> Result<Self> {
+    pub fn start(serial: TcpStream) -> Result<Self> {
+        Self::start_with_tap(serial, |_| ())
+    }
+
+    /// The same; `tap` sees all of it, byte for byte.
+    pub fn start_with_tap(
+        mut serial: TcpStream,
+        mut tap: impl FnMut(&[u8]) + Send + 'static,
+    ) -> Result<Self> {
         let (sender, lines) = channel();
         std::thread::Builder::new()
             .name("serial".into())
@@ -154,6 +182,7 @@ impl LineReader {
                     if count == 0 {
                         break;
                     }
+                    tap(&buffer[..count]);
                     for line in cutter.push(&buffer[..count]) {
                         if sender.send(line).is_err() {
                             return;
@@ -226,5 +255,14 @@ mod tests {
             ["one line", "and another"]
         );
         assert_eq!(lines.take(), "rest");
+    }
+
+    #[test]
+    fn a_picture_is_no_part_of_a_line() {
+        let mut lines = Lines::default();
+        let heard = lines.push(
+            b"\x1b[?2026h\x1b[1;1Hscreen\x1b[?2026l\x1b8plinth: end x\x1b7\x1b[?2026h\x1b[2;3H\x1b[?2026l\x1b8 reset\r\n",
+        );
+        assert_eq!(heard, ["plinth: end x reset"]);
     }
 }

@@ -10,8 +10,8 @@ use memory::GuestPhys;
 
 use crate::bus::{self, Port};
 use crate::devices::{
-    FirmwareFiles, I8042, IoApic, PanicDevice, Pci, Pic, Pit, PowerManagement, ResetControl, Rtc,
-    TestDevices, Uart, testdev,
+    FirmwareFiles, I8042, IoApic, Keyboard, PanicDevice, Pci, Pic, Pit, PowerManagement,
+    ResetControl, Rtc, TestDevices, TextView, Uart, Vga, testdev,
 };
 use crate::layout::{ECAM, IOAPIC, MachineLayout};
 use crate::{Effects, Gsi, Level};
@@ -26,6 +26,16 @@ pub enum TestBoard {
     Present(FirmwareFiles),
 }
 
+/// Whether a machine has a display and a keyboard.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Display {
+    /// It has neither.
+    #[default]
+    Absent,
+    /// It has a VGA and a keyboard, which takes the console's input.
+    Vga,
+}
+
 /// What differs between boards.
 #[derive(Clone, Debug)]
 pub struct BoardConfig {
@@ -33,6 +43,8 @@ pub struct BoardConfig {
     pub layout: MachineLayout,
     /// Seconds since 1970-01-01 00:00 UTC at guest time 0, for the real-time clock.
     pub epoch_s: u64,
+    /// The display.
+    pub display: Display,
     /// The test devices.
     pub test_board: TestBoard,
 }
@@ -44,6 +56,7 @@ struct Deadlines {
     pit: u64,
     rtc: u64,
     pm: u64,
+    keyboard: u64,
     /// The least of the others.
     next: u64,
 }
@@ -54,11 +67,13 @@ impl Deadlines {
         pit: u64::MAX,
         rtc: u64::MAX,
         pm: u64::MAX,
+        keyboard: u64::MAX,
         next: u64::MAX,
     };
 
     fn settle(&mut self) {
-        self.next = self.uart.min(self.pit).min(self.rtc).min(self.pm);
+        let isa = self.uart.min(self.pit).min(self.rtc);
+        self.next = isa.min(self.pm).min(self.keyboard);
     }
 }
 
@@ -71,6 +86,7 @@ pub struct Board {
     pit: Pit,
     rtc: Rtc,
     uart: Uart,
+    vga: Option<Vga>,
     keyboard: I8042,
     pm: PowerManagement,
     reset: ResetControl,
@@ -99,7 +115,11 @@ impl Board {
             pit: Pit::new(Self::PIT_GSI),
             rtc: Rtc::new(Self::RTC_GSI, config.epoch_s, &config.layout),
             uart: Uart::new(Self::UART_GSI),
-            keyboard: I8042::new(Self::KEYBOARD_GSI),
+            vga: (config.display == Display::Vga).then(Vga::new),
+            keyboard: I8042::new(
+                Self::KEYBOARD_GSI,
+                (config.display == Display::Vga).then(Keyboard::new),
+            ),
             pm: PowerManagement::new(Self::SCI_GSI),
             reset: ResetControl::new(),
             pci: Pci::new(),
@@ -204,18 +224,32 @@ impl Board {
         }
     }
 
-    /// Console input for the guest; returns how many bytes were taken. The rest is to be offered again once
+    /// Console input for the guest, at its keyboard if it has one, else its serial port; returns how many bytes were taken. The rest is to be offered again once
     /// [`console_room`](Self::console_room) says that there is room.
     pub fn receive(&mut self, bytes: &[u8], now_ns: u64, fx: &mut Effects) -> usize {
-        let taken = self.uart.receive(bytes, now_ns, fx);
-        self.uart_accessed();
+        let taken = match self.keyboard.receive(bytes, now_ns, fx) {
+            Some(taken) => {
+                self.keyboard_accessed();
+                taken
+            }
+            None => {
+                let taken = self.uart.receive(bytes, now_ns, fx);
+                self.uart_accessed();
+                taken
+            }
+        };
         self.settle(fx);
         taken
     }
 
+    /// What is on the display; `None` if there is none, or it is off or shows graphics.
+    pub fn view(&self) -> Option<TextView> {
+        self.vga.as_ref()?.view()
+    }
+
     /// How many bytes of console input would be taken now.
     pub fn console_room(&self) -> usize {
-        self.uart.room()
+        self.keyboard.room().unwrap_or_else(|| self.uart.room())
     }
 
     /// Sets an interrupt line from outside the board.
@@ -257,6 +291,10 @@ impl Board {
         if self.deadlines.rtc <= now_ns {
             self.rtc.expire(now_ns, fx);
             self.rtc_accessed();
+        }
+        if self.deadlines.keyboard <= now_ns {
+            self.keyboard.expire(now_ns, fx);
+            self.keyboard_accessed();
         }
         if self.deadlines.pm <= now_ns {
             self.pm.expire(now_ns, fx);
@@ -314,6 +352,7 @@ impl Board {
                 self.uart_accessed();
                 value
             }
+            Port::Vga => self.vga.as_mut().map_or(0xff, |vga| vga.read(port, now_ns)),
             Port::PowerManagement => {
                 let value = self.pm.read(port & 0xf, now_ns, fx);
                 self.pm_accessed();
@@ -350,6 +389,11 @@ impl Board {
             Port::Uart => {
                 self.uart.write(port, value, now_ns, fx);
                 self.uart_accessed();
+            }
+            Port::Vga => {
+                if let Some(vga) = &mut self.vga {
+                    vga.write(port, value);
+                }
             }
             Port::PowerManagement => {
                 self.pm.write(port & 0xf, value, now_ns, fx);
@@ -482,6 +526,11 @@ impl Board {
         self.deadlines.settle();
     }
 
+    fn keyboard_accessed(&mut self) {
+        self.deadlines.keyboard = self.keyboard.next_deadline_ns().unwrap_or(u64::MAX);
+        self.deadlines.settle();
+    }
+
     fn pm_accessed(&mut self) {
         self.deadlines.pm = self.pm.next_deadline_ns().unwrap_or(u64::MAX);
         self.deadlines.settle();
@@ -505,11 +554,12 @@ mod tests {
     }
 
     impl Bench {
-        fn new(test_board: TestBoard) -> Self {
+        fn new(test_board: TestBoard, display: Display) -> Self {
             let layout = MachineLayout::new(64 << 20, 1);
             let board = Board::new(BoardConfig {
                 layout,
                 epoch_s: 0,
+                display,
                 test_board,
             });
             Self {
@@ -520,7 +570,7 @@ mod tests {
         }
 
         fn plain() -> Self {
-            Self::new(TestBoard::Absent)
+            Self::new(TestBoard::Absent, Display::Absent)
         }
 
         fn read(&mut self, port: u16, width: Width) -> u32 {
@@ -734,7 +784,7 @@ mod tests {
 
     #[test]
     fn test_devices_answer_where_they_are_wanted() {
-        let mut bench = Bench::new(TestBoard::Present(FirmwareFiles::default()));
+        let mut bench = Bench::new(TestBoard::Present(FirmwareFiles::default()), Display::Vga);
         bench.write(0xe0, Width::Dword, 0x1234_5678);
         assert_eq!(bench.read(0xe0, Width::Dword), 0x1234_5678);
         assert_eq!(bench.inb(0xe9), 0xe9);
@@ -755,6 +805,24 @@ mod tests {
         assert_eq!(bench.fx.request, Some(Request::Exit(0x21)));
         let mut plain = Bench::plain();
         assert_eq!(plain.board.read_mmio(memory, Width::Byte), 0xff);
+    }
+
+    #[test]
+    fn with_a_display_console_input_goes_to_the_keyboard() {
+        let mut bench = Bench::new(TestBoard::Absent, Display::Vga);
+        bench.outb(0x21, 0xfd);
+        assert_eq!(bench.board.receive(b"a\x1b", 0, &mut bench.fx), 2);
+        assert!(bench.board.pic_asserted());
+        assert_eq!((bench.inb(0x60), bench.inb(0x60)), (0x1e, 0x9e));
+        let due = bench.board.next_deadline_ns().unwrap();
+        bench.board.expire(due, &mut bench.fx);
+        assert_eq!(bench.inb(0x60), 0x01, "Escape");
+        assert_eq!(bench.inb(0x3fd) & 1, 0, "nothing at the serial port");
+        assert!(bench.board.view().is_some() && Bench::plain().board.view().is_none());
+        bench.write(0x3d4, Width::Word, 0x200a);
+        assert_eq!(bench.board.view().unwrap().cursor(), None);
+        let mut plain = Bench::plain();
+        assert_eq!((plain.inb(0x3da), plain.board.view()), (0xff, None));
     }
 
     #[test]
@@ -832,7 +900,7 @@ mod tests {
         fn no_deed_of_a_guest_upsets_the_board(
             deeds in proptest::collection::vec(deeds(), 1..100),
         ) {
-            let mut bench = Bench::new(TestBoard::Present(FirmwareFiles::default()));
+            let mut bench = Bench::new(TestBoard::Present(FirmwareFiles::default()), Display::Vga);
             for deed in deeds {
                 let Bench { board, fx, now } = &mut bench;
                 match deed {

@@ -29,6 +29,8 @@ pub(crate) enum Port {
     Test,
     /// The serial port at 0x3f8.
     Uart,
+    /// The display, in machines that have one.
+    Vga,
     /// The edge/level control of the 8259A inputs.
     Elcr,
     /// The port that tells of a panic.
@@ -51,7 +53,7 @@ const TABLE_PORTS: usize = 0xd00;
 /// What else a PC has there and guests probe, but this board lacks, reads as all ones: the DMA controllers (0x00,
 /// 0x80, 0xc0; so port 0x80, written for delays and progress codes, costs as little as it can), the coprocessor's
 /// busy latch (0xf0), ATA (0x170, 0x1f0), the other serial and the parallel ports (0x2e8, 0x2f8, 0x378, 0x3e8),
-/// the display (0x3b0 to 0x3df) and the floppy controller (0x3f0).
+/// a monochrome display (0x3b0) and the floppy controller (0x3f0).
 const RANGES: &[(usize, usize, Port)] = &[
     (0x20, 2, Port::Pic),
     (0x40, 4, Port::Pit),
@@ -63,6 +65,9 @@ const RANGES: &[(usize, usize, Port)] = &[
     (0xa0, 2, Port::Pic),
     (0xe0, 12, Port::Test),
     (0xf4, 1, Port::Test),
+    (0x3c0, 16, Port::Vga),
+    (0x3d4, 2, Port::Vga),
+    (0x3da, 1, Port::Vga),
     (0x3f8, 8, Port::Uart),
     (0x4d0, 2, Port::Elcr),
     (PanicDevice::PORT as usize, 1, Port::Panic),

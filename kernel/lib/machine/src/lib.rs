@@ -27,6 +27,6 @@ pub mod layout;
 pub mod loader;
 pub mod smbios;
 
-pub use board::{Board, BoardConfig, TestBoard};
+pub use board::{Board, BoardConfig, Display, TestBoard};
 pub use effects::{Effects, LineChanges, OutputLine, Request};
 pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

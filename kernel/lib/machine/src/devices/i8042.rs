@@ -1,13 +1,15 @@
-//! [`I8042`]: a keyboard controller with nothing plugged in.
+//! [`I8042`]: a keyboard controller, with a [`Keyboard`] in machines that have a screen.
 //!
-//! It passes its self test, keeps its command byte, pulses the reset line and reads the A20 gate back; a byte sent
-//! to the keyboard times out, as on a PC without one. There is no mouse port. The FADT does not announce the
+//! It passes its self test, keeps its command byte, pulses the reset line and reads the A20 gate back. What the
+//! keyboard sends it passes on, byte by byte, in scan code set 1 where the command byte asks for that. Without a
+//! keyboard a byte sent to it times out, as on a PC. There is no mouse port. The FADT does not announce the
 //! controller, so operating systems with ACPI do not look for a keyboard.
 //!
 //! Written after the keyboard controller section of IBM's Personal System/2 technical reference.
 
 use bitflags::bitflags;
 
+use super::keyboard::{Keyboard, to_set_1};
 use crate::{Effects, Gsi, Level, OutputLine, Request};
 
 bitflags! {
@@ -40,6 +42,10 @@ const SELF_TEST_PASSED: u8 = 0x55;
 const INTERFACE_GOOD: u8 = 0x00;
 /// What the controller says for a keyboard that does not answer.
 const RESEND: u8 = 0xfe;
+/// What a keyboard sends before the code of a released key.
+const RELEASED: u8 = 0xf0;
+/// Bit 7 of a code in set 1: the key was released.
+const RELEASED_SET_1: u8 = 0x80;
 
 /// Where the next byte at the data port goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,12 +66,18 @@ pub struct I8042 {
     output_port: u8,
     target: Target,
     line: OutputLine,
+    keyboard: Option<Keyboard>,
+    /// Whether the keyboard has said that the code which follows is of a released key.
+    released: bool,
 }
 
 impl I8042 {
-    /// A controller after firmware has tested it, with its interrupt on this line.
-    pub const fn new(gsi: Gsi) -> Self {
-        let command = CommandByte::SYSTEM.union(CommandByte::TRANSLATE);
+    /// A controller after firmware has tested it and what is plugged in, with its interrupt on this line.
+    pub const fn new(gsi: Gsi, keyboard: Option<Keyboard>) -> Self {
+        let mut command = CommandByte::SYSTEM.union(CommandByte::TRANSLATE);
+        if keyboard.is_some() {
+            command = command.union(CommandByte::KEYBOARD_INTERRUPT);
+        }
         let mut memory = [0; 32];
         memory[0] = command.bits();
         Self {
@@ -75,14 +87,43 @@ impl I8042 {
             output_port: OUTPUT_PORT,
             target: Target::Keyboard,
             line: OutputLine::new(gsi, Level::Deasserted),
+            keyboard,
+            released: false,
+        }
+    }
+
+    /// Bytes typed at the keyboard; returns how many it took, `None` if there is no keyboard.
+    pub fn receive(&mut self, bytes: &[u8], now_ns: u64, fx: &mut Effects) -> Option<usize> {
+        let taken = self.keyboard.as_mut()?.receive(bytes, now_ns);
+        self.transfer(fx);
+        Some(taken)
+    }
+
+    /// How many typed bytes would be taken, if there is a keyboard.
+    pub fn room(&self) -> Option<usize> {
+        self.keyboard.as_ref().map(Keyboard::room)
+    }
+
+    /// When [`expire`](Self::expire) is due.
+    pub fn next_deadline_ns(&self) -> Option<u64> {
+        self.keyboard.as_ref()?.next_deadline_ns()
+    }
+
+    /// Does what is due on the keyboard.
+    pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
+        if let Some(keyboard) = &mut self.keyboard {
+            keyboard.expire(now_ns);
+            self.transfer(fx);
         }
     }
 
     /// Reads the data port, 0x60.
     pub fn read_data(&mut self, fx: &mut Effects) -> u8 {
+        let byte = self.output;
         self.status -= Status::OUTPUT_FULL | Status::TIMEOUT;
         self.update_line(fx);
-        self.output
+        self.transfer(fx);
+        byte
     }
 
     /// Reads the status port, 0x64.
@@ -94,10 +135,18 @@ impl I8042 {
     pub fn write_data(&mut self, value: u8, fx: &mut Effects) {
         self.status -= Status::COMMAND;
         match core::mem::replace(&mut self.target, Target::Keyboard) {
-            Target::Keyboard => {
-                self.answer(RESEND);
-                self.status |= Status::TIMEOUT;
-            }
+            Target::Keyboard => match &mut self.keyboard {
+                Some(keyboard) => {
+                    // A byte for the keyboard also switches it on.
+                    keyboard.command(value);
+                    self.released = false;
+                    self.change_command_byte(|byte| byte - CommandByte::KEYBOARD_DISABLED);
+                }
+                None => {
+                    self.answer(RESEND);
+                    self.status |= Status::TIMEOUT;
+                }
+            },
             Target::Memory(index) => {
                 if let Some(byte) = self.memory.get_mut(usize::from(index)) {
                     *byte = value;
@@ -108,6 +157,7 @@ impl I8042 {
             Target::Nowhere => {}
         }
         self.update_line(fx);
+        self.transfer(fx);
     }
 
     /// Writes the command port, 0x64.
@@ -139,6 +189,28 @@ impl I8042 {
             // Pulses those lines of the output port whose bits are 0; line 0 is the reset.
             0xf0..=0xff if value & NOT_RESET == 0 => fx.ask(Request::Reset),
             _ => {}
+        }
+        self.update_line(fx);
+        self.transfer(fx);
+    }
+
+    /// Takes the keyboard's next byte, if there is one, it may send, and the last one was read.
+    fn transfer(&mut self, fx: &mut Effects) {
+        let command = self.command_byte();
+        if command.contains(CommandByte::KEYBOARD_DISABLED) {
+            return;
+        }
+        while !self.status.contains(Status::OUTPUT_FULL)
+            && let Some(byte) = self.keyboard.as_mut().and_then(Keyboard::send)
+        {
+            if !command.contains(CommandByte::TRANSLATE) {
+                self.answer(byte);
+            } else if byte == RELEASED {
+                self.released = true;
+            } else {
+                let released = core::mem::take(&mut self.released);
+                self.answer(to_set_1(byte) | if released { RELEASED_SET_1 } else { 0 });
+            }
         }
         self.update_line(fx);
     }
@@ -180,7 +252,7 @@ mod tests {
     use super::*;
 
     fn bench() -> (I8042, Effects) {
-        (I8042::new(Gsi(1)), Effects::new())
+        (I8042::new(Gsi(1), None), Effects::new())
     }
 
     #[test]
@@ -255,6 +327,58 @@ mod tests {
         controller.write_command(0xdf, &mut fx);
         controller.write_command(0xd0, &mut fx);
         assert_eq!(controller.read_data(&mut fx), 0x03);
+    }
+
+    #[test]
+    fn typed_keys_arrive_one_by_one_in_set_1_with_an_edge_each() {
+        let mut controller = I8042::new(Gsi(1), Some(Keyboard::new()));
+        let mut fx = Effects::new();
+        assert_eq!(controller.receive(b"A", 0, &mut fx), Some(1));
+        assert_eq!(fx.take_lines().raised, 1 << 1);
+        for code in [0x2a, 0x1e, 0x9e] {
+            assert_eq!(controller.read_data(&mut fx), code);
+            let lines = fx.take_lines();
+            assert_eq!((lines.lowered, lines.raised), (1 << 1, 1 << 1));
+        }
+        assert_eq!(controller.read_data(&mut fx), 0xaa);
+        assert_eq!(
+            (fx.take_lines().raised, controller.read_status() & 1),
+            (0, 0)
+        );
+    }
+
+    #[test]
+    fn without_translation_keys_arrive_in_set_2() {
+        let mut controller = I8042::new(Gsi(1), Some(Keyboard::new()));
+        let mut fx = Effects::new();
+        controller.write_command(0x60, &mut fx);
+        controller.write_data(0x05, &mut fx);
+        controller.receive(b"a", 0, &mut fx);
+        assert_eq!(
+            [(); 3].map(|()| controller.read_data(&mut fx)),
+            [0x1c, 0xf0, 0x1c]
+        );
+    }
+
+    #[test]
+    fn a_keyboard_that_is_disabled_keeps_its_bytes() {
+        let mut controller = I8042::new(Gsi(1), Some(Keyboard::new()));
+        let mut fx = Effects::new();
+        controller.write_command(0xad, &mut fx);
+        controller.receive(b"a", 0, &mut fx);
+        assert_eq!(controller.read_status() & 1, 0);
+        controller.write_command(0xae, &mut fx);
+        assert_eq!(controller.read_status() & 1, 1);
+        controller.write_data(0xff, &mut fx);
+        assert_eq!(
+            controller.read_data(&mut fx),
+            0x1e,
+            "was in the buffer already"
+        );
+        assert_eq!(
+            [(); 2].map(|()| controller.read_data(&mut fx)),
+            [0xfa, 0xaa]
+        );
     }
 
     #[test]

@@ -1,0 +1,103 @@
+//! Shows the text screen of the guest that has the keys, on the terminal at the serial port.
+//!
+//! The text is the guest's own RAM, so it costs the guest nothing: the boot CPU looks at it now and then, between turns
+//! ([`Viewer::look`]), and what has changed since the last time is sent ([`host::Picture`]).
+
+use alloc::vec::Vec;
+
+use host::picture::{COLUMNS, Cell, ROWS};
+use machine::devices::TextView;
+use memory::GuestMemory;
+
+use crate::backend::Backend;
+use crate::hw::clock;
+use crate::hw::console::{self, Forget};
+use crate::vm::{Vm, VmId};
+
+/// The least time from one picture to the next.
+const INTERVAL_NS: u64 = 50_000_000;
+/// How long the serial port is left alone with a picture that it has not sent yet. Its interrupt does that work, too; but
+/// an emulator may keep that back while a guest runs with its own interrupts off.
+const SENDING_NS: u64 = 2_000_000;
+
+/// Whose screen is shown, and when it is looked at next.
+pub(crate) struct Viewer {
+    shown: Option<VmId>,
+    due_ns: u64,
+    cells: Vec<Cell>,
+}
+
+impl Viewer {
+    pub(crate) const fn new() -> Self {
+        Self {
+            shown: None,
+            due_ns: 0,
+            cells: Vec::new(),
+        }
+    }
+
+    /// Shows the screen of this VM, if it is time. A VM without a screen has the stream to itself.
+    pub(crate) fn look<B: Backend>(&mut self, vm: &Vm<B>) {
+        if !vm.has_screen() {
+            if self.shown.take().is_some() {
+                console::forget_picture(Forget::End);
+            }
+            return;
+        }
+        let now_ns = clock::now_ns();
+        // What a guest shows at its end stays, and is shown in any case.
+        if vm.end().is_none() {
+            if now_ns < self.due_ns {
+                return;
+            }
+            if console::is_sending() {
+                self.due_ns = now_ns + SENDING_NS;
+                return;
+            }
+        }
+        self.due_ns = now_ns + INTERVAL_NS;
+        if self.shown != Some(vm.id()) {
+            self.shown = Some(vm.id());
+            console::forget_picture(Forget::Redraw);
+        }
+        self.cells.resize(ROWS * COLUMNS, Cell::BLANK);
+        let cursor = read_screen(vm, &mut self.cells);
+        console::show(&self.cells, cursor);
+        if console::is_sending() {
+            self.due_ns = now_ns + SENDING_NS;
+        }
+    }
+
+    /// When it wants to look again, while it shows a screen.
+    pub(crate) fn due_ns(&self) -> Option<u64> {
+        self.shown.map(|_| self.due_ns)
+    }
+}
+
+/// Reads a text screen, row by row; returns row and column of the cursor, if there is one.
+fn read_screen<B: Backend>(vm: &Vm<B>, cells: &mut [Cell]) -> Option<(u8, u8)> {
+    cells.fill(Cell::BLANK);
+    let view = vm.view()?;
+    for (row, cells) in (0..TextView::ROWS).zip(cells.chunks_exact_mut(COLUMNS)) {
+        let mut text = [0; 2 * COLUMNS];
+        let text = &mut text[..2 * usize::from(view.columns)];
+        let (start, before_end) = view.row(row);
+        let first_part = text.len().min(before_end as usize);
+        let (first, rest) = text.split_at_mut(first_part);
+        // Text memory is RAM of every machine that has a screen.
+        let _ = vm.ram().read(start, first);
+        let _ = vm.ram().read(view.wrapped(), rest);
+        for (cell, pair) in cells.iter_mut().zip(text.chunks_exact(2)) {
+            // A blinking character is shown without that.
+            let attribute = pair[1] & if view.blink { 0x7f } else { 0xff };
+            let is_blank = matches!(pair[0], 0 | b' ' | 0xff) && attribute >> 4 == 0;
+            if !is_blank {
+                *cell = Cell {
+                    character: pair[0],
+                    attribute,
+                };
+            }
+        }
+    }
+    view.cursor()
+}
