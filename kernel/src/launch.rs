@@ -151,7 +151,11 @@ pub(crate) fn vm<B: Backend>(
         return Err(too_many_cpus());
     }
     let layout = layout_of(config);
-    let rsdp = firmware::install(&layout, &ram)
+    let display = match config.screen {
+        Screen::None => Display::Absent,
+        Screen::Text => Display::Vga,
+    };
+    let rsdp = firmware::install(&layout, display, &ram)
         .map_err(|error| LaunchError::Unsupported(error.to_string()))?;
     let loaded = loader::load(
         &Request {
@@ -162,6 +166,7 @@ pub(crate) fn vm<B: Backend>(
             cmdline: &config.cmdline,
             layout,
             rsdp: Some(rsdp),
+            display,
         },
         &ram,
     )?;
@@ -169,10 +174,8 @@ pub(crate) fn vm<B: Backend>(
     let board = BoardConfig {
         layout,
         epoch_s: clock::date_ns() / 1_000_000_000,
-        display: match config.screen {
-            Screen::None => Display::Absent,
-            Screen::Text => Display::Vga,
-        },
+        display,
+        handover: loaded.handover,
         test_board: match config.test_devices {
             TestDevices::Absent => TestBoard::Absent,
             TestDevices::Present => TestBoard::Present(FirmwareFiles {
@@ -195,6 +198,8 @@ pub(crate) fn vm<B: Backend>(
         tail: Arc::clone(plan.tail),
         vcpus: cpus,
     }));
+    // A BIOS leaves the timer running: from now on it is looked after.
+    vm.expire_board();
     log::info!(
         target: "vm",
         "{}: {} MiB, {:?} kernel of {} KiB",

@@ -85,8 +85,8 @@ fn read_screen<B: Backend>(vm: &Vm<B>, cells: &mut [Cell]) -> Option<(u8, u8)> {
         let first_part = text.len().min(before_end as usize);
         let (first, rest) = text.split_at_mut(first_part);
         // Text memory is RAM of every machine that has a screen.
-        let _ = vm.ram().read(start, first);
-        let _ = vm.ram().read(view.wrapped(), rest);
+        let _ = vm.memory().read(start, first);
+        let _ = vm.memory().read(view.wrapped(), rest);
         for (cell, pair) in cells.iter_mut().zip(text.chunks_exact(2)) {
             // A blinking character is shown without that.
             let attribute = pair[1] & if view.blink { 0x7f } else { 0xff };

@@ -405,11 +405,6 @@ impl<B: Backend> Vm<B> {
         self.with_board(|board, now_ns, effects| board.receive(bytes, now_ns, effects))
     }
 
-    /// Its RAM.
-    pub(crate) fn ram(&self) -> &GuestRam {
-        &self.ram
-    }
-
     /// Whether it has a text screen.
     pub(crate) fn has_screen(&self) -> bool {
         self.has_screen

@@ -9,6 +9,7 @@ mod guests;
 mod isolation;
 mod lifecycle;
 mod linux;
+mod packaged;
 mod scheduling;
 mod screen;
 
@@ -28,6 +29,7 @@ fn main() {
         linux::trials(),
         isolation::trials(),
         scheduling::trials(),
+        packaged::trials(),
         screen::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();

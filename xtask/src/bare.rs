@@ -12,6 +12,7 @@ use crate::guests::Guest;
 use anyhow::{Context, Result, bail};
 use arch::{Efer, Gpr};
 use bundle::KernelFormat;
+use machine::Display;
 use machine::layout::MachineLayout;
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use memory::{GuestMemory, GuestPhys, Unbacked};
@@ -123,6 +124,8 @@ fn hand_over(guest: &Guest) -> Result<Vec<u8>> {
         cmdline: &guest.config.cmdline,
         layout,
         rsdp: None,
+        // The boot loader has left it in a graphics mode.
+        display: Display::Absent,
     };
     let loaded = loader::load(&request, &memory).map_err(|error| match error {
         LoadError::Unbacked(at) => anyhow::anyhow!("the starter keeps the page of {at} for itself"),

@@ -1,6 +1,7 @@
 //! Which guests are to run, and the bundle that brings them to the hypervisor.
 
 use crate::build::Artifacts;
+use crate::packaged::Packaged;
 use anyhow::{Context, Result, bail};
 use bundle::{
     Compression, Config, FileIndex, HypervisorOptions, KernelFormat, Module, VmConfig, Writer,
@@ -44,7 +45,8 @@ impl Guest {
         let Some(kernel) = artifacts.guests.get(name) else {
             let known: Vec<_> = artifacts.guests.keys().map(String::as_str).collect();
             bail!(
-                "there is no guest `{name}`. There are: linux, {}. For a kernel of your own: --kernel FILE",
+                "there is no guest `{name}`. There are: linux, {}, {}. For a kernel of your own: --kernel FILE",
+                Packaged::names(),
                 known.join(", ")
             );
         };

@@ -21,6 +21,7 @@ pub mod flash;
 pub mod gdb;
 pub mod guests;
 pub mod linux;
+pub mod packaged;
 pub mod paths;
 pub mod profile;
 pub mod report;

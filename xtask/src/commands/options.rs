@@ -6,6 +6,7 @@ use crate::config::{Configuration, ForMachine, LOG_LEVELS, USUAL_HOST_CPUS};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
 use crate::guests::{Guest, host_memory_mib, pack, parse_format, parse_module, parse_size};
 use crate::linux::{self, KernelPackage, Linux, Task};
+use crate::packaged::Packaged;
 use crate::paths::Paths;
 use crate::system::host::Virtualisation;
 use crate::terminal::{is_interactive, size};
@@ -22,10 +23,10 @@ use std::path::PathBuf;
 /// Which guest.
 #[derive(Args, Clone, Debug)]
 pub struct GuestOptions {
-    /// linux, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
+    /// linux, memtest86+, ipxe, grub, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
     name: Option<String>,
     /// Run the virtual machines that this TOML file, or folder of them, describes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "test_devices"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "screen", "test_devices"])]
     config: Option<PathBuf>,
     /// Run this kernel instead
     #[arg(long, value_name = "FILE")]
@@ -117,7 +118,10 @@ impl GuestOptions {
             (None, Some(name)) if self.kernel_package.is_some() => {
                 bail!("--kernel-package is for the guest `linux`, not for `{name}`")
             }
-            (None, Some(name)) => Guest::tiny(artifacts, name)?,
+            (None, Some(name)) => match Packaged::named(name) {
+                Some(packaged) => packaged.guest(paths)?,
+                None => Guest::tiny(artifacts, name)?,
+            },
         };
         if self.initrd.is_some() {
             guest.initrd.clone_from(&self.initrd);
@@ -417,6 +421,9 @@ mod tests {
         assert_eq!(guest(&["--kernel", "/b/my.elf"]).unwrap().config.name, "my");
         assert_eq!(guest(&["hello"]).unwrap().kernel, PathBuf::from("/g/hello"));
         let error = guest(&["nobody"]).unwrap_err().to_string();
-        assert!(error.contains("There are: linux, hello"), "{error}");
+        assert!(
+            error.contains("There are: linux, memtest86+, ipxe, grub, hello"),
+            "{error}"
+        );
     }
 }

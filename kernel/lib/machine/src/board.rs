@@ -14,7 +14,7 @@ use crate::devices::{
     ResetControl, Rtc, TestDevices, TextView, Uart, Vga, testdev,
 };
 use crate::layout::{ECAM, IOAPIC, MachineLayout};
-use crate::{Effects, Gsi, Level};
+use crate::{Effects, Gsi, Level, bios};
 
 /// Whether a machine has the test devices.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +36,16 @@ pub enum Display {
     Vga,
 }
 
+/// In which state the devices are when a guest starts.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum Handover {
+    /// As after power-on: for guests that set up all that they use.
+    #[default]
+    PowerOn,
+    /// As a BIOS leaves them: interrupt controllers and timer at work.
+    Bios,
+}
+
 /// What differs between boards.
 #[derive(Clone, Debug)]
 pub struct BoardConfig {
@@ -47,6 +57,8 @@ pub struct BoardConfig {
     pub display: Display,
     /// The test devices.
     pub test_board: TestBoard,
+    /// The state at the start.
+    pub handover: Handover,
 }
 
 /// When each device that waits for something is due; `u64::MAX` where it waits for nothing.
@@ -107,8 +119,20 @@ impl Board {
     /// The interrupt line of ACPI (SCI).
     pub const SCI_GSI: Gsi = Gsi(9);
 
-    /// A board after power-on.
+    /// A board after power-on, and after its BIOS where there is one.
     pub fn new(config: BoardConfig) -> Self {
+        let handover = config.handover;
+        let mut board = Self::after_power_on(config);
+        if handover == Handover::Bios {
+            let mut fx = Effects::new();
+            for (port, value) in bios::SET_UP {
+                board.write_port(port, Width::Byte, u32::from(value), 0, &mut fx);
+            }
+        }
+        board
+    }
+
+    fn after_power_on(config: BoardConfig) -> Self {
         Self {
             pic: Pic::new(),
             ioapic: IoApic::new(),
@@ -561,6 +585,7 @@ mod tests {
                 epoch_s: 0,
                 display,
                 test_board,
+                handover: Handover::PowerOn,
             });
             Self {
                 board,
@@ -823,6 +848,26 @@ mod tests {
         assert_eq!(bench.board.view().unwrap().cursor(), None);
         let mut plain = Bench::plain();
         assert_eq!((plain.inb(0x3da), plain.board.view()), (0xff, None));
+    }
+
+    #[test]
+    fn after_a_bios_the_timer_ticks_at_vector_8_and_keys_come_at_9() {
+        let config = BoardConfig {
+            layout: MachineLayout::new(64 << 20, 1),
+            epoch_s: 0,
+            display: Display::Vga,
+            test_board: TestBoard::Absent,
+            handover: Handover::Bios,
+        };
+        let mut board = Board::new(config);
+        let mut fx = Effects::new();
+        let due = board.next_deadline_ns().unwrap();
+        assert!((54_000_000..56_000_000).contains(&due), "{due}");
+        board.expire(due, &mut fx);
+        assert_eq!(board.acknowledge_pic(), Vector(8));
+        board.write_port(0x20, Width::Byte, 0x20, due, &mut fx);
+        board.receive(b"a", due, &mut fx);
+        assert_eq!(board.acknowledge_pic(), Vector(9));
     }
 
     #[test]

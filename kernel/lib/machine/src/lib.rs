@@ -17,6 +17,7 @@
 extern crate alloc;
 
 pub mod acpi;
+pub mod bios;
 mod board;
 mod bus;
 pub mod devices;
@@ -27,6 +28,6 @@ pub mod layout;
 pub mod loader;
 pub mod smbios;
 
-pub use board::{Board, BoardConfig, Display, TestBoard};
+pub use board::{Board, BoardConfig, Display, Handover, TestBoard};
 pub use effects::{Effects, LineChanges, OutputLine, Request};
 pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

@@ -26,7 +26,7 @@ mod vga;
 pub use fw_cfg::FirmwareFiles;
 pub use i8042::I8042;
 pub use ioapic::IoApic;
-pub use keyboard::Keyboard;
+pub use keyboard::{Keyboard, characters_of};
 pub use pci::Pci;
 pub use pic::Pic;
 pub use pit::Pit;

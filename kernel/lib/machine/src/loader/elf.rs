@@ -166,7 +166,7 @@ impl<'a> Elf<'a> {
         for segment in self
             .segments
             .iter()
-            .filter(|segment| segment.kind == PT_LOAD)
+            .filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes != 0)
         {
             let start = segment.physical_address;
             let range = space.claim("a segment of the kernel", start, segment.memory_bytes)?;
@@ -362,6 +362,15 @@ mod tests {
             };
             assert_eq!(load(&request(&file), &memory).unwrap_err(), wanted);
         }
+    }
+
+    #[test]
+    fn an_empty_segment_may_be_anywhere() {
+        let memory = FakeMemory::new(2 << 20);
+        let one = segment(0x10_0000, 0x10_0000, 16, &[0x90]);
+        let nowhere = segment(u64::MAX, u64::MAX, 0, &[]);
+        let file = elf(2, 0x10_0000, &[one, nowhere]);
+        assert!(load(&request(&file), &memory).is_ok());
     }
 
     #[test]

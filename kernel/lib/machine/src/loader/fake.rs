@@ -4,23 +4,42 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
 
-use memory::{GuestMemory, GuestPhys, Unbacked};
+use memory::{GuestMemory, GuestPhys, Range, Unbacked};
+
+use crate::layout::{MachineLayout, RegionKind};
 
 /// RAM from 0 on; every write outside it is refused.
-pub(super) struct FakeMemory(RefCell<Vec<u8>>);
+pub(crate) struct FakeMemory {
+    bytes: RefCell<Vec<u8>>,
+    /// Where writes are taken; anywhere if empty.
+    writable: Vec<Range<GuestPhys>>,
+}
 
 impl FakeMemory {
-    pub(super) fn new(bytes: usize) -> Self {
-        Self(RefCell::new(vec![0; bytes]))
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self {
+            bytes: RefCell::new(vec![0; bytes]),
+            writable: Vec::new(),
+        }
     }
 
-    pub(super) fn bytes(&self, at: u64, count: usize) -> Vec<u8> {
-        self.0.borrow()[at as usize..][..count].to_vec()
+    /// That of a machine, which takes no writes to what its memory map reserves.
+    pub(super) fn of(layout: &MachineLayout) -> Self {
+        let map = layout.memory_map();
+        let ram = map.iter().filter(|region| region.kind == RegionKind::Ram);
+        Self {
+            writable: ram.map(|region| region.range).collect(),
+            ..Self::new(layout.ram_bytes() as usize)
+        }
+    }
+
+    pub(crate) fn bytes(&self, at: u64, count: usize) -> Vec<u8> {
+        self.bytes.borrow()[at as usize..][..count].to_vec()
     }
 
     /// The zero-terminated string at an address.
     pub(super) fn string(&self, at: u64) -> Vec<u8> {
-        self.0.borrow()[at as usize..]
+        self.bytes.borrow()[at as usize..]
             .iter()
             .copied()
             .take_while(|&byte| byte != 0)
@@ -30,14 +49,19 @@ impl FakeMemory {
 
 impl GuestMemory for FakeMemory {
     fn read(&self, gpa: GuestPhys, buffer: &mut [u8]) -> Result<(), Unbacked> {
-        let memory = self.0.borrow();
+        let memory = self.bytes.borrow();
         let from = memory.get(gpa.as_u64() as usize..).ok_or(Unbacked(gpa))?;
         buffer.copy_from_slice(from.get(..buffer.len()).ok_or(Unbacked(gpa))?);
         Ok(())
     }
 
     fn write(&self, gpa: GuestPhys, bytes: &[u8]) -> Result<(), Unbacked> {
-        let mut memory = self.0.borrow_mut();
+        let count = bytes.len() as u64;
+        let mut writable = self.writable.iter();
+        if !self.writable.is_empty() && !writable.any(|ram| ram.contains_span(gpa, count)) {
+            return Err(Unbacked(gpa));
+        }
+        let mut memory = self.bytes.borrow_mut();
         let to = memory
             .get_mut(gpa.as_u64() as usize..)
             .ok_or(Unbacked(gpa))?;

@@ -41,7 +41,7 @@ pub(super) fn load(
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rdx, FIRST_DISK);
     gprs.set(Gpr::Rsp, BOOT_SECTOR.as_u64());
-    Ok(InitialState::real(segment, offset, gprs))
+    Ok(InitialState::real(segment, offset, 0, gprs))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Linux bzImages, by the kernel's own "The Linux/x86 Boot Protocol", 2.06 and later.
 //!
 //! A kernel that says so (XLF_KERNEL_64) is entered at its 64-bit entry point, with the first 4 GiB mapped to
-//! themselves; others at the 32-bit one. The real-mode part of the file never runs. Field names are those of the
-//! protocol's text.
+//! themselves; others at the 32-bit one, and those that name none (iPXE is such an image) in real mode, where they call
+//! the BIOS. Field names are those of the protocol's text.
 
 use alloc::vec;
 
@@ -15,9 +15,11 @@ use super::paging::identity_map;
 use super::space::{BELOW_1M, BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
+use crate::Display;
 
 /// Offsets in the file, and the same in the zero page.
 mod field {
+    pub(super) const SCREEN_INFO: usize = 0x000;
     pub(super) const ACPI_RSDP_ADDR: usize = 0x070;
     pub(super) const E820_ENTRIES: usize = 0x1e8;
     pub(super) const SETUP_SECTS: usize = 0x1f1;
@@ -32,6 +34,7 @@ mod field {
     pub(super) const CODE32_START: usize = 0x214;
     pub(super) const RAMDISK_IMAGE: usize = 0x218;
     pub(super) const RAMDISK_SIZE: usize = 0x21c;
+    pub(super) const HEAP_END_PTR: usize = 0x224;
     pub(super) const CMD_LINE_PTR: usize = 0x228;
     pub(super) const INITRD_ADDR_MAX: usize = 0x22c;
     pub(super) const KERNEL_ALIGNMENT: usize = 0x230;
@@ -57,6 +60,8 @@ const WITH_PREF_ADDRESS: u16 = 0x020a;
 const WITH_XLOADFLAGS: u16 = 0x020c;
 /// loadflags: the protected-mode code belongs at 1 MiB.
 const LOADED_HIGH: u8 = 1 << 0;
+/// loadflags: heap_end_ptr is valid.
+const CAN_USE_HEAP: u8 = 1 << 7;
 /// xloadflags: there is a 64-bit entry point at 0x200.
 const XLF_KERNEL_64: u16 = 1 << 0;
 const ENTRY_64: u64 = 0x200;
@@ -65,6 +70,8 @@ const HIGH: u64 = 0x10_0000;
 const UNDEFINED_LOADER: u8 = 0xff;
 /// vid_mode: the mode that the display is in.
 const NORMAL_MODE: u16 = 0xffff;
+/// screen_info of a VGA in mode 3: cursor at home, 80 columns, 25 lines, 16 points each, and that it is a VGA.
+const TEXT_SCREEN: [u8; 18] = [0, 0, 0, 0, 0, 0, 3, 80, 0, 0, 3, 0, 0, 0, 25, 1, 16, 0];
 const PAGE: u64 = 0x1000;
 const E820_ENTRY_BYTES: usize = 20;
 
@@ -84,10 +91,24 @@ struct Header<'a> {
     code: &'a [u8],
     initrd_addr_max: u64,
     alignment: Alignment,
-    has_64_bit_entry: bool,
+    entry: Entry,
+    /// The real-mode code, from the start of the file.
+    setup: &'a [u8],
+    loadflags: u8,
     cmdline_size: u64,
     preferred: u64,
     init_size: u64,
+}
+
+/// Where the kernel is entered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Entry {
+    /// At [`ENTRY_64`] of the protected-mode code, in 64-bit mode.
+    Long,
+    /// At the start of that code, in protected mode.
+    Protected,
+    /// In the real-mode code: there is no other entry (code32_start is 0).
+    Real,
 }
 
 /// Where the kernel can be put.
@@ -112,7 +133,8 @@ impl<'a> Header<'a> {
         if version < OLDEST {
             return Err(LoadError::OldBootProtocol(version));
         }
-        if u8_at(field::LOADFLAGS)? & LOADED_HIGH == 0 {
+        let loadflags = u8_at(field::LOADFLAGS)?;
+        if loadflags & LOADED_HIGH == 0 {
             return Err(LoadError::Unsupported(
                 "a Linux zImage, which is loaded below 640 KiB",
             ));
@@ -175,7 +197,13 @@ impl<'a> Header<'a> {
             code,
             initrd_addr_max: u64::from(u32_at(field::INITRD_ADDR_MAX)?),
             alignment,
-            has_64_bit_entry: xloadflags & XLF_KERNEL_64 != 0,
+            entry: match u32_at(field::CODE32_START)? {
+                0 => Entry::Real,
+                _ if xloadflags & XLF_KERNEL_64 != 0 => Entry::Long,
+                _ => Entry::Protected,
+            },
+            setup: Fields::new(file, "the Linux setup code").slice(0, code_start)?,
+            loadflags,
             cmdline_size: u64::from(u32_at(field::CMDLINE_SIZE)?),
             preferred,
             init_size: init_size.max(code_bytes),
@@ -220,6 +248,9 @@ pub(super) fn load(
 
     let initrd = place_initrd(request, &header, memory, &mut space)?;
     let cmdline = place_cmdline(request, &header, memory, &mut space)?;
+    if header.entry == Entry::Real {
+        return enter_real_mode(&header, kernel, initrd, cmdline, memory, &mut space);
+    }
     let zero_page = space
         .place(
             "the zero page",
@@ -241,13 +272,16 @@ pub(super) fn load(
     if let Some(rsdp) = request.rsdp {
         page.set(field::ACPI_RSDP_ADDR, &rsdp.as_u64().to_le_bytes());
     }
+    if request.display == Display::Vga {
+        page.set(field::SCREEN_INFO, &TEXT_SCREEN);
+    }
     page.set_memory_map(request);
     memory.write(zero_page, &page.0)?;
 
     let gdt = place_gdt(&mut space)?;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rsi, zero_page.as_u64());
-    let state = if header.has_64_bit_entry {
+    let state = if header.entry == Entry::Long {
         let cr3 = identity_map(memory, &mut space)?;
         InitialState::long(kernel.wrapping_add(ENTRY_64).as_u64(), cr3, gdt, gprs)
     } else {
@@ -255,6 +289,48 @@ pub(super) fn load(
     };
     state.write_gdt(memory, gdt)?;
     Ok(state)
+}
+
+/// Puts the real-mode code where old boot loaders have it, tells it what else there is, and enters it. Its segment also has
+/// its heap and stack, up to the end of the segment's first 56 KiB.
+fn enter_real_mode(
+    header: &Header<'_>,
+    kernel: GuestPhys,
+    initrd: Option<(GuestPhys, u32)>,
+    cmdline: GuestPhys,
+    memory: &impl GuestMemory,
+    space: &mut Space,
+) -> Result<InitialState, LoadError> {
+    const SEGMENT_BYTES: u64 = 0x1_0000;
+    const STACK: u16 = 0xe000;
+    /// heap_end_ptr counts from behind the boot sector.
+    const HEAP_END: u16 = STACK - 0x200;
+    /// Where the real-mode code is entered, from its start.
+    const ENTRY_16_PARAGRAPHS: u16 = 0x20;
+    const WHAT: &str = "the Linux setup code";
+    if header.setup.len() > usize::from(STACK / 2) {
+        return Err(LoadError::Malformed(
+            "the Linux setup code leaves no room for its heap and stack",
+        ));
+    }
+    let range = space.place(WHAT, SEGMENT_BYTES, SEGMENT_BYTES, BELOW_1M, From::Bottom)?;
+    let mut setup = ZeroPage(header.setup.to_vec());
+    setup.set(field::TYPE_OF_LOADER, &[UNDEFINED_LOADER]);
+    setup.set(field::LOADFLAGS, &[header.loadflags | CAN_USE_HEAP]);
+    setup.set(field::VID_MODE, &NORMAL_MODE.to_le_bytes());
+    setup.set(field::CODE32_START, &low_half(kernel));
+    setup.set(field::HEAP_END_PTR, &HEAP_END.to_le_bytes());
+    setup.set(field::CMD_LINE_PTR, &low_half(cmdline));
+    if let Some((address, bytes)) = initrd {
+        setup.set(field::RAMDISK_IMAGE, &low_half(address));
+        setup.set(field::RAMDISK_SIZE, &bytes.to_le_bytes());
+    }
+    memory.write(range.start, &setup.0)?;
+    let segment = (range.start.as_u64() >> 4) as u16;
+    let mut gprs = Gprs::new();
+    gprs.set(Gpr::Rsp, u64::from(STACK));
+    let code = segment + ENTRY_16_PARAGRAPHS;
+    Ok(InitialState::real(code, 0, segment, gprs))
 }
 
 /// The address in 32 bits; everything is placed below 4 GiB.
@@ -335,9 +411,10 @@ pub(super) mod tests {
     use super::super::fake::FakeMemory;
     use super::super::{Format, detect, load, tests::request};
     use super::*;
+    use crate::Handover;
     use crate::layout::MachineLayout;
     use alloc::vec::Vec;
-    use arch::{AccessRights, Efer, SegmentName};
+    use arch::{AccessRights, Cr0, Efer, SegmentName};
 
     /// A bzImage of a version, with one setup sector and 0x400 bytes of code; 64-bit from 2.12 on.
     pub(in super::super) fn bzimage(version: u16) -> Vec<u8> {
@@ -349,6 +426,7 @@ pub(super) mod tests {
         set(0x202, b"HdrS");
         set(0x206, &version.to_le_bytes());
         set(0x211, &[1]);
+        set(0x214, &0x10_0000u32.to_le_bytes());
         set(0x22c, &0x7fff_ffffu32.to_le_bytes());
         set(0x230, &0x20_0000u32.to_le_bytes());
         set(0x234, &[1]);
@@ -382,6 +460,7 @@ pub(super) mod tests {
         request.cmdline = "console=ttyS0";
         request.initrd = Some(b"an initial RAM disk");
         request.rsdp = Some(GuestPhys::new(0xe_0000));
+        request.display = Display::Vga;
         let loaded = load(&request, &memory).unwrap();
         assert_eq!(loaded.format, Format::Linux);
         assert_eq!(loaded.state.rip, 0x100_0200);
@@ -406,6 +485,8 @@ pub(super) mod tests {
         assert_eq!(word(&memory, zero_page + 0x21c), 19);
         assert_eq!(memory.bytes(initrd, 19), b"an initial RAM disk");
         assert_eq!(word(&memory, zero_page + 0x70), 0xe_0000);
+        assert_eq!(memory.bytes(zero_page + 6, 2), [3, 80], "mode and columns");
+        assert_eq!(memory.bytes(zero_page + 14, 3), [25, 1, 16]);
         assert_eq!(memory.bytes(zero_page + 0x1e8, 1), [5]);
         let e820 = memory.bytes(zero_page + 0x2d0, 20);
         assert_eq!(e820[8..20], [0, 0xfc, 9, 0, 0, 0, 0, 0, 1, 0, 0, 0]);
@@ -420,6 +501,32 @@ pub(super) mod tests {
         assert!(!state.efer.contains(Efer::LMA));
         assert_eq!(state.segment(SegmentName::Cs).selector, 0x10);
         assert_ne!(state.gprs.get(Gpr::Rsi), 0);
+    }
+
+    #[test]
+    fn a_kernel_without_a_32_bit_entry_starts_in_real_mode_with_a_bios() {
+        let mut kernel = bzimage(0x207);
+        kernel[0x214..0x218].fill(0);
+        let (mut request, memory) = with_memory(&kernel, 32);
+        request.cmdline = "shell";
+        request.initrd = Some(b"disk");
+        let loaded = load(&request, &memory).unwrap();
+        assert_eq!(loaded.handover, Handover::Bios);
+        let cs = loaded.state.segment(SegmentName::Cs);
+        let base = cs.base - 0x200;
+        assert_eq!((loaded.state.rip, base % 0x1_0000), (0, 0));
+        assert!(!loaded.state.cr0.contains(Cr0::PE));
+        for name in [SegmentName::Ds, SegmentName::Es, SegmentName::Ss] {
+            assert_eq!(loaded.state.segment(name).base, base);
+        }
+        assert_eq!(loaded.state.gprs.get(Gpr::Rsp), 0xe000);
+        assert_eq!(memory.bytes(base, 0x1f1), kernel[..0x1f1]);
+        assert_eq!(memory.bytes(base + 0x210, 2), [0xff, 0x81]);
+        assert_eq!(memory.bytes(base + 0x224, 2), [0x00, 0xde]);
+        assert_eq!(word(&memory, base + 0x214), 0x10_0000);
+        assert_eq!(memory.string(word(&memory, base + 0x228).into()), b"shell");
+        assert_eq!(memory.bytes(word(&memory, base + 0x218).into(), 4), b"disk");
+        assert_eq!(memory.bytes(0x10_0000, 0x400), kernel[0x400..]);
     }
 
     #[test]

@@ -11,6 +11,8 @@ mod error;
 mod fake;
 mod fields;
 mod flat;
+#[cfg(test)]
+mod fuzz;
 mod linux;
 mod multiboot;
 mod multiboot2;
@@ -20,12 +22,16 @@ mod pvh;
 mod space;
 mod start;
 
+use arch::Cr0;
 use memory::{GuestMemory, GuestPhys};
 
 pub use error::LoadError;
+#[cfg(test)]
+pub(crate) use fake::FakeMemory;
 pub use start::InitialState;
 
 use crate::layout::MachineLayout;
+use crate::{Display, Handover};
 
 /// The formats of kernel files.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -99,6 +105,8 @@ pub struct Request<'a> {
     pub layout: MachineLayout,
     /// Where the ACPI tables start.
     pub rsdp: Option<GuestPhys>,
+    /// Whether there is a text screen that the kernel can be told of.
+    pub display: Display,
 }
 
 /// A kernel that is ready to run.
@@ -108,6 +116,8 @@ pub struct Loaded {
     pub format: Format,
     /// How the boot CPU enters it.
     pub state: InitialState,
+    /// In which state it expects the devices.
+    pub handover: Handover,
 }
 
 /// Tells the format of a kernel file. Of several headers in one file, the one that tells the kernel most about
@@ -156,16 +166,24 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
         Format::Elf => elf::load(request, memory)?,
         Format::Flat { address } => flat::load(request, address, memory)?,
     };
-    Ok(Loaded { format, state })
+    let handover = match format {
+        // The boot protocol promises a PC as its BIOS leaves it.
+        Format::Multiboot | Format::Multiboot2 | Format::Flat { .. } => Handover::Bios,
+        // And real-mode code calls it.
+        Format::Linux if !state.cr0.contains(Cr0::PE) => Handover::Bios,
+        Format::Linux | Format::Pvh | Format::Elf => Handover::PowerOn,
+    };
+    Ok(Loaded {
+        format,
+        state,
+        handover,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::fake::FakeMemory;
     use super::*;
-    use alloc::vec::Vec;
-    use proptest::collection::vec;
-    use proptest::prelude::*;
 
     pub(super) fn request(kernel: &[u8]) -> Request<'_> {
         Request {
@@ -176,6 +194,7 @@ mod tests {
             cmdline: "",
             layout: MachineLayout::new(2 << 20, 1),
             rsdp: None,
+            display: Display::Absent,
         }
     }
 
@@ -192,7 +211,17 @@ mod tests {
     #[test]
     fn what_a_boot_protocol_cannot_pass_on_is_refused() {
         let memory = FakeMemory::new(2 << 20);
-        let plain = &seeds()[0];
+        let plain = &fake::elf(
+            1,
+            0x10_0000,
+            &[fake::FakeSegment {
+                kind: 1,
+                virtual_address: 0x10_0000,
+                physical_address: 0x10_0000,
+                memory_bytes: 0x200,
+                contents: &[0x90; 0x100],
+            }],
+        );
         let linux = linux::tests::bzimage(0x206);
         let module = [Module {
             bytes: b"module",
@@ -218,107 +247,6 @@ mod tests {
         ] {
             let error = load(&request, &memory).unwrap_err();
             assert!(matches!(error, LoadError::Unsupported(_)), "{error}");
-        }
-    }
-
-    /// Loads a file and checks the two promises: an error or a kernel, and never a write outside RAM.
-    fn load_safely(request: &Request<'_>) {
-        let memory = FakeMemory::new(request.layout.ram_bytes() as usize);
-        if let Err(LoadError::Unbacked(gpa)) = load(request, &memory) {
-            panic!("wrote outside RAM, at {gpa}");
-        }
-    }
-
-    /// Small files of each format, good ones.
-    fn seeds() -> [Vec<u8>; 8] {
-        let segment = |kind, contents| fake::FakeSegment {
-            kind,
-            virtual_address: 0x10_0000,
-            physical_address: 0x10_0000,
-            memory_bytes: 0x200,
-            contents,
-        };
-        let note = b"\x04\0\0\0\x08\0\0\0\x12\0\0\0Xen\0\x04\0\x10\0\0\0\0\0";
-        let code: &[u8] = &[0x90; 0x100];
-        [
-            fake::elf(1, 0x10_0000, &[segment(1, code)]),
-            fake::elf(2, 0x10_0000, &[segment(1, code)]),
-            fake::elf(2, 0x10_0000, &[segment(1, code), segment(4, note)]),
-            linux::tests::bzimage(0x20f),
-            linux::tests::bzimage(0x206),
-            multiboot::tests::elf_kernel(),
-            multiboot::tests::flat_kernel(),
-            multiboot2::tests::kernel(),
-        ]
-    }
-
-    /// Numbers that loaders stumble over.
-    const EVIL: [u64; 12] = [
-        0,
-        1,
-        3,
-        0x1000,
-        0xa_0000,
-        0x7fff_ffff,
-        0x8000_0000,
-        0xffff_ffff,
-        0x1_0000_0000,
-        i64::MAX as u64,
-        u64::MAX - 1,
-        u64::MAX,
-    ];
-
-    proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
-
-        #[test]
-        fn a_file_with_wrong_fields_does_no_harm(
-            seed in 0usize..8,
-            changes in vec((prop_oneof![0usize..0x100, 0usize..0x300], 0..EVIL.len(), 1usize..=8), 1..4),
-            cut in any::<Option<u16>>(),
-            initrd_bytes in prop_oneof![Just(0usize), Just(0x1800), Just(3 << 20)],
-        ) {
-            let mut file = seeds()[seed].clone();
-            for (at, evil, width) in changes {
-                for (place, byte) in
-                    file.iter_mut().skip(at).take(width).zip(EVIL[evil].to_le_bytes())
-                {
-                    *place = byte;
-                }
-            }
-            if let Some(cut) = cut {
-                file.truncate(usize::from(cut) % (file.len() + 1));
-            }
-            let initrd = alloc::vec![0; initrd_bytes];
-            let request = Request { initrd: Some(&initrd), cmdline: "quiet", ..request(&file) };
-            load_safely(&request);
-        }
-
-        #[test]
-        fn random_bytes_behind_each_magic_number_do_no_harm(
-            magic in prop_oneof![Just((0usize, *b"\x7fELF")), Just((0x202, *b"HdrS"))],
-            bytes in vec(any::<u8>(), 0..0x500),
-            megabytes in 0u64..4,
-        ) {
-            let mut file = bytes;
-            for (place, byte) in file.iter_mut().skip(magic.0).zip(magic.1) {
-                *place = byte;
-            }
-            if let Some(flag) = file.get_mut(0x1fe..0x200) {
-                flag.copy_from_slice(&[0x55, 0xaa]);
-            }
-            let layout = MachineLayout::new(megabytes << 20, 1);
-            load_safely(&Request { layout, ..request(&file) });
-        }
-
-        #[test]
-        fn a_flat_binary_at_any_address_does_no_harm(
-            address in prop_oneof![any::<u64>(), 0u64..0x20_0000],
-            bytes in 0usize..0x1000,
-        ) {
-            let file = alloc::vec![0x90; bytes];
-            let format = Some(Format::Flat { address: GuestPhys::new(address) });
-            load_safely(&Request { format, ..request(&file) });
         }
     }
 }

@@ -125,6 +125,11 @@ impl Addresses {
                 .filter(|&all| all >= file_bytes)
                 .ok_or(WRONG)?,
         };
+        if memory_bytes == 0 {
+            return Err(LoadError::Malformed(
+                "its Multiboot header describes an empty kernel",
+            ));
+        }
         let range = space.claim("the kernel", load, memory_bytes)?;
         memory.write(range.start, contents)?;
         memory.zero(

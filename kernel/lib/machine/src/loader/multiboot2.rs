@@ -305,6 +305,17 @@ pub(super) mod tests {
         kernel_with(&[tag(1, 0, &[6, 15]), tag(6, 0, &[]), tag(0, 0, &[])])
     }
 
+    /// A kernel whose header, at the start of the file, says where it goes.
+    pub(in super::super) fn flat_kernel() -> Vec<u8> {
+        let mut file = header(&[
+            tag(2, 0, &[0x10_0000, 0x10_0000, 0, 0]),
+            tag(3, 0, &[0x10_0040]),
+            tag(0, 0, &[]),
+        ]);
+        file.resize(0x80, 0x90);
+        file
+    }
+
     #[test]
     fn a_kernel_finds_its_tags() {
         let memory = FakeMemory::new(2 << 20);
@@ -355,12 +366,7 @@ pub(super) mod tests {
     #[test]
     fn addresses_in_the_header_replace_those_of_the_elf_file() {
         let memory = FakeMemory::new(2 << 20);
-        let mut file = header(&[
-            tag(2, 0, &[0x10_0000, 0x10_0000, 0, 0]),
-            tag(3, 0, &[0x10_0040]),
-            tag(0, 0, &[]),
-        ]);
-        file.resize(0x80, 0x90);
+        let file = flat_kernel();
         let loaded = load(&request(&file), &memory).unwrap();
         assert_eq!(
             (loaded.format, loaded.state.rip),

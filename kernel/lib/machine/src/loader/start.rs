@@ -57,23 +57,17 @@ impl InitialState {
         }
     }
 
-    /// Real mode at `segment:offset`, with the interrupt table at 0 and the other segments 0.
-    pub(super) fn real(segment: u16, offset: u16, gprs: Gprs) -> Self {
+    /// Real mode at `code:offset`, with the interrupt table at 0 and all other segments at `data`.
+    pub(super) fn real(code: u16, offset: u16, data: u16, gprs: Gprs) -> Self {
         let at = |selector: u16, access| Segment {
             selector,
             base: u64::from(selector) << 4,
             limit: 0xffff,
             access,
         };
-        let data = at(0, DATA_RIGHTS);
-        let ldtr = Segment {
-            access: AccessRights::from_bits_retain(0x82),
-            ..data
-        };
-        let tr = Segment {
-            access: BUSY_TSS,
-            ..data
-        };
+        let data = at(data, DATA_RIGHTS);
+        let ldtr = at(0, AccessRights::from_bits_retain(0x82));
+        let tr = at(0, BUSY_TSS);
         Self {
             gprs,
             rip: u64::from(offset),
@@ -92,7 +86,7 @@ impl InitialState {
             },
             segments: [
                 data,
-                at(segment, CODE_RIGHTS),
+                at(code, CODE_RIGHTS),
                 data,
                 data,
                 data,
@@ -242,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_real_mode_segment_starts_at_sixteen_times_its_selector() {
-        let state = InitialState::real(0x1234, 0x5, Gprs::new());
+        let state = InitialState::real(0x1234, 0x5, 0, Gprs::new());
         assert_eq!(state.segment(SegmentName::Cs).base, 0x12340);
         assert_eq!(state.segment(SegmentName::Ds).base, 0);
         assert_eq!(state.idtr.limit, 0x3ff);

@@ -5,6 +5,7 @@
 //! raise, with the state as it was before the instruction.
 
 pub(crate) mod apic;
+mod bios;
 mod control_register;
 mod cpuid;
 mod debug_register;
@@ -80,6 +81,13 @@ pub fn handle<C: Cpu, M: Machine>(
         }
         VmExit::Hlt => complete(cpu, Next::Halt),
         VmExit::Hypercall => {
+            if let Some(after) = bios::serve(cpu, machine) {
+                let next = complete(cpu, Next::Resume);
+                if let bios::After::At(offset) = after {
+                    cpu.set_rip(u64::from(offset));
+                }
+                return next;
+            }
             hypercall::hypercall(cpu, vcpu, machine);
             complete(cpu, Next::Resume)
         }

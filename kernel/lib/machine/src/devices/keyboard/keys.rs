@@ -38,7 +38,7 @@ const TAB: u8 = 0x0d;
 const BACKSPACE: u8 = 0x66;
 
 /// The keys that have characters: code in set 2, the character, and that with Shift.
-const CHARACTERS: [(u8, u8, u8); 48] = [
+pub(super) const CHARACTERS: [(u8, u8, u8); 48] = [
     (0x0e, b'`', b'~'),
     (0x15, b'q', b'Q'),
     (0x16, b'1', b'!'),

@@ -181,6 +181,13 @@ impl Keyboard {
     }
 }
 
+/// The characters of a key, without and with Shift, by its code in set 1.
+pub fn characters_of(code: u8) -> Option<(u8, u8)> {
+    let keys = keys::CHARACTERS.iter();
+    let mut keys = keys.filter(|key| to_set_1(key.0) == code);
+    keys.next().map(|&(_, plain, shifted)| (plain, shifted))
+}
+
 /// What the controller makes of set 2: each byte of set 2 in set 1. The release prefix becomes bit 7 of what follows.
 pub(crate) const fn to_set_1(byte: u8) -> u8 {
     const TABLE: [u8; 0x85] = [

@@ -1,0 +1,212 @@
+//! Others' guests that come as Debian packages: a memory tester and two boot loaders.
+//!
+//! Like the Linux guest's, their packages are fetched once from the mirror of this machine and unpacked under
+//! `target/`; nothing is installed. All of them draw on a text screen.
+
+use crate::guests::Guest;
+use crate::paths::Paths;
+use crate::report::{Step, say};
+use crate::system::apt::{Apt, can_fetch_packages};
+use anyhow::{Context, Result, bail};
+use bundle::Screen;
+use clap::ValueEnum;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// One of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Packaged {
+    /// Tests memory.
+    #[value(name = "memtest86+")]
+    Memtest,
+    /// Boots from a network.
+    Ipxe,
+    /// Boots anything; with its command line.
+    Grub,
+}
+
+/// The format of GRUB's image, which is also a Multiboot kernel.
+const GRUB_FORMAT: &str = "i386-pc";
+
+/// What GRUB is made of: enough for its command line and a look around.
+const GRUB_MODULES: [&str; 10] = [
+    "normal", "echo", "ls", "lsmmap", "cat", "help", "halt", "reboot", "serial", "date",
+];
+
+/// What GRUB's image builder needs of this machine, should it not have it.
+const GRUB_LIBRARIES: [&str; 5] = [
+    "libdevmapper1.02.1",
+    "liblzma5",
+    "libselinux1",
+    "libudev1",
+    "libpcre2-8-0",
+];
+
+impl Packaged {
+    /// The guest of this name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::from_str(name, false).ok()
+    }
+
+    /// All names, with commas.
+    #[must_use]
+    pub fn names() -> String {
+        let values: Vec<_> = Self::value_variants()
+            .iter()
+            .map(|packaged| packaged.name())
+            .collect();
+        values.join(", ")
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memtest => "memtest86+",
+            Self::Ipxe => "ipxe",
+            Self::Grub => "grub",
+        }
+    }
+
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Memtest => &["memtest86+"],
+            Self::Ipxe => &["ipxe"],
+            Self::Grub => &["grub-pc-bin", "grub-common"],
+        }
+    }
+
+    /// Places of its image in the packages, of several releases.
+    fn images(self) -> &'static [&'static str] {
+        match self {
+            Self::Memtest => &[
+                "boot/memtest86+x64.bin",
+                "usr/lib/memtest86+/memtest86+x64.bin",
+            ],
+            Self::Ipxe => &["boot/ipxe.lkrn", "usr/lib/ipxe/ipxe.lkrn"],
+            Self::Grub => &["core.img"],
+        }
+    }
+
+    /// The guest, fetched if need be. It has a screen.
+    pub fn guest(self, paths: &Paths) -> Result<Guest> {
+        let root = paths.fetched().join(self.name());
+        if !root.exists() {
+            self.fetch(paths, &root)
+                .with_context(|| format!("{} cannot be fetched", self.name()))?;
+        }
+        let image = self.images().iter().map(|image| root.join(image));
+        let image = image
+            .into_iter()
+            .find(|image| image.exists())
+            .with_context(|| format!("{} has no image in {}", self.name(), root.display()))?;
+        let mut guest = Guest::new(self.name(), image, Self::MEMORY_BYTES);
+        guest.config.screen = Screen::Text;
+        if self == Self::Ipxe {
+            // A command line is a script; without one it would look for a network, in vain.
+            guest.config.cmdline = "shell".to_owned();
+        }
+        Ok(guest)
+    }
+
+    /// Enough for each of them, and soon tested.
+    const MEMORY_BYTES: u64 = 64 << 20;
+
+    /// Fetches and unpacks the packages. The folder appears only when it is complete.
+    fn fetch(self, paths: &Paths, root: &Path) -> Result<()> {
+        if !can_fetch_packages() {
+            bail!(
+                "it comes from Debian's packages, and this machine has no apt that knows a mirror"
+            );
+        }
+        let _lock = crate::build::lock(paths)?;
+        if root.exists() {
+            return Ok(());
+        }
+        say(format!(
+            "{} is fetched from this machine's Debian mirror, once",
+            self.name()
+        ));
+        let apt = Apt::with_own_release(paths.fetched().join("apt"))?;
+        let partial = root.with_extension("partial");
+        let _ = fs::remove_dir_all(&partial);
+        {
+            let step = Step::begin("fetching the package lists");
+            apt.update(&step)?;
+        }
+        for package in self.packages() {
+            let step = Step::begin(format!("fetching {package}"));
+            apt.unpack(&step, package, &partial)?;
+        }
+        if self == Self::Grub {
+            make_grub(&apt, &partial)?;
+        }
+        fs::rename(&partial, root).with_context(|| format!("cannot make {}", root.display()))
+    }
+}
+
+/// Makes GRUB's image from the unpacked packages, with the image builder in them.
+fn make_grub(apt: &Apt, root: &Path) -> Result<()> {
+    let log = root.join("grub-mkimage.log");
+    let step = Step::begin("making GRUB's image");
+    if step.run(&mut grub_mkimage(root), &log).is_ok() {
+        return Ok(());
+    }
+    for library in GRUB_LIBRARIES {
+        // One that has another name in this release may be there already.
+        let _ = apt.unpack(&step, library, root);
+    }
+    step.run(&mut grub_mkimage(root), &log)
+}
+
+fn grub_mkimage(root: &Path) -> Command {
+    let mut command = Command::new(root.join("usr/bin/grub-mkimage"));
+    let libraries = ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"].map(|at| root.join(at));
+    command
+        .env("LD_LIBRARY_PATH", join(&libraries))
+        .arg("--directory")
+        .arg(root.join("usr/lib/grub").join(GRUB_FORMAT))
+        .args(["--format", GRUB_FORMAT, "--prefix", "/", "--output"])
+        .arg(root.join("core.img"))
+        .args(GRUB_MODULES);
+    command
+}
+
+fn join(folders: &[PathBuf]) -> String {
+    let folders: Vec<_> = folders.iter().map(|at| at.display().to_string()).collect();
+    folders.join(":")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_known_by_its_name() {
+        for packaged in Packaged::value_variants() {
+            assert_eq!(Packaged::named(packaged.name()), Some(*packaged));
+        }
+        assert_eq!(Packaged::named("linux"), None);
+        assert_eq!(Packaged::names(), "memtest86+, ipxe, grub");
+    }
+
+    #[test]
+    fn grubs_image_is_made_by_the_unpacked_program_from_the_unpacked_modules() {
+        let command = grub_mkimage(Path::new("/f/grub"));
+        assert_eq!(command.get_program(), "/f/grub/usr/bin/grub-mkimage");
+        let arguments: Vec<_> = command
+            .get_args()
+            .map(|word| word.to_string_lossy())
+            .collect();
+        let line = arguments.join(" ");
+        for part in [
+            "--directory /f/grub/usr/lib/grub/i386-pc",
+            "--output /f/grub/core.img",
+            " normal ",
+        ] {
+            assert!(line.contains(part), "{line}");
+        }
+    }
+}
