@@ -209,6 +209,19 @@ fn without_a_display_text_and_keys_go_by_the_serial_port() {
         .map(|write| write.2)
         .collect();
     assert_eq!(said, [u32::from(b'H'), u32::from(b'i')]);
+    // A character with its colours, and the same again to move on, is one; with a move of the cursor it is another.
+    let count = |bench: &Bench| {
+        let writes = bench.machine.port_writes.iter();
+        writes.filter(|write| write.0 == 0x3f8).count()
+    };
+    let colours = [(Gpr::Rax, 0x0958), (Gpr::Rbx, 7), (Gpr::Rcx, 1)];
+    bench.int(0x10, &colours);
+    bench.teletype(b"X");
+    assert_eq!(count(&bench), 3);
+    bench.int(0x10, &colours);
+    bench.int(0x10, &[(Gpr::Rax, 0x0200), (Gpr::Rbx, 0), (Gpr::Rdx, 9)]);
+    bench.teletype(b"X");
+    assert_eq!(count(&bench), 5);
     bench.machine.script_port(0x3fd, &[1, 1, 0, 0]);
     bench.machine.script_port(0x3f8, &[u32::from(b'A'), 0x7f]);
     bench.int(0x16, &[(Gpr::Rax, 0)]);

@@ -21,6 +21,9 @@ const PIECE: u16 = 256;
 /// In the extended data area: how many are written, and row and column of the cursor before.
 const PROGRESS: u64 = EBDA.start.as_u64() + 0x10;
 const CURSOR_BEFORE: u64 = PROGRESS + 2;
+/// In the extended data area: the character that was written to the cursor's place and has gone to the serial port; 0 for
+/// none. Whoever writes it once more and moves on only sets its colours by that.
+const SAID: u64 = PROGRESS + 4;
 
 /// Registers of the CRT controller.
 const CURSOR_START: u8 = 0x0a;
@@ -53,13 +56,16 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
                 self.store_word(data::CURSOR_SHAPE, u16::from_le_bytes([cl, ch]));
                 self.set_crtc_word(CURSOR_START, u16::from_le_bytes([cl, ch]));
             }
-            0x02 => self.set_cursor(
-                bh,
-                Place {
-                    row: dh,
-                    column: dl,
-                },
-            ),
+            0x02 => {
+                self.store(SAID, &[0]);
+                self.set_cursor(
+                    bh,
+                    Place {
+                        row: dh,
+                        column: dl,
+                    },
+                );
+            }
             0x03 => {
                 let shape = self.word(data::CURSOR_SHAPE);
                 self.set(Gpr::Rcx, shape);
@@ -94,6 +100,7 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
                 let character = self.al();
                 let attribute = (with == 0x09).then_some(bl);
                 self.say(character);
+                self.store(SAID, &[character]);
                 self.repeat(bh, character, attribute, self.get(Gpr::Rcx));
             }
             0x0e => {
@@ -214,7 +221,10 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
 
     /// Writes a character as a terminal does, and moves on.
     fn teletype(&mut self, page: u8, character: u8, attribute: Option<u8>) {
-        self.say(character);
+        if self.byte(SAID) != character {
+            self.say(character);
+        }
+        self.store(SAID, &[0]);
         let mut place = self.cursor(page);
         match character {
             0x07 => return,
