@@ -227,10 +227,13 @@ fn too_many_cpus() -> LaunchError {
 
 /// How the console of a machine appears.
 pub(crate) const fn console_style(config: &VmConfig) -> GuestStyle {
-    match config.console {
-        bundle::Console::Shared => GuestStyle::Named,
-        bundle::Console::Terminal => GuestStyle::Raw,
-        bundle::Console::None => GuestStyle::Silent,
+    match (config.console, config.screen) {
+        (bundle::Console::None, _) => GuestStyle::Silent,
+        // Below the picture of its screen, the guest's serial port must not move the cursor.
+        (bundle::Console::Shared, _) | (bundle::Console::Terminal, Screen::Text) => {
+            GuestStyle::Named
+        }
+        (bundle::Console::Terminal, Screen::None) => GuestStyle::Raw,
     }
 }
 
