@@ -218,28 +218,62 @@ proptest! {
     #[test]
     fn any_bytes_at_all_are_refused_without_a_panic(mut bytes: Vec<u8>, with_magic: bool) {
         if with_magic && bytes.len() > 12 {
-            bytes[..12].copy_from_slice(b"PLINTH\x1aB\x01\0\0\0");
+            bytes[..8].copy_from_slice(b"PLINTH\x1aB");
+            bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
         }
         prop_assert!(Bundle::parse(&bytes).is_err());
     }
 
     #[test]
     fn a_directory_of_nonsense_with_right_checksums_never_panics(nonsense: Vec<u8>) {
-        // The header is that of a real bundle with its checksums made to fit, so postcard sees the nonsense.
-        let mut header = [0u8; 64];
-        header[..8].copy_from_slice(b"PLINTH\x1aB");
-        header[8] = 1;
-        header[16..24].copy_from_slice(&(64 + nonsense.len() as u64).to_le_bytes());
-        header[24] = 64;
-        header[32..40].copy_from_slice(&(nonsense.len() as u64).to_le_bytes());
-        header[40..44].copy_from_slice(&crc32fast::hash(&nonsense).to_le_bytes());
-        let crc = crc32fast::hash(&header);
-        header[12..16].copy_from_slice(&crc.to_le_bytes());
-        let bytes = [&header[..], &nonsense].concat();
-        if let Ok(bundle) = Bundle::parse(&bytes) {
-            for index in 0..8 {
-                let _ = bundle.file(FileIndex(index)).map(|file| file.contents().map(|c| c.len()));
-            }
+        look_at_all(&with_directory(&nonsense));
+    }
+
+    #[test]
+    fn a_directory_with_changed_bytes_and_right_checksums_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
+    ) {
+        let (bytes, _) = sample(Compression::WhereItPays);
+        let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+        let mut directory = bytes[field(24)..][..field(32)].to_vec();
+        for (at, byte) in changes {
+            let at = at.index(directory.len());
+            directory[at] = byte;
+        }
+        look_at_all(&with_directory(&directory));
+    }
+}
+
+/// A bundle of nothing but this directory, with a header and checksums that fit.
+fn with_directory(directory: &[u8]) -> Vec<u8> {
+    let mut header = [0u8; 64];
+    header[..8].copy_from_slice(b"PLINTH\x1aB");
+    header[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    header[16..24].copy_from_slice(&(64 + directory.len() as u64).to_le_bytes());
+    header[24] = 64;
+    header[32..40].copy_from_slice(&(directory.len() as u64).to_le_bytes());
+    header[40..44].copy_from_slice(&crc32fast::hash(directory).to_le_bytes());
+    let crc = crc32fast::hash(&header);
+    header[12..16].copy_from_slice(&crc.to_le_bytes());
+    [&header[..], directory].concat()
+}
+
+/// Reads every file that the bundle says it has, if it is one.
+fn look_at_all(bytes: &[u8]) {
+    if let Ok(bundle) = Bundle::parse(bytes) {
+        for index in 0..8 {
+            let _ = bundle
+                .file(FileIndex(index))
+                .map(|file| file.contents().map(|contents| contents.len()));
         }
     }
+}
+
+#[test]
+fn a_right_directory_behind_a_made_up_header_is_read() {
+    let (bytes, config) = sample(Compression::Off);
+    let field = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize;
+    let directory = &bytes[field(24)..][..field(32)];
+    let bytes = with_directory(directory);
+    assert_eq!(Bundle::parse(&bytes).unwrap().config(), &config);
 }
