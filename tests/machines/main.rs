@@ -5,6 +5,7 @@ mod bench;
 mod boot;
 mod commands;
 mod conformance;
+mod crowd;
 mod guests;
 mod isolation;
 mod lifecycle;
@@ -24,6 +25,7 @@ fn main() {
         guests::trials(),
         bad_input::trials(),
         commands::trials(),
+        crowd::trials(),
         lifecycle::trials(),
         conformance::trials(),
         linux::trials(),
