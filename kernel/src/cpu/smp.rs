@@ -8,12 +8,14 @@
 
 use core::arch::global_asm;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alloc::boxed::Box;
+use arch::msr::IA32_TSC_ADJUST;
 use memory::PageSize;
 use spin::Mutex;
 
+use super::msr::{read_msr, write_msr};
 use super::stack::CpuStacks;
 use super::{PcpuId, PerCpu, apic, control, halt_forever, this};
 use crate::hw::clock;
@@ -211,6 +213,9 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
     if others.clone().next().is_none() {
         return;
     }
+    if let Some(adjust) = tsc_adjust() {
+        BOOT_TSC_ADJUST.store(adjust, Ordering::Relaxed);
+    }
     let Some(trampoline) = Trampoline::new() else {
         log::error!("no memory below 1 MiB to start other CPUs: only this one is used");
         return;
@@ -322,6 +327,31 @@ impl TscCheck {
     }
 }
 
+/// IA32_TSC_ADJUST of the boot CPU, which writes it before it starts the others; `u64::MAX` where there is none.
+static BOOT_TSC_ADJUST: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// What has been added to this CPU's time-stamp counter since its reset, by firmware or whoever was here before us;
+/// CPUID.7.EBX\[1\].
+fn tsc_adjust() -> Option<u64> {
+    raw_cpuid::CpuId::with_cpuid_reader(raw_cpuid::CpuIdReaderNative)
+        .get_extended_feature_info()
+        .is_some_and(|features| features.has_tsc_adjust_msr())
+        .then(|| read_msr(IA32_TSC_ADJUST))
+}
+
+/// Makes that the same here as on the boot CPU. The counters of CPUs that were reset together then agree: vCPUs move
+/// between them.
+fn align_tsc() {
+    let boot = BOOT_TSC_ADJUST.load(Ordering::Relaxed);
+    if let Some(here) = tsc_adjust()
+        && here != boot
+        && boot != u64::MAX
+    {
+        // SAFETY: the register is there, and nothing has looked at this CPU's counter yet.
+        unsafe { write_msr(IA32_TSC_ADJUST, boot) };
+    }
+}
+
 /// Where a CPU arrives, in 64-bit mode, on its stack, with nothing else set up.
 extern "C" fn arrive() -> ! {
     let Some(Arrival {
@@ -348,6 +378,7 @@ extern "C" fn arrive() -> ! {
         cpu.set_stacks(stacks);
         apic::init_this_cpu();
     }
+    align_tsc();
     for _ in 0..TSC_READINGS {
         TSC_CHECK.compare();
     }
