@@ -92,6 +92,11 @@ fn panic(linux: &Linux) -> Result<()> {
         machine.expect_all_ended()? == 2,
         "the status of a crash is not 2"
     );
+    let warning = "linux: its kernel says that it has panicked: Kernel panic - not syncing: sysrq triggered crash";
+    ensure!(
+        machine.heard().iter().any(|line| line.contains(warning)),
+        "nobody was warned of what the kernel said"
+    );
     machine.expect_power_off()
 }
 

@@ -14,7 +14,7 @@ use bundle::KernelFormat;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-pub use packages::{KernelPackage, OTHERS};
+pub use packages::KernelPackage;
 
 /// Its name, on the command line and in the hypervisor's log.
 pub const NAME: &str = "linux";

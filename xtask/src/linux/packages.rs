@@ -26,7 +26,7 @@ const TOOLS: &str = "busybox-static";
 
 /// Kernels that the guest is tried with besides the usual one: every age that Debian's suites have, and the large
 /// build for any machine.
-pub const OTHERS: [&str; 8] = [
+const OTHERS: [&str; 8] = [
     "bullseye/linux-image-cloud-amd64",
     "bullseye/linux-image-amd64",
     "linux-image-amd64",
@@ -69,7 +69,8 @@ impl FromStr for KernelPackage {
         };
         ensure!(
             suite.is_none_or(is_word) && is_word(name) && name.starts_with(KERNEL_PREFIX),
-            "`{text}` names no kernel: write {KERNEL_PREFIX}..., or SUITE/{KERNEL_PREFIX}..."
+            "`{text}` names no kernel: write {KERNEL_PREFIX}..., or SUITE/{KERNEL_PREFIX}..., such as {}",
+            OTHERS.join(", ")
         );
         Ok(Self {
             suite: suite.map(str::to_owned),
