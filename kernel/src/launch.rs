@@ -34,7 +34,7 @@ use crate::cpu::msr::try_read_msr;
 use crate::crew::{Member, Seating};
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
-use crate::memory::{DirtyRam, GuestRam, NotEnoughMemory};
+use crate::memory::{DirtyRam, GuestRam, NotEnoughMemory, used_bytes};
 use crate::vcpu::Vcpu;
 use crate::vm::{Vm, VmId, VmParts, VmPort};
 
@@ -145,6 +145,7 @@ pub(crate) fn vm<B: Backend>(
         .map(|(bytes, cmdline)| Module { bytes, cmdline })
         .collect();
     let format = wanted_format(config.kernel_format);
+    let used_before = used_bytes();
 
     let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
     if cpus == 0 {
@@ -200,11 +201,6 @@ pub(crate) fn vm<B: Backend>(
     }));
     // A BIOS leaves the timer running: from now on it is looked after.
     vm.expire_board();
-    log::info!(
-        target: "vm",
-        "{}: {} MiB, {:?} kernel of {} KiB",
-        config.name, layout.ram_bytes() >> 20, loaded.format, kernel.len().div_ceil(1024),
-    );
     // A VM's weight and cap are those of all its vCPUs together.
     let weight = Weight::new(config.weight).divided(u32::from(cpus));
     let cap = config
@@ -218,6 +214,15 @@ pub(crate) fn vm<B: Backend>(
             Ok((vcpu, Share::new(weight, cap.clone())))
         })
         .collect::<Result<_, LaunchError>>()?;
+    log::info!(
+        target: "vm",
+        "{}: {} MiB, {:?} kernel of {} KiB, {} KiB of ours",
+        config.name,
+        layout.ram_bytes() >> 20,
+        loaded.format,
+        kernel.len().div_ceil(1024),
+        used_bytes().saturating_sub(used_before).div_ceil(1024),
+    );
     Ok((vm, vcpus))
 }
 

@@ -16,6 +16,7 @@ mod log;
 mod memory;
 mod panic;
 mod pcpu;
+mod startup;
 mod supervisor;
 mod vcpu;
 mod viewer;
@@ -31,6 +32,7 @@ use crate::cpu::interrupts::HostVector;
 use crate::hw::bundle::{BundleMemory, NoBundle};
 use crate::hw::{acpi, clock, console, io_apic, pic, power, rtc};
 use crate::memory::FrameBufferMapping;
+use crate::startup::Phase;
 
 /// The ISA interrupt of a PC's first serial port.
 const SERIAL_IRQ: u8 = 4;
@@ -57,6 +59,7 @@ static FACTS: Once<BootFacts> = Once::new();
 
 /// On the boot loader's ground: its address space, its stack, one CPU. Ends on the hypervisor's own.
 fn main(boot_info: &'static mut BootInfo) -> ! {
+    startup::begin();
     // Time first, as it counts from here; then what the log needs.
     let evidence = clock::init();
     // SAFETY: this is the boot CPU, and nothing of this has been called before.
@@ -76,6 +79,7 @@ fn main(boot_info: &'static mut BootInfo) -> ! {
             bytes: info.byte_len as u64,
         }
     });
+    startup::end(Phase::Console);
     ::log::info!("Plinth {}", env!("CARGO_PKG_VERSION"));
 
     let mut map = memory::from_boot_info(boot_info);
@@ -116,6 +120,7 @@ extern "C" fn own_ground() -> ! {
     let Some(facts) = FACTS.get() else {
         unreachable!("`main` comes first")
     };
+    startup::end(Phase::Memory);
     cpu::features::report();
     memory::report();
 
@@ -147,8 +152,10 @@ extern "C" fn own_ground() -> ! {
     ) {
         console::enable_interrupts();
     }
+    startup::end(Phase::Platform);
     cpu::smp::init();
     cpu::smp::start_others(&platform.apic_ids);
+    startup::end(Phase::Cpus);
     // The first decode builds tables on the heap, for which no exit is to wait.
     arch::decode::warm_up();
 

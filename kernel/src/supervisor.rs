@@ -17,6 +17,7 @@ use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
 use crate::keeper::Keeper;
 use crate::pcpu;
+use crate::startup::{self, Phase};
 use crate::vm::End;
 
 /// What `cargo xtask run` ends with, by the worst end of any guest.
@@ -70,8 +71,11 @@ pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
     let options = &bundle.config().hypervisor;
     crate::log::set_level(level(options.log_level));
     let crew = CREW.call_once(|| Crew::new(vmx, &usable_cpus(vmx)));
+    startup::end(Phase::Vtx);
     let mut keeper = Keeper::new(crew, &bundle);
     keeper.start_all();
+    startup::end(Phase::Guests);
+    startup::report();
     pcpu::work(crew, Some(Desk::new(crew, keeper)));
     finish(options.when_done)
 }

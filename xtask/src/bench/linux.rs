@@ -8,6 +8,8 @@
 
 use super::capture::{Captured, Figures, medians};
 use super::exits::{Host, complete};
+use super::scale::beside_ram;
+use super::startup::Told;
 use super::{Row, Target, capture};
 use crate::build::Artifacts;
 use crate::emulator::{Machine, Pace};
@@ -74,8 +76,10 @@ fn rows(native: &Captured, guest: &Captured) -> Result<Vec<Row>> {
     let start = start_tick(&native.debug_port).context("the starter has not told the time")?;
     let native = complete(native, None)?;
     let native = medians(&native);
+    let measured = complete(guest, None)?;
+    let vm_kib = Told::find(&guest.lines)?.vm_kib;
     let mut rows = Vec::new();
-    for (name, Figures { median, .. }) in complete(guest, None)? {
+    for (name, Figures { median, .. }) in measured {
         let mut row = Row::ticks(SUITE, &name, median);
         row.native = native.get(name.as_str()).copied();
         if name == BOOT {
@@ -89,6 +93,11 @@ fn rows(native: &Captured, guest: &Captured) -> Result<Vec<Row>> {
     }
     rows.first()
         .with_context(|| format!("{NAME} has measured nothing"))?;
+    rows.extend(
+        vm_kib
+            .first()
+            .map(|kib| beside_ram(SUITE, "memory beside RAM", *kib)),
+    );
     Ok(rows)
 }
 
@@ -118,12 +127,22 @@ mod tests {
             &["BENCH boot 5000 5000", "BENCH getpid 300 360", done],
             "Bochs@home\n<0> @00000000000003E8\nbye",
         );
-        let guest = captured(&["BENCH boot 4100 4100", "BENCH getpid 300 362", done], "");
+        let guest = captured(
+            &[
+                "[ 0.8] 0 INFO  vm: linux: 1024 MiB, Linux kernel of 7000 KiB, 41 KiB of ours",
+                "[ 0.8] 0 INFO  startup: 9 ticks: guests 9; 1 KiB in use before the guests",
+                "BENCH boot 4100 4100",
+                "BENCH getpid 300 362",
+                done,
+            ],
+            "",
+        );
         let rows = rows(&native, &guest).unwrap();
         assert_eq!((rows[0].native, rows[0].plinth), (Some(4000), 4100));
         assert_eq!(rows[0].is_reached(), Some(true));
         assert_eq!((rows[1].native, rows[1].plinth), (Some(360), 362));
         assert_eq!(rows[1].target, Some(Target::PercentOverNative(1.0)));
+        assert_eq!((rows[2].plinth, rows[2].unit.as_str()), (41, "KiB"));
     }
 
     #[test]

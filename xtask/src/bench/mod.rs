@@ -11,6 +11,8 @@ pub mod capture;
 pub mod compare;
 pub mod exits;
 pub mod linux;
+pub mod scale;
+pub mod startup;
 pub mod table;
 
 use serde::{Deserialize, Serialize};

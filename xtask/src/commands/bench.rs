@@ -2,7 +2,7 @@
 
 use super::options::engine_for_bios;
 use crate::bench::exits::{self, Host};
-use crate::bench::{Results, Row, budget, compare, linux, table};
+use crate::bench::{Results, Row, budget, compare, linux, scale, startup, table};
 use crate::build::Artifacts;
 use crate::emulator::{CpuModel, Engine};
 use crate::paths::Paths;
@@ -20,10 +20,14 @@ enum Suite {
     Exits,
     /// The same Linux on the bare machine and as a guest
     Linux,
+    /// Up to 64 VMs on one CPU: start, memory, switches
+    Scale,
+    /// From the hypervisor's first instruction to the first guest, and sizes
+    Startup,
 }
 
 impl Suite {
-    const ALL: [Self; 2] = [Self::Exits, Self::Linux];
+    const ALL: [Self; 4] = [Self::Exits, Self::Linux, Self::Scale, Self::Startup];
 }
 
 /// What `cargo xtask bench` is told.
@@ -110,6 +114,8 @@ fn measure(suite: Suite, paths: &Paths, artifacts: &Artifacts, host: Host) -> Re
     match suite {
         Suite::Exits => exits::measure(paths, artifacts, host),
         Suite::Linux => linux::measure(paths, artifacts, host),
+        Suite::Scale => scale::measure(paths, artifacts, host),
+        Suite::Startup => startup::measure(paths, artifacts, host),
     }
 }
 

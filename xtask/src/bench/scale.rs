@@ -1,0 +1,130 @@
+//! Many VMs on one CPU: what starting each takes, what each needs beside its RAM, what a switch between them costs.
+
+use super::capture::{measurements, medians};
+use super::exits::{GUEST, Host};
+use super::startup::{Told, kib};
+use super::{Row, Target, capture};
+use crate::build::Artifacts;
+use crate::guests::Guest;
+use crate::paths::Paths;
+use anyhow::{Context, Result, bail};
+
+/// The name of the suite.
+pub const SUITE: &str = "scale";
+
+/// How many VMs.
+const COUNTS: [usize; 6] = [1, 2, 4, 8, 16, 64];
+
+/// Little, so that many fit into an emulated machine, and zeroing it is not all there is to see.
+const MEMORY_BYTES: u64 = 8 << 20;
+
+/// The phase in which guests are made.
+const PHASE: &str = "guests";
+
+/// The most that a VM may need beside its RAM: 2 MiB.
+const MOST_KIB: u64 = 2048;
+
+/// Runs the suite.
+pub fn measure(paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for count in COUNTS {
+        rows.extend(with(paths, artifacts, host, count)?);
+    }
+    Ok(rows)
+}
+
+fn with(paths: &Paths, artifacts: &Artifacts, host: Host, count: usize) -> Result<Vec<Row>> {
+    let mut guests = Vec::new();
+    for number in 0..count {
+        let mut guest = Guest::tiny(artifacts, GUEST)?;
+        guest.config.name = name(number);
+        guest.config.memory_bytes = MEMORY_BYTES;
+        // Alone there are no turns to measure.
+        guest.config.cmdline = if count > 1 { "turns" } else { "alone" }.to_owned();
+        guests.push(guest);
+    }
+    let captured = capture::run(paths, &host.plinth(artifacts, &guests, 1)?, |_| false)?;
+    rows(count, &captured.lines)
+}
+
+fn name(number: usize) -> String {
+    format!("{GUEST}{number}")
+}
+
+fn rows(count: usize, lines: &[String]) -> Result<Vec<Row>> {
+    let told = Told::find(lines)?;
+    if told.vm_kib.len() != count {
+        bail!(
+            "{count} VMs were to start, {} did:\n{}",
+            told.vm_kib.len(),
+            lines.join("\n")
+        );
+    }
+    let start = told
+        .phase(PHASE)
+        .context("the phase of the guests is not told")?;
+    let vms = count as u64;
+    let label = |what: &str| format!("{what}, {count} VM{}", if count == 1 { "" } else { "s" });
+    let memory = told.vm_kib.iter().sum::<u64>() / vms;
+    let mut rows = vec![
+        Row::ticks(SUITE, label("start of each"), start / vms),
+        beside_ram(SUITE, &label("memory beside RAM"), memory),
+    ];
+    if count > 1 {
+        let first = measurements(lines, Some(&name(0)));
+        let first = medians(&first);
+        let figure = |what: &str| {
+            let figure = first.get(what).copied();
+            figure.with_context(|| format!("no {what} was measured with {count} VMs"))
+        };
+        // While one waits, each of the others has a turn, and there is one switch more than that.
+        let others = figure("turn-run")? * (vms - 1);
+        let switches = figure("turn-gap")?.saturating_sub(others);
+        rows.push(Row::ticks(SUITE, label("switch"), switches / vms));
+    }
+    Ok(rows)
+}
+
+/// A row for the memory that a VM needs beside its RAM.
+pub(super) fn beside_ram(suite: &str, name: &str, memory_kib: u64) -> Row {
+    Row {
+        suite: suite.to_owned(),
+        target: Some(Target::AtMost(MOST_KIB)),
+        ..kib(name, memory_kib)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_switch_is_what_the_turns_of_the_others_do_not_explain() {
+        let mut lines = vec![
+            "[ 0.8] 0 INFO  startup: 9 ticks: vt-x 1, guests 600; 1 KiB in use before the guests"
+                .to_owned(),
+            "[bench0] BENCH turn-gap 3000 3600".to_owned(),
+            "[bench0] BENCH turn-run 900 1000".to_owned(),
+        ];
+        assert!(rows(3, &lines).is_err(), "no VM was told");
+        for _ in 0..3 {
+            lines.push(
+                "[ 0.8] 0 INFO  vm: bench0: 8 MiB, Pvh kernel of 37 KiB, 30 KiB of ours".into(),
+            );
+        }
+        let rows = rows(3, &lines).unwrap();
+        let figures: Vec<_> = rows
+            .iter()
+            .map(|row| (row.name.as_str(), row.plinth))
+            .collect();
+        assert_eq!(
+            figures,
+            [
+                ("start of each, 3 VMs", 200),
+                ("memory beside RAM, 3 VMs", 30),
+                ("switch, 3 VMs", 533)
+            ]
+        );
+        assert!(rows.iter().all(|row| row.suite == SUITE));
+    }
+}
