@@ -16,6 +16,7 @@ use vmm::scheduler::NEVER;
 
 use crate::backend::Backend;
 use crate::crew::{About, Crew, Question};
+use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
 use crate::keeper::{Keeper, NotDone};
@@ -83,7 +84,12 @@ impl<'a, B: Backend> Desk<'a, B> {
     pub(crate) fn due_tsc(&self) -> u64 {
         // A drill waits for moments that nobody announces.
         let drill_ns = self.drill.is_some().then(|| clock::now_ns() + 100_000);
-        let due = [self.keeper.due_ns(), drill_ns, self.viewer.due_ns()];
+        let due = [
+            self.keeper.due_ns(),
+            drill_ns,
+            self.viewer.due_ns(),
+            console::screen_due_ns(),
+        ];
         let due = due.into_iter().flatten().min();
         due.map_or(NEVER, clock::tsc_at)
     }
@@ -94,6 +100,8 @@ impl<'a, B: Backend> Desk<'a, B> {
         if let Some(vm) = self.focus.and_then(|id| self.keeper.life(id)) {
             self.viewer.look(vm);
         }
+        // Where nobody is idle, the screen is drawn between two turns.
+        console::refresh(Refresh::WhenDue);
         self.keeper.attend();
         while let Some(byte) = console::read_byte() {
             match self.keyboard.push(byte) {

@@ -425,6 +425,7 @@ impl<B: Backend> Turns<'_, B> {
     fn wait(&mut self) {
         self.show_prompts();
         console::refresh(Refresh::WhenDue);
+        let screen_tsc = console::screen_due_ns().map_or(NEVER, clock::tsc_at);
         // The others have been told that this CPU is idle. What came to them before that is looked for once more.
         self.balance();
         let queue = self.seat.queue.lock();
@@ -435,7 +436,12 @@ impl<B: Backend> Turns<'_, B> {
         let released_at = queue.next_event_ns().map_or(NEVER, clock::tsc_at);
         drop(queue);
         let desk_tsc = self.desk.as_ref().map_or(NEVER, Desk::due_tsc);
-        let until_tsc = self.sleepers.next_wake().min(released_at).min(desk_tsc);
+        let until_tsc = self
+            .sleepers
+            .next_wake()
+            .min(released_at)
+            .min(desk_tsc)
+            .min(screen_tsc);
         if until_tsc != NEVER {
             apic::set_timer(until_tsc);
         }

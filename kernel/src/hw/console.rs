@@ -30,10 +30,10 @@ use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
 use crate::hw::clock;
-use crate::hw::screen::{Colour, Screen};
+use crate::hw::screen::{Amount, Colour, Screen};
 use crate::hw::serial::Serial;
 
-/// The least time between two updates of the screen.
+/// The least time between a whole update of the screen and the next.
 const SCREEN_INTERVAL_NS: u64 = 100_000_000;
 /// For each moment of drawing, so many go by without.
 const SCREEN_SHARE: u64 = 20;
@@ -130,17 +130,33 @@ impl Console {
         }
     }
 
-    /// Draws what has changed, unless that was done a moment ago.
+    /// Draws what has changed: all of it, or a part of it unless that was done a moment ago.
     fn refresh(&mut self, when: Refresh) {
+        let Some(screen) = &mut self.screen else {
+            return;
+        };
         let start_ns = clock::now_ns();
-        if when == Refresh::Now || start_ns >= self.screen_due_ns {
-            if let Some(screen) = &mut self.screen {
-                screen.draw();
-            }
-            let end_ns = clock::now_ns();
-            self.screen_due_ns =
-                end_ns + SCREEN_INTERVAL_NS.max((end_ns - start_ns) * SCREEN_SHARE);
+        if when == Refresh::WhenDue && start_ns < self.screen_due_ns {
+            return;
         }
+        screen.draw(match when {
+            Refresh::Now => Amount::All,
+            Refresh::WhenDue => Amount::Slice,
+        });
+        let end_ns = clock::now_ns();
+        let rest_ns = (end_ns - start_ns) * SCREEN_SHARE;
+        self.screen_due_ns = end_ns
+            + if screen.is_stale() {
+                rest_ns
+            } else {
+                rest_ns.max(SCREEN_INTERVAL_NS)
+            };
+    }
+
+    /// When there is more to be drawn.
+    fn screen_due_ns(&self) -> Option<u64> {
+        let is_stale = self.screen.as_ref().is_some_and(Screen::is_stale);
+        is_stale.then_some(self.screen_due_ns)
     }
 }
 
@@ -156,7 +172,7 @@ impl Write for Console {
 pub(crate) enum Refresh {
     /// It has.
     Now,
-    /// Not if it was updated a moment ago.
+    /// A part of it, and not if that was done a moment ago.
     WhenDue,
 }
 
@@ -219,9 +235,14 @@ pub(crate) fn report(name: &str, text: &str) {
     });
 }
 
-/// Brings the screen up to date: for idle CPUs, and before a long silence.
+/// Brings the screen up to date: for CPUs that are idle or between two turns, and before a long silence.
 pub(crate) fn refresh(when: Refresh) {
     without_interrupts(|| CONSOLE.lock().refresh(when));
+}
+
+/// When there is more to be drawn, if there is.
+pub(crate) fn screen_due_ns() -> Option<u64> {
+    without_interrupts(|| CONSOLE.lock().screen_due_ns())
 }
 
 /// Shows everything and waits until the last byte has left the serial port: to be called before the machine

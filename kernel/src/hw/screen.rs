@@ -1,8 +1,8 @@
 //! A text console on the boot loader's frame buffer, for machines without a serial port.
 //!
 //! [`Screen::write`] only changes cells in memory. [`Screen::draw`] compares them with what is on the
-//! screen and draws the difference, so that a burst of lines costs one drawing and nothing scrolls pixel by
-//! pixel. The frame buffer itself is never read: that is very slow on real graphics cards.
+//! screen and draws the difference, or a part of it, so that a burst of lines costs one drawing, nothing scrolls
+//! pixel by pixel, and no guest waits for a whole screen. The frame buffer itself is never read: that is very slow on real graphics cards.
 
 use core::mem;
 
@@ -19,6 +19,17 @@ const CELL_WIDTH: usize = get_raster_width(FontWeight::Regular, RasterHeight::Si
 /// From this many lines on, each pixel of the font becomes four.
 const LARGE_SCREEN_HEIGHT: usize = 2000;
 const TAB_STOP: usize = 8;
+/// Characters that are drawn at a time while guests may be waiting: about 30,000 instructions.
+const SLICE_CELLS: usize = 32;
+
+/// How much is to be drawn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Amount {
+    /// All that differs.
+    All,
+    /// As much as nobody minds waiting for.
+    Slice,
+}
 
 /// The colour of text.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -199,27 +210,40 @@ impl Screen {
         }
     }
 
+    /// Whether the screen may show something else than it should.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale[..self.rows].contains(&true)
+    }
+
     /// Draws the cells that differ from what the screen shows.
-    pub(crate) fn draw(&mut self) {
+    pub(crate) fn draw(&mut self, amount: Amount) {
+        let mut left = match amount {
+            Amount::All => usize::MAX,
+            Amount::Slice => SLICE_CELLS,
+        };
         // Each colour's pixels by intensity, made when the first character of the colour is drawn.
         let mut palette = [None; Colour::COUNT];
         for row in 0..self.rows {
             if !mem::take(&mut self.stale[row]) {
                 continue;
             }
-            let wanted = self.cells[(self.top + row) % self.rows];
-            let shown = mem::replace(&mut self.shown[row], wanted);
-            let cells = wanted.into_iter().zip(shown).take(self.columns);
-            for (column, (cell, shown)) in cells.enumerate() {
+            for column in 0..self.columns {
+                let cell = self.cells[(self.top + row) % self.rows][column];
+                let shown = self.shown[row][column];
                 // Blanks of any colour look the same.
-                if cell != shown && (cell.byte != b' ' || shown.byte != b' ') {
-                    let pixels = palette[cell.colour as usize].get_or_insert_with(|| {
-                        core::array::from_fn(|level| {
-                            self.pixel.encode(cell.colour.rgb(), level as u32)
-                        })
-                    });
-                    self.draw_cell(row, column, cell.byte, pixels);
+                if cell == shown || cell.byte == b' ' && shown.byte == b' ' {
+                    continue;
                 }
+                if left == 0 {
+                    self.stale[row] = true;
+                    return;
+                }
+                left -= 1;
+                let pixels = palette[cell.colour as usize].get_or_insert_with(|| {
+                    core::array::from_fn(|level| self.pixel.encode(cell.colour.rgb(), level as u32))
+                });
+                self.draw_cell(row, column, cell.byte, pixels);
+                self.shown[row][column] = cell;
             }
         }
     }
