@@ -114,6 +114,8 @@ impl Board {
     pub const PIT_GSI: Gsi = Gsi(2);
     /// The interrupt line of the serial port.
     pub const UART_GSI: Gsi = Gsi(4);
+    /// The port of the serial port's line status.
+    pub const LINE_STATUS_PORT: u16 = 0x3f8 + Uart::LINE_STATUS;
     /// The interrupt line of the real-time clock.
     pub const RTC_GSI: Gsi = Gsi(8);
     /// The interrupt line of ACPI (SCI).
@@ -181,6 +183,13 @@ impl Board {
             }
             (owner, _) => self.read_wide(owner, port, width, now_ns, fx),
         }
+    }
+
+    /// What a read of [`LINE_STATUS_PORT`](Self::LINE_STATUS_PORT) returns, where that is all it does: drivers ask there
+    /// before each character.
+    #[inline]
+    pub const fn quiet_line_status(&self) -> Option<u8> {
+        self.uart.quiet_line_status()
     }
 
     /// Writes a port; bits above the width do not count. Ports without a device ignore it.

@@ -52,6 +52,8 @@ bitflags! {
         const HOLDING_EMPTY = 1 << 5;
         const TRANSMITTER_EMPTY = 1 << 6;
         const ERROR_IN_FIFO = 1 << 7;
+        /// The transmitter always has room.
+        const IDLE = 0x60;
         /// What a read of LSR clears, and what makes a line-status interrupt.
         const ERRORS = 0x1e;
     }
@@ -208,6 +210,8 @@ pub struct Uart {
 impl Uart {
     /// Bytes that [`receive`](Self::receive) takes before it makes the sender wait.
     pub const BACKLOG_BYTES: usize = 4096;
+    /// The offset of LSR.
+    pub const LINE_STATUS: u16 = 5;
 
     /// A serial port after power-on, whose interrupt is this line.
     pub fn new(gsi: Gsi) -> Self {
@@ -239,9 +243,19 @@ impl Uart {
             2 => self.read_identification(fx),
             3 => self.line_control.bits(),
             4 => self.modem_control.bits(),
-            5 => self.read_line_status(fx),
+            Self::LINE_STATUS => self.read_line_status(fx),
             6 => self.read_modem_status(fx),
             _ => self.scratch,
+        }
+    }
+
+    /// The line status while nothing has come in, so that reading it clears nothing.
+    #[inline]
+    pub const fn quiet_line_status(&self) -> Option<u8> {
+        if self.fifo.count == 0 && !self.overrun {
+            Some(LineStatus::IDLE.bits())
+        } else {
+            None
         }
     }
 
@@ -258,7 +272,7 @@ impl Uart {
             3 => self.write_line_control(LineControl::from_bits_retain(value), now_ns, fx),
             4 => self.write_modem_control(ModemControl::from_bits_truncate(value), now_ns, fx),
             // LSR and MSR: writes are for factory tests, says the data sheet.
-            5 | 6 => {}
+            Self::LINE_STATUS | 6 => {}
             _ => self.scratch = value,
         }
     }
@@ -349,7 +363,7 @@ impl Uart {
     }
 
     fn line_status(&self) -> LineStatus {
-        let mut status = LineStatus::HOLDING_EMPTY | LineStatus::TRANSMITTER_EMPTY;
+        let mut status = LineStatus::IDLE;
         if let Some(front) = self.fifo.front() {
             status |= LineStatus::DATA_READY | front.errors;
             if self.fifo_mode != FifoMode::Off && self.fifo.has_errors() {
@@ -612,7 +626,11 @@ mod tests {
         }
 
         fn read(&mut self, offset: u16) -> u8 {
+            let quiet = self.uart.quiet_line_status();
             let value = self.uart.read(offset, self.now_ns, &mut self.fx);
+            if offset == LSR {
+                assert_eq!(quiet.unwrap_or(value), value);
+            }
             self.settle();
             value
         }
@@ -680,6 +698,7 @@ mod tests {
         let mut bench = Bench::new().usual();
         for &byte in b"hello" {
             assert_eq!(bench.read(LSR) & 0x60, 0x60);
+            assert_eq!(bench.uart.quiet_line_status(), Some(0x60));
             bench.write(DATA, byte);
         }
         assert_eq!(bench.output, b"hello");
