@@ -10,7 +10,7 @@ use crate::state::VcpuState;
 
 /// The offset in the page of the local APIC's registers, where the address lies in it. The local APIC comes
 /// before whatever else lies there, RAM included.
-#[inline]
+#[inline(always)]
 pub fn apic_page_offset(vcpu: &VcpuState, gpa: GuestPhys) -> Option<u16> {
     let offset = gpa.offset_from(vcpu.lapic.mmio_base()?)?;
     (offset < PageSize::Size4K.bytes()).then_some(offset as u16)

@@ -24,6 +24,7 @@ use arch::{CpuMode, Dr7, Rflags};
 
 use self::cache::Cache;
 use self::fetch::{FetchError, Unknown};
+use self::simple::Move;
 use self::space::Space;
 use crate::cpu::Cpu;
 use crate::exit::MemoryAccess;
@@ -93,13 +94,11 @@ pub fn emulate<C: Cpu, M: Machine>(
     if vcpu.pending.first().is_some() {
         return Ok(Next::Stop(VmError::Unbacked(access.gpa)));
     }
-    let known = cache::instruction(cpu, vcpu, machine.memory());
-    if let Some(instruction) = &known
-        && let Some(ended) = simple::emulate(cpu, vcpu, machine, instruction, &access)
-    {
-        return ended;
+    let known = cache::known(cpu, vcpu, machine.memory());
+    match known.and_then(|instruction| Move::of(cpu, vcpu, instruction, &access)) {
+        Some(simple) => simple.carry_out(cpu, vcpu, machine, access.gpa),
+        None => emulate_any(cpu, vcpu, machine, access, known.copied()),
     }
-    emulate_any(cpu, vcpu, machine, access, known)
 }
 
 /// Emulates whatever instruction there is; the cache may have known it.
@@ -112,6 +111,7 @@ fn emulate_any<C: Cpu, M: Machine>(
     known: Option<Instruction>,
 ) -> Result<Next, GuestFault> {
     let mut space = Space::new(Linear::new(cpu, &vcpu.cpuid), &access);
+    let known = known.or_else(|| cache::fetch(cpu, vcpu, machine.memory()));
     let fetched = match known {
         Some(instruction) => Ok(instruction),
         None => fetch::fetch(cpu, vcpu, machine, &space).map(|fetched| fetched.instruction),

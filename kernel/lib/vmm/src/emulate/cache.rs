@@ -116,12 +116,15 @@ impl Trail {
     }
 
     /// Whether everything reads as it did.
-    #[inline]
+    #[inline(always)]
     fn still_holds<G: GuestMemory>(&self, memory: &G) -> bool {
-        self.reads
-            .iter()
-            .take(self.count)
-            .all(|read| memory.read_u64(read.at) == Ok(read.value))
+        for read in self.reads.get(..self.count).unwrap_or(&[]) {
+            match memory.read_u64(read.at) {
+                Ok(value) if value == read.value => {}
+                _ => return false,
+            }
+        }
+        true
     }
 }
 
@@ -134,9 +137,9 @@ impl Cache {
 
     /// The instruction that these registers lead to, where it is known.
     #[inline]
-    fn find<G: GuestMemory>(&self, memory: &G, key: &Key) -> Option<Instruction> {
+    fn find<G: GuestMemory>(&self, memory: &G, key: &Key) -> Option<&Instruction> {
         let entry = self.entries.get(key.slot())?.as_ref()?;
-        (entry.key == *key && entry.trail.still_holds(memory)).then_some(entry.instruction)
+        (entry.key == *key && entry.trail.still_holds(memory)).then_some(&entry.instruction)
     }
 
     /// Remembers an instruction.
@@ -151,28 +154,24 @@ impl Cache {
     }
 }
 
-/// The instruction at RIP, from the cache or for it. `None` outside 64-bit mode, and where anything has to be
-/// decided that an exact fetch has to decide: a fault, a mark to set, a second page.
+/// The instruction at RIP, where the cache knows it.
 #[inline]
-pub(super) fn instruction<C: Cpu, G: GuestMemory>(
+pub(super) fn known<'a, C: Cpu, G: GuestMemory>(
+    cpu: &C,
+    vcpu: &'a VcpuState,
+    memory: &G,
+) -> Option<&'a Instruction> {
+    vcpu.emulator.cache.find(memory, &Key::new(cpu)?)
+}
+
+/// Fetches the instruction at RIP for the cache. `None` outside 64-bit mode, and where anything has to be decided
+/// that an exact fetch has to decide: a fault, a mark to set, a second page.
+pub(super) fn fetch<C: Cpu, G: GuestMemory>(
     cpu: &C,
     vcpu: &mut VcpuState,
     memory: &G,
 ) -> Option<Instruction> {
     let key = Key::new(cpu)?;
-    match vcpu.emulator.cache.find(memory, &key) {
-        Some(instruction) => Some(instruction),
-        None => fetch(cpu, vcpu, memory, key),
-    }
-}
-
-#[cold]
-fn fetch<C: Cpu, G: GuestMemory>(
-    cpu: &C,
-    vcpu: &mut VcpuState,
-    memory: &G,
-    key: Key,
-) -> Option<Instruction> {
     let linear = Linear::new(cpu, &vcpu.cpuid);
     let mut trail = Trail::new();
     let gpa = linear.translate_simply(memory, key.rip, AccessKind::Execute, |at, entry| {
@@ -223,14 +222,14 @@ mod tests {
 
     /// The cache's answer for a CPU that has been there before.
     fn second(cpu: &FakeCpu, machine: &FakeMachine, state: &VcpuState) -> Option<Instruction> {
-        state.emulator.cache.find(&machine.memory, &Key::new(cpu)?)
+        known(cpu, state, &machine.memory).copied()
     }
 
     #[test]
     fn an_instruction_is_known_the_second_time() {
         let (cpu, machine, mut state) = (cpu(), machine(), vcpu());
         assert_eq!(second(&cpu, &machine, &state), None);
-        let first = instruction(&cpu, &mut state, &machine.memory);
+        let first = fetch(&cpu, &mut state, &machine.memory);
         assert!(first.is_some());
         assert_eq!(second(&cpu, &machine, &state), first);
         // General registers do not count.
@@ -241,7 +240,7 @@ mod tests {
     fn changed_code_tables_or_registers_make_it_unknown() {
         let mut state = vcpu();
         let known = machine();
-        assert!(instruction(&cpu(), &mut state, &known.memory).is_some());
+        assert!(fetch(&cpu(), &mut state, &known.memory).is_some());
 
         let patched = machine();
         patched.memory.put(RIP + 1, &[0x0f]);
@@ -277,9 +276,9 @@ mod tests {
         let mut late = cpu();
         late.rip = 0x1ff9;
         device.memory.put(0x1ff9, &[0x8b, 0x07]);
-        assert_eq!(instruction(&late, &mut state, &device.memory), None);
+        assert_eq!(fetch(&late, &mut state, &device.memory), None);
         // Code that is not accessed yet: the exact walk marks it.
         device.memory.put_u64(ROOT + 0x2000, 0x83);
-        assert_eq!(instruction(&cpu(), &mut state, &device.memory), None);
+        assert_eq!(fetch(&cpu(), &mut state, &device.memory), None);
     }
 }

@@ -6,9 +6,8 @@
 //! has been done yet, and [`super::emulate`] takes the long way.
 
 use arch::decode::{Extension, Instruction, Operand, Operation, Register};
-use arch::{AccessKind, Dr7, SegmentName};
-
-use memory::PageSize;
+use arch::{AccessKind, Dr7, SegmentName, Width};
+use memory::{GuestPhys, PageSize};
 
 use crate::cpu::Cpu;
 use crate::device;
@@ -18,65 +17,118 @@ use crate::handle::{Next, complete_with_length};
 use crate::machine::Machine;
 use crate::state::VcpuState;
 
-/// Emulates the instruction, or does nothing.
-#[inline]
-pub(super) fn emulate<C: Cpu, M: Machine>(
-    cpu: &mut C,
-    vcpu: &mut VcpuState,
-    machine: &mut M,
-    instruction: &Instruction,
-    access: &MemoryAccess,
-) -> Option<Result<Next, GuestFault>> {
-    if access.during_page_walk || cpu.debug_register(7) & Dr7::ANY_ENABLED.bits() != 0 {
-        return None;
-    }
-    let (from, extension) = match instruction.operation {
-        Operation::Move => (instruction.width, Extension::Zero),
-        Operation::MoveExtended(from, extension) => (from, extension),
-        _ => return None,
-    };
-    let memory = &instruction.memory;
-    let base = memory.base.map_or(0, |base| cpu.gpr(base));
-    let index = memory
-        .index
-        .map_or(0, |index| cpu.gpr(index) << (memory.scale & 3));
-    let mut address = memory.displacement.wrapping_add(base).wrapping_add(index);
-    if matches!(memory.segment, SegmentName::Fs | SegmentName::Gs) {
-        address = address.wrapping_add(cpu.segment(memory.segment).base);
-    }
-    // An aligned operand lies in one page, and whole at the address that the hardware has translated.
-    if !is_at(address, vcpu, access) || address & (from.bytes() as u64 - 1) != 0 {
-        return None;
-    }
+/// A move that is as simple as that.
+pub(super) struct Move {
+    transfer: Transfer,
+    /// Bytes of the instruction.
+    length: u8,
+}
 
-    match (instruction.destination, instruction.source, access.kind) {
-        (Operand::Register(register), Operand::Memory, AccessKind::Read) => {
-            let value = device::read_device(cpu, vcpu, machine, access.gpa, from);
-            let value = match extension {
-                Extension::Zero => value,
-                Extension::Sign => from.sign_extend(value),
-            };
-            match register {
-                Register::Low(register) => cpu.write_gpr(register, instruction.width, value),
-                Register::High(register) => {
-                    let old = cpu.gpr(register);
-                    cpu.set_gpr(register, old & !0xff00 | (value & 0xff) << 8);
+enum Transfer {
+    /// From the device: so many bytes, extended to a register's width.
+    Load {
+        from: Width,
+        extension: Extension,
+        to: Register,
+        width: Width,
+    },
+    /// To the device.
+    Store { width: Width, value: u64 },
+}
+
+impl Move {
+    /// The move that has made this access, where it was one and is simple.
+    #[inline]
+    pub(super) fn of<C: Cpu>(
+        cpu: &C,
+        vcpu: &VcpuState,
+        instruction: &Instruction,
+        access: &MemoryAccess,
+    ) -> Option<Self> {
+        if access.during_page_walk || cpu.debug_register(7) & Dr7::ANY_ENABLED.bits() != 0 {
+            return None;
+        }
+        let width = instruction.width;
+        let (from, extension) = match instruction.operation {
+            Operation::Move => (width, Extension::Zero),
+            Operation::MoveExtended(from, extension) => (from, extension),
+            _ => return None,
+        };
+        let memory = &instruction.memory;
+        let base = memory.base.map_or(0, |base| cpu.gpr(base));
+        let index = memory
+            .index
+            .map_or(0, |index| cpu.gpr(index) << (memory.scale & 3));
+        let mut address = memory.displacement.wrapping_add(base).wrapping_add(index);
+        if matches!(memory.segment, SegmentName::Fs | SegmentName::Gs) {
+            address = address.wrapping_add(cpu.segment(memory.segment).base);
+        }
+        // An aligned operand lies in one page, and whole at the address that the hardware has translated.
+        if !is_at(address, vcpu, access) || address & (from.bytes() as u64 - 1) != 0 {
+            return None;
+        }
+        let transfer = match (instruction.destination, instruction.source, access.kind) {
+            (Operand::Register(to), Operand::Memory, AccessKind::Read) => Transfer::Load {
+                from,
+                extension,
+                to,
+                width,
+            },
+            (Operand::Memory, source, AccessKind::Write) => {
+                let value = match source {
+                    Operand::Register(Register::Low(register)) => cpu.gpr(register),
+                    Operand::Register(Register::High(register)) => cpu.gpr(register) >> 8,
+                    Operand::Immediate(value) => value,
+                    _ => return None,
+                };
+                Transfer::Store {
+                    width,
+                    value: width.truncate(value),
                 }
             }
-        }
-        (Operand::Memory, source, AccessKind::Write) => {
-            let value = match source {
-                Operand::Register(Register::Low(register)) => cpu.gpr(register),
-                Operand::Register(Register::High(register)) => cpu.gpr(register) >> 8,
-                Operand::Immediate(value) => value,
-                _ => return None,
-            };
-            let value = instruction.width.truncate(value);
-            device::write_device(cpu, vcpu, machine, access.gpa, instruction.width, value);
-        }
-        _ => return None,
+            _ => return None,
+        };
+        Some(Self {
+            transfer,
+            length: instruction.length,
+        })
     }
-    Some(complete_with_length(cpu, instruction.length, Next::Resume))
+
+    /// Does it, to or from the device at this address.
+    #[inline]
+    pub(super) fn carry_out<C: Cpu, M: Machine>(
+        self,
+        cpu: &mut C,
+        vcpu: &mut VcpuState,
+        machine: &mut M,
+        gpa: GuestPhys,
+    ) -> Result<Next, GuestFault> {
+        match self.transfer {
+            Transfer::Load {
+                from,
+                extension,
+                to,
+                width,
+            } => {
+                let value = device::read_device(cpu, vcpu, machine, gpa, from);
+                let value = match extension {
+                    Extension::Zero => value,
+                    Extension::Sign => from.sign_extend(value),
+                };
+                match to {
+                    Register::Low(register) => cpu.write_gpr(register, width, value),
+                    Register::High(register) => {
+                        let old = cpu.gpr(register);
+                        cpu.set_gpr(register, old & !0xff00 | (value & 0xff) << 8);
+                    }
+                }
+            }
+            Transfer::Store { width, value } => {
+                device::write_device(cpu, vcpu, machine, gpa, width, value);
+            }
+        }
+        complete_with_length(cpu, self.length, Next::Resume)
+    }
 }
 
 /// Whether the access that was stopped went to this linear address. Of one to the local APIC that the hardware
