@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ::log::{info, warn};
 use bundle::{Placement, VmConfig};
 use spin::Mutex;
+use vmm::monitor::top::VcpuSample;
 use vmm::scheduler::balance::{
     self, CpuSet, Occupied, Plan, Published, SharedCpuSet, Summary, allowed, should_steal,
 };
@@ -48,6 +49,8 @@ pub(crate) struct Crew<B: Backend> {
     question: Mutex<Option<Question>>,
     /// CPUs that have not answered it.
     unanswered: AtomicU32,
+    /// What was answered about figures.
+    samples: Mutex<Vec<VcpuSample>>,
 }
 
 /// One CPU as the others see it.
@@ -112,6 +115,8 @@ pub(crate) enum About {
     Trace,
     /// What the exits were, and what they cost.
     Exits,
+    /// The figures for the live view, which go to [`Crew::samples`].
+    Figures,
 }
 
 impl<B: Backend> Seat<B> {
@@ -199,6 +204,7 @@ impl<B: Backend> Crew<B> {
             shared,
             question: Mutex::new(None),
             unanswered: AtomicU32::new(0),
+            samples: Mutex::new(Vec::new()),
         }
     }
 
@@ -411,6 +417,16 @@ impl<B: Backend> Crew<B> {
             seat.asked.store(true, Ordering::Release);
             doorbell::ring(seat.cpu);
         }
+    }
+
+    /// What a CPU answers about figures.
+    pub(crate) fn note(&self, sample: VcpuSample) {
+        self.samples.lock().push(sample);
+    }
+
+    /// What the CPUs have answered about figures, once.
+    pub(crate) fn samples(&self) -> Vec<VcpuSample> {
+        core::mem::take(&mut *self.samples.lock())
     }
 
     /// Whether not all CPUs have answered. Until then no vCPU moves by itself, or it would be told twice or not at

@@ -6,28 +6,36 @@
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
 
 use ::log::LevelFilter;
 use vmm::monitor::command::{self, COMMANDS, Command, LogLevel};
 use vmm::monitor::keys::{self, Key, Keyboard, Reader, Shortcut};
+use vmm::monitor::top::{BEGIN_PAGE, CpuSample, END_PAGE, Sample, VcpuSample, View, over_the_last};
 use vmm::monitor::{Edit, Line};
 use vmm::power::{Drill, DrillStep, Power, Seen};
 use vmm::scheduler::NEVER;
 
 use crate::backend::Backend;
-use crate::crew::{About, Crew, Question};
+use crate::crew::{About, Crew, Question, Seat};
 use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
-use crate::keeper::{Keeper, NotDone};
+use crate::keeper::{self, Attended, Keeper, NotDone};
 use crate::memory;
 use crate::viewer::Viewer;
 use crate::vm::{Stance, VmId};
 
 /// Typed ahead at most for a guest that takes nothing; what comes after that is lost, as on any terminal.
 const TYPED_AHEAD: usize = 4096;
+/// What a guest had no room for is offered again after so long.
+const FED_AGAIN_NS: u64 = 1_000_000;
 /// A command line that others have spoken into is shown again after so long.
 const SHOWN_AGAIN_NS: u64 = 200_000_000;
+/// The live view is shown anew so often, and waits for a CPU's answer for so long.
+const REFRESHED_NS: u64 = 1_000_000_000;
+const ANSWER_NS: u64 = 200_000_000;
 /// Lines of a guest's console that `tail` shows.
 const TAIL_LINES: usize = 10;
 
@@ -45,8 +53,20 @@ pub(crate) struct Desk<'a, B: Backend> {
     /// Shows that guest's screen.
     viewer: Viewer,
     drill: Option<Running>,
+    top: Option<Top>,
     /// It was said that nothing runs.
     idle_was_told: bool,
+    is_done: bool,
+}
+
+/// The live view.
+struct Top {
+    before: Sample,
+    /// When the CPUs were asked, as long as they have not answered.
+    asked_ns: Option<u64>,
+    due_ns: u64,
+    /// Who had the keys before.
+    reader: Reader,
 }
 
 /// A drill that is going on.
@@ -61,6 +81,8 @@ struct Running {
 impl<'a, B: Backend> Desk<'a, B> {
     /// The desk of the machines that this keeper has.
     pub(crate) fn new(crew: &'a Crew<B>, keeper: Keeper<'a, B>) -> Self {
+        // Perhaps none of them has started.
+        keeper::tell();
         Self {
             crew,
             keeper,
@@ -71,23 +93,37 @@ impl<'a, B: Backend> Desk<'a, B> {
             focus: None,
             viewer: Viewer::new(),
             drill: None,
+            top: None,
             idle_was_told: false,
+            is_done: false,
         }
     }
 
     /// Whether all machines have ended, and nobody is about to start one.
     pub(crate) fn is_done(&self) -> bool {
-        self.keeper.is_done() && self.drill.is_none()
+        self.is_done
     }
 
     /// The host's TSC when the desk is to be attended again at the latest.
     pub(crate) fn due_tsc(&self) -> u64 {
         // A drill waits for moments that nobody announces.
         let drill_ns = self.drill.is_some().then(|| clock::now_ns() + 100_000);
+        let top_ns = self.top.as_ref().map(|top| match top.asked_ns {
+            Some(asked_ns) => asked_ns + ANSWER_NS,
+            None => top.due_ns,
+        });
+        // Nor does a guest that has read what was typed, and has room for more.
+        let is_fed = !self.typed.is_empty() && self.focus.is_some();
+        let typed_ns = is_fed.then(|| clock::now_ns() + FED_AGAIN_NS);
+        let has_line = self.keyboard.reader() == Reader::Monitor && self.top.is_none();
+        let line_ns = (has_line && console::command_line_is_gone()).then_some(self.line_due_ns);
         let due = [
             self.keeper.due_ns(),
             drill_ns,
-            self.viewer.due_ns(),
+            top_ns,
+            typed_ns,
+            line_ns,
+            self.viewer.due_ns().filter(|_| self.top.is_none()),
             console::screen_due_ns(),
         ];
         let due = due.into_iter().flatten().min();
@@ -97,12 +133,16 @@ impl<'a, B: Backend> Desk<'a, B> {
     /// Looks after the machines and listens to the operator.
     pub(crate) fn attend(&mut self) {
         // Before the machine goes that has shown its last.
-        if let Some(vm) = self.focus.and_then(|id| self.keeper.life(id)) {
+        if self.top.is_none()
+            && let Some(vm) = self.focus.and_then(|id| self.keeper.life(id))
+        {
             self.viewer.look(vm);
         }
         // Where nobody is idle, the screen is drawn between two turns.
         console::refresh(Refresh::WhenDue);
-        self.keeper.attend();
+        if self.keeper.attend() == Attended::Something {
+            self.look_around();
+        }
         while let Some(byte) = console::read_byte() {
             match self.keyboard.push(byte) {
                 None => {}
@@ -111,14 +151,17 @@ impl<'a, B: Backend> Desk<'a, B> {
                 Some(Key::Shortcut(shortcut)) => self.shortcut(shortcut),
             }
         }
-        self.feed_guest();
+        if !self.typed.is_empty() {
+            self.feed_guest();
+        }
         if self.drill.is_some() {
             self.go_on_with_drill();
         }
-        if self.keyboard.reader() == Reader::Monitor {
+        if self.top.is_some() {
+            self.go_on_with_top();
+        } else if self.keyboard.reader() == Reader::Monitor {
             self.show_line_again();
         }
-        self.tell_if_idle();
     }
 
     /// The machine that is to be built now, for [`build`](Self::build).
@@ -151,11 +194,18 @@ impl<'a, B: Backend> Desk<'a, B> {
     }
 
     fn shortcut(&mut self, shortcut: Shortcut) {
+        if self.top.is_some() {
+            self.end_top();
+            if shortcut == Shortcut::Top {
+                return;
+            }
+        }
         match shortcut {
             Shortcut::Monitor => match self.keyboard.reader() {
                 Reader::Guest => self.open(),
                 Reader::Monitor => self.close(),
             },
+            Shortcut::Top => self.begin_top(),
             Shortcut::Describe => self.ask(About::Everything, None),
             Shortcut::NextGuest => {
                 self.focus = self.keeper.next_after(self.focus);
@@ -199,8 +249,73 @@ impl<'a, B: Backend> Desk<'a, B> {
         }
     }
 
+    fn begin_top(&mut self) {
+        if self.top.is_none() {
+            self.top = Some(Top {
+                before: Sample::default(),
+                asked_ns: None,
+                due_ns: 0,
+                reader: self.keyboard.reader(),
+            });
+            self.keyboard.set_reader(Reader::Monitor);
+            console::page(BEGIN_PAGE.as_bytes());
+        }
+    }
+
+    /// Asks the CPUs for their figures when it is time, and shows them once they have answered.
+    fn go_on_with_top(&mut self) {
+        let Some(top) = &mut self.top else { return };
+        let now_ns = clock::now_ns();
+        let Some(asked_ns) = top.asked_ns else {
+            if now_ns >= top.due_ns {
+                top.asked_ns = Some(now_ns);
+                let _: Vec<VcpuSample> = self.crew.samples();
+                self.crew.ask(Question {
+                    about: About::Figures,
+                    vm: None,
+                });
+            }
+            return;
+        };
+        if self.crew.is_asking() && now_ns < asked_ns + ANSWER_NS {
+            return;
+        }
+        let busy_ns = |seat: &Seat<B>| seat.figures.busy_ns.load(Ordering::Relaxed);
+        let now = Sample {
+            at_ns: now_ns,
+            cpus: self
+                .crew
+                .seats()
+                .map(|seat| CpuSample {
+                    cpu: seat.cpu.0,
+                    busy_ns: busy_ns(seat),
+                })
+                .collect(),
+            vcpus: self.crew.samples(),
+            free_mib: memory::usage().free_frames >> 8,
+        };
+        let text = alloc::format!("{}", View::new(&top.before, &now));
+        console::page(over_the_last(&text).as_bytes());
+        top.before = now;
+        top.asked_ns = None;
+        top.due_ns = now_ns + REFRESHED_NS;
+    }
+
+    fn end_top(&mut self) {
+        if let Some(top) = self.top.take() {
+            self.keyboard.set_reader(top.reader);
+            console::end_page(END_PAGE.as_bytes());
+            if top.reader == Reader::Monitor {
+                self.show_line(&[]);
+            }
+        }
+    }
+
     /// A byte of the command line.
     fn edit(&mut self, byte: u8) {
+        if self.top.is_some() {
+            return self.end_top();
+        }
         match self.line.push(byte, command::words()) {
             Edit::Nothing => {}
             Edit::Show(part) => self.show_line(&part),
@@ -213,7 +328,7 @@ impl<'a, B: Backend> Desk<'a, B> {
                 console::command_line(b"\n", b"\n");
                 console::command_line_is_over();
                 self.enter(&text);
-                if self.keyboard.reader() == Reader::Monitor {
+                if self.top.is_none() && self.keyboard.reader() == Reader::Monitor {
                     self.show_line(&[]);
                 }
             }
@@ -241,6 +356,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             Command::Vms => self.list_vms(),
             Command::Cpus => self.list_cpus(),
             Command::Memory => self.show_memory(),
+            Command::Top => self.begin_top(),
             Command::Exits(name) => self.ask_about(About::Exits, &name)?,
             Command::Trace(name) => self.ask_about(About::Trace, &name)?,
             Command::Registers(name) => self.ask_about(About::Registers, &name)?,
@@ -249,7 +365,10 @@ impl<'a, B: Backend> Desk<'a, B> {
                     show(format_args!("{line}"));
                 }
             }
-            Command::Power(event, name) => self.keeper.command(&name, event)?,
+            Command::Power(event, name) => {
+                self.keeper.command(&name, event)?;
+                self.look_around();
+            }
             Command::Cycle(name, rounds) => {
                 let power = self.keeper.machine(&name)?.power;
                 if power == Power::Off {
@@ -326,7 +445,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             "CPU", "use", "vCPUs", "turns", "busy ms", "stolen"
         ));
         for seat in self.crew.seats() {
-            let of = core::sync::atomic::Ordering::Relaxed;
+            let of = Ordering::Relaxed;
             show(format_args!(
                 "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8}",
                 seat.cpu,
@@ -386,6 +505,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             DrillStep::Do(event) => {
                 if let Err(error) = self.keeper.command(&running.name, event) {
                     say(format_args!("the cycle ends: {error}"));
+                    self.look_around();
                     return;
                 }
             }
@@ -402,6 +522,7 @@ impl<'a, B: Backend> Desk<'a, B> {
                         before.heap_used_bytes,
                         now.heap_used_bytes
                     ));
+                    self.look_around();
                     return;
                 }
             }
@@ -409,9 +530,10 @@ impl<'a, B: Backend> Desk<'a, B> {
         self.drill = Some(running);
     }
 
-    /// Says once that nothing happens by itself any more.
-    fn tell_if_idle(&mut self) {
-        let is_idle = self.keeper.is_idle() && self.drill.is_none() && !self.keeper.is_done();
+    /// Sees whether all has ended, or nothing happens any more by itself, of which it is told once.
+    fn look_around(&mut self) {
+        self.is_done = self.keeper.is_done() && self.drill.is_none();
+        let is_idle = self.keeper.is_idle() && self.drill.is_none() && !self.is_done;
         if is_idle && !self.idle_was_told {
             say(format_args!(
                 "no VM runs; Ctrl-] m opens the monitor, where `start VM` starts one"

@@ -51,7 +51,18 @@ pub(crate) struct Keeper<'a, B: Backend> {
     crew: &'a Crew<B>,
     bundle: &'a Bundle<'a>,
     machines: Vec<Machine<'a, B>>,
+    /// How many of them are being built.
+    building: usize,
     next_id: u32,
+}
+
+/// Whether anything had happened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Attended {
+    /// Something had.
+    Something,
+    /// Nothing had.
+    Nothing,
 }
 
 /// One machine.
@@ -139,6 +150,7 @@ impl<'a, B: Backend> Keeper<'a, B> {
             crew,
             bundle,
             machines: Vec::new(),
+            building: 0,
             next_id: 0,
         };
         for config in &bundle.config().vms {
@@ -194,6 +206,11 @@ impl<'a, B: Backend> Keeper<'a, B> {
             .find(name)
             .ok_or_else(|| NotDone::Unknown(name.into()))?;
         Ok(&self.machines[index])
+    }
+
+    fn count_building(&mut self) {
+        let machines = self.machines.iter();
+        self.building = machines.filter(|machine| machine.is_building()).count();
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -266,15 +283,21 @@ impl<'a, B: Backend> Keeper<'a, B> {
         Ok(())
     }
 
-    /// Looks after what has happened. To be called between turns.
-    pub(crate) fn attend(&mut self) {
+    /// Looks after what has happened, if anything has. To be called between turns.
+    pub(crate) fn attend(&mut self) -> Attended {
         if NEWS.load(Ordering::Relaxed) && NEWS.swap(false, Ordering::SeqCst) {
             self.look();
+            Attended::Something
+        } else {
+            Attended::Nothing
         }
     }
 
     /// The machine that is to be built now, for [`build`](Self::build).
     pub(crate) fn due(&self) -> Option<usize> {
+        if self.building == 0 {
+            return None;
+        }
         let now_ns = clock::now_ns();
         let mut machines = self.machines.iter();
         machines.position(|machine| match machine.building {
@@ -286,6 +309,9 @@ impl<'a, B: Backend> Keeper<'a, B> {
 
     /// When it has something to do again by itself.
     pub(crate) fn due_ns(&self) -> Option<u64> {
+        if self.building == 0 {
+            return None;
+        }
         let due = |machine: &Machine<'_, B>| match machine.building {
             Building::Nothing => None,
             Building::Wanted { due_ns, .. } => Some(due_ns),
@@ -388,6 +414,7 @@ impl<'a, B: Backend> Keeper<'a, B> {
                 }
             }
         }
+        self.count_building();
         Ok(())
     }
 
@@ -465,7 +492,10 @@ impl<'a, B: Backend> Keeper<'a, B> {
                 self.crew.give_back(cpu);
             }
             supervisor::not_started(&machine.config.name, &error);
+            // Whether that was the last one is somebody's news.
+            tell();
         }
+        self.count_building();
     }
 
     /// Makes a VM in this memory, and lets it run.

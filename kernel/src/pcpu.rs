@@ -76,7 +76,8 @@ enum Resident {
 impl<B: Backend> Turns<'_, B> {
     fn give(mut self) {
         loop {
-            let _: bool = self.bell.answer();
+            // Whatever others have left, they have rung after it.
+            let is_rung = self.bell.answer();
             if let Some(desk) = &mut self.desk {
                 desk.attend();
                 if desk.is_done() {
@@ -86,9 +87,13 @@ impl<B: Backend> Turns<'_, B> {
                     self.build(machine);
                 }
             }
-            self.welcome();
-            self.wake();
-            if self.seat.is_asked() {
+            if is_rung {
+                self.welcome();
+                self.follow_plan();
+                self.wake_the_woken();
+            }
+            self.wake_the_due();
+            if is_rung && self.seat.is_asked() {
                 self.answer();
             }
             self.balance();
@@ -115,7 +120,6 @@ impl<B: Backend> Turns<'_, B> {
             self.join(vcpu, share, arrival);
         }
         self.arrivals = arrivals;
-        self.follow_plan();
     }
 
     /// If somebody owns this CPU now, all others leave; or the other way round.
@@ -206,7 +210,7 @@ impl<B: Backend> Turns<'_, B> {
         let begin_tsc = clock::tsc();
         let end_tsc = match turn.slice {
             Slice::Ns(ns) => begin_tsc.wrapping_add(clock::ns_to_ticks(ns)),
-            Slice::Unlimited => NEVER,
+            Slice::Unlimited => begin_tsc.wrapping_add(clock::ns_to_ticks(LOOK_NS)),
         };
         let is_here = self.crew.backend.is_loaded(turn.vcpu.backend());
         let outcome = match turn.vcpu.vm().stance() {
@@ -315,8 +319,8 @@ impl<B: Backend> Turns<'_, B> {
         }
     }
 
-    /// Queues those that have a reason to wake up.
-    fn wake(&mut self) {
+    /// Queues those that others have woken up.
+    fn wake_the_woken(&mut self) {
         let mut woken = core::mem::take(&mut self.woken);
         self.bell.take_woken(&mut woken);
         for slot in woken.drain(..) {
@@ -331,6 +335,13 @@ impl<B: Backend> Turns<'_, B> {
             }
         }
         self.woken = woken;
+    }
+
+    /// Queues those whose time has come.
+    fn wake_the_due(&mut self) {
+        if self.sleepers.next_wake() == NEVER {
+            return;
+        }
         let now_tsc = clock::tsc();
         while let Some(slot) = self.sleepers.due(now_tsc) {
             let Some((vcpu, _)) = self.sleepers.get(slot) else {
@@ -453,6 +464,10 @@ impl<B: Backend> Turns<'_, B> {
     #[cold]
     fn answer(&mut self) {
         if let Some(question) = self.crew.question() {
+            if question.about == About::Figures {
+                self.note_figures();
+                return self.crew.answered();
+            }
             self.evict_resident();
             let is_meant = |vcpu: &Vcpu<B>| question.vm.is_none_or(|id| vcpu.vm().id() == id);
             let mut ready = self.seat.queue.lock().remove(|vcpu| is_meant(vcpu));
@@ -469,6 +484,20 @@ impl<B: Backend> Turns<'_, B> {
     }
 }
 
+impl<B: Backend> Turns<'_, B> {
+    fn note_figures(&self) {
+        let here = self.seat.cpu.0;
+        let queue = self.seat.queue.lock();
+        let asleep = self.sleepers.iter().map(|(vcpu, _)| vcpu);
+        for vcpu in queue.iter().chain(asleep) {
+            self.crew.note(vcpu.sample(here));
+        }
+    }
+}
+
+/// A vCPU whose turn has no end is interrupted by whoever wants something of it. Should that interrupt be held back,
+/// as one emulator does while the guest has its own off, it is looked for after so long.
+const LOOK_NS: u64 = 10_000_000_000;
 /// On a CPU that is never idle, after so many have gone to sleep it is looked for lines that nobody has seen.
 const DROWSY_AT_MOST: usize = 32;
 /// Of a long queue so many are looked at in search of a spinner's siblings.

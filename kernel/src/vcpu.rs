@@ -1,10 +1,11 @@
 //! One vCPU and its run loop: settle what it is to take, enter, handle the exit, and again.
 
+mod describe;
 mod last_exits;
 
 use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt::{self, Write};
+use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
@@ -21,7 +22,7 @@ use vmm::{GuestFault, Machine, VcpuState, VmError, VmExit};
 use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::interrupts;
 use crate::cpu::{self, exceptions};
-use crate::crew::{About, Seating};
+use crate::crew::Seating;
 use crate::hw::{clock, console};
 use crate::vm::{End, Stance, Vm, VmPort, Whereabouts};
 
@@ -188,33 +189,6 @@ impl<B: Backend> Vcpu<B> {
             .min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
-    /// Writes down its registers, its last exits, what its exits cost.
-    pub(crate) fn describe(
-        &mut self,
-        backend: &B,
-        about: About,
-        out: &mut dyn fmt::Write,
-    ) -> fmt::Result {
-        let Self { vm, inner, .. } = self;
-        writeln!(
-            out,
-            "{} vCPU {}: {:?}",
-            vm.name(),
-            inner.index,
-            inner.activity
-        )?;
-        if matches!(about, About::Everything | About::Registers) {
-            write!(out, "{}", Registers(&backend.load(&mut self.backend)))?;
-        }
-        if matches!(about, About::Everything | About::Trace) {
-            write!(out, "{}", inner.trace)?;
-        }
-        if matches!(about, About::Everything | About::Exits) {
-            write!(out, "{}", inner.metrics)?;
-        }
-        Ok(())
-    }
-
     /// It has become ready, and waits for a turn from now on.
     pub(crate) fn woken(&mut self) {
         self.inner.ready_tsc = Some(clock::tsc());
@@ -229,6 +203,12 @@ impl<B: Backend> Vcpu<B> {
         let memory = self.vm.memory();
         self.inner.state.paravirt.steal().running(memory, waited_ns);
         let turn = self.run_turn(backend, turn_end);
+        // The exit that ended the turn.
+        let inner = &mut self.inner;
+        if inner.exit_tsc != 0 {
+            let ticks = clock::tsc().wrapping_sub(inner.exit_tsc);
+            inner.metrics.count(inner.exit_kind, ticks);
+        }
         if let Turn::Expired | Turn::Yielded = turn {
             self.inner.ready_tsc = Some(clock::tsc());
             let memory = self.vm.memory();

@@ -1,7 +1,7 @@
 //! The life of a VM in the operator's hands, and what follows when it ends by itself.
 
 use anyhow::{Context, Result, ensure};
-use bundle::{Autostart, Console, EndPolicy};
+use bundle::{Autostart, Console, EndPolicy, Placement};
 use libtest_mimic::Trial;
 use plinth_tests::console::End;
 use plinth_tests::{Boot, Session};
@@ -15,6 +15,13 @@ pub(crate) fn trials() -> Vec<Trial> {
             thousand_lives,
         ),
         trial("a_reset_starts_a_guest_anew_with_empty_memory", reboot),
+        trial("the_live_view_shows_what_guests_are_doing", live_view),
+        trial(
+            "a_guest_that_nobody_listens_to_is_heard_when_it_crashes",
+            last_words,
+        ),
+        trial("ticks_of_a_guest_beside_another_are_not_lost", timers),
+        trial("a_vcpu_with_a_cpu_of_its_own_is_left_alone_there", own_cpu),
         trial("a_crash_loop_is_slowed_down_and_starves_nobody", crash_loop),
         trial("the_operator_starts_pauses_resets_and_stops_vms", by_hand),
     ]
@@ -121,4 +128,90 @@ fn by_hand() -> Result<()> {
     machine.expect_end("spin", End::Killed)?;
     ensure!(machine.expect_all_ended()? == 0, "the status was not 0");
     machine.expect_power_off()
+}
+
+/// `timer` halts and is woken all the time, beside `spin` that only exits when its turn is over.
+fn live_view() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "timer"])?.cpus(2).start()?;
+    machine.expect("[spin]")?;
+    machine.send(b"\x1dt")?;
+    // The first page is about all of the time so far, the second about what happened since.
+    machine.expect("Plinth, up")?;
+    machine.expect("Plinth, up")?;
+    let row = machine.expect("spin ")?;
+    ensure!(
+        row.contains("host timer"),
+        "its turns do not show in its row: {row}"
+    );
+    machine.send(b"x")?;
+    // What the guests said meanwhile comes now, to the last word.
+    machine.expect_all_passed("timer")?;
+    open(&mut machine)?;
+    command(&mut machine, "cpus")?;
+    machine.expect("shared")?;
+    command(&mut machine, "exits spin")?;
+    machine.expect("host timer")?;
+    Ok(())
+}
+
+fn last_words() -> Result<()> {
+    let mut machine = Boot::tiny(&["triple"])?
+        .with_guests(|guests| guests[0].config.console = Console::None)
+        .start()?;
+    machine.expect("plinth: triple said: ")?;
+    machine.expect_end("triple", End::Crash)?;
+    ensure!(
+        !machine.heard().iter().any(|line| line.contains("[triple]")),
+        "its console was to be silent"
+    );
+    Ok(())
+}
+
+/// Two that count their ticks, and one that takes all of its turns to the end, on one CPU.
+fn timers() -> Result<()> {
+    let mut machine = Boot::tiny(&["timer", "timer", "spin"])?
+        .with_guests(|guests| {
+            for (guest, twin) in guests.iter_mut().zip(["one", "other"]) {
+                guest.config.name = twin.to_owned();
+            }
+        })
+        .start()?;
+    machine.expect_all_passed("one")?;
+    machine.expect_all_passed("other")
+}
+
+/// The turns of a vCPU that owns its CPU have no end, and nobody else gets one there.
+fn own_cpu() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "timer"])?
+        .cpus(2)
+        .with_guests(|guests| guests[0].config.placement = Placement::Dedicated)
+        .start()?;
+    machine.expect("spin: CPU 1 is vCPU 0's own")?;
+    machine.expect_all_passed("timer")?;
+    open(&mut machine)?;
+    command(&mut machine, "exits spin")?;
+    machine.expect("spin vCPU 0")?;
+    command(&mut machine, "cpus")?;
+    let owned = machine.expect("1    dedicated")?;
+    let words: Vec<_> = owned.split_whitespace().collect();
+    ensure!(words[2] == "1", "it shares its CPU: {owned}");
+    // While it started, some may have rung for it.
+    let timers = machine
+        .heard()
+        .iter()
+        .find(|line| line.contains("host timer") && line.starts_with("plinth: "));
+    let count = match timers {
+        None => 0,
+        Some(line) => line
+            .split_whitespace()
+            .find_map(|word| word.parse::<u64>().ok())
+            .with_context(|| format!("no count in: {line}"))?,
+    };
+    ensure!(count < 10, "its turns have ended {count} times");
+    // What was its own is everybody's again.
+    command(&mut machine, "stop spin")?;
+    machine.expect_end("spin", End::Killed)?;
+    command(&mut machine, "cpus")?;
+    machine.expect("1    shared")?;
+    Ok(())
 }

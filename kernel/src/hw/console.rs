@@ -39,6 +39,8 @@ const SCREEN_INTERVAL_NS: u64 = 100_000_000;
 const SCREEN_SHARE: u64 = 20;
 /// Bytes of the serial port's queue that the reports of crashed guests leave to others.
 const REPORT_RESERVE_BYTES: usize = 4096;
+/// What waits at most while a page is shown; more than that spoils the page.
+const HELD_BYTES: usize = 64 << 10;
 /// Polls of the lock before a panicking CPU takes it by force. The owner is stopped or stuck by then.
 const SEIZE_POLLS: u32 = 10_000_000;
 
@@ -57,6 +59,8 @@ struct Console {
     open_line: Option<Owner>,
     screen_due_ns: u64,
     shown: Option<Shown>,
+    /// While the operator looks at a page: what waits for its end.
+    held: Option<Vec<u8>>,
 }
 
 /// A guest's text screen on the terminal at the serial port.
@@ -74,19 +78,22 @@ impl Console {
             open_line: None,
             screen_due_ns: 0,
             shown: None,
+            held: None,
         }
     }
 
     /// Before the stream speaks: it goes on where it was below the picture, if there is one.
     fn leave_picture(&mut self) {
-        if self.shown.is_some() {
+        if self.shown.is_some() && self.held.is_none() {
             self.serial.write(picture::TO_LOG);
         }
     }
 
     /// After the stream has spoken.
     fn return_to_picture(&mut self) {
-        if let Some(shown) = &mut self.shown {
+        if self.held.is_none()
+            && let Some(shown) = &mut self.shown
+        {
             shown.out.clear();
             shown.out.extend_from_slice(picture::FROM_LOG);
             shown.picture.back(&mut shown.out);
@@ -101,8 +108,28 @@ impl Console {
         }
     }
 
-    /// Writes text as it is, except that the serial line gets a carriage return before each line feed.
+    /// Writes text as it is, except that the serial line gets a carriage return before each line feed. Where a
+    /// page is shown the text waits for its end, unless there is too much of it.
     fn write(&mut self, bytes: &[u8]) {
+        if let Some(held) = &mut self.held {
+            if held.len() + bytes.len() <= HELD_BYTES {
+                held.extend_from_slice(bytes);
+                return;
+            }
+            self.let_go();
+            self.held = Some(Vec::new());
+        }
+        self.write_now(bytes);
+    }
+
+    /// Writes what has waited.
+    fn let_go(&mut self) {
+        if let Some(held) = self.held.take() {
+            self.write_now(&held);
+        }
+    }
+
+    fn write_now(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
             let (line, after) = rest.split_at(end);
@@ -250,6 +277,7 @@ pub(crate) fn screen_due_ns() -> Option<u64> {
 pub(crate) fn drain() {
     without_interrupts(|| {
         let mut console = CONSOLE.lock();
+        console.let_go();
         console.leave_picture();
         console.take_line(None);
         console.end_picture();
@@ -325,6 +353,33 @@ pub(crate) fn command_line_is_gone() -> bool {
     without_interrupts(|| CONSOLE.lock().open_line != Some(MONITOR))
 }
 
+/// Shows a page in place of whatever a terminal shows. Until [`end_page`] others wait with what they have to say.
+pub(crate) fn page(text: &[u8]) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        if console.held.is_none() {
+            console.take_line(None);
+            console.held = Some(Vec::new());
+        }
+        console.write_now(text);
+        console.serial.flush();
+        console.refresh(Refresh::WhenDue);
+    });
+}
+
+/// Ends the page, after `text`: everything goes on where it stopped.
+pub(crate) fn end_page(text: &[u8]) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        console.write_now(text);
+        let held = console.held.take().unwrap_or_default();
+        console.leave_picture();
+        console.write_now(&held);
+        console.return_to_picture();
+        console.refresh(Refresh::WhenDue);
+    });
+}
+
 /// What becomes of a picture.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Forget {
@@ -385,6 +440,7 @@ pub(crate) unsafe fn seize() -> Seized {
 }
 
 fn seized(mut console: MutexGuard<'static, Console>) -> Seized {
+    console.let_go();
     console.leave_picture();
     console.take_line(None);
     console.colour(Colour::Error);

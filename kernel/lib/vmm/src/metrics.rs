@@ -137,6 +137,15 @@ impl ExitFigures {
     }
 }
 
+/// How many exits of a kind there were, and what they took together.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct ExitTotal {
+    /// How many.
+    pub count: u64,
+    /// Ticks of the host's TSC.
+    pub ticks: u64,
+}
+
 /// The figures of one vCPU.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -174,6 +183,14 @@ impl Metrics {
     /// The figures of one kind.
     pub fn of(&self, kind: ExitKind) -> &ExitFigures {
         self.kinds.get(kind as usize).unwrap_or(&ExitFigures::ZERO)
+    }
+
+    /// The kinds, each as a total.
+    pub fn totals(&self) -> [ExitTotal; ExitKind::COUNT] {
+        self.kinds.map(|figures| ExitTotal {
+            count: figures.count,
+            ticks: figures.ticks,
+        })
     }
 
     /// All exits.

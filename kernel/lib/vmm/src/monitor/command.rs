@@ -17,6 +17,8 @@ pub enum Command {
     Cpus,
     /// Where the memory is.
     Memory,
+    /// What all guests are doing, live.
+    Top,
     /// What the exits of a VM were, and what they cost.
     Exits(String),
     /// The last exits of a VM.
@@ -73,10 +75,11 @@ impl fmt::Display for CommandError {
 impl core::error::Error for CommandError {}
 
 /// Each command as it is written, and what it does.
-pub const COMMANDS: [(&str, &str); 19] = [
+pub const COMMANDS: [(&str, &str); 20] = [
     ("vms", "lists the VMs"),
     ("cpus", "lists the host's CPUs"),
     ("memory", "where the memory is"),
+    ("top", "what all guests are doing, live; any key leaves"),
     ("exits VM", "what its exits were, and what they cost"),
     ("trace VM", "its last exits"),
     ("regs VM", "its registers"),
@@ -167,6 +170,7 @@ impl Command {
             "vms" => Self::Vms,
             "cpus" => Self::Cpus,
             "memory" => Self::Memory,
+            "top" => Self::Top,
             "exit" => Self::Exit,
             _ => Self::Help,
         };

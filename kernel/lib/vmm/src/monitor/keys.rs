@@ -32,6 +32,8 @@ pub enum Shortcut {
     Monitor,
     /// The registers, last exits and figures of all vCPUs.
     Describe,
+    /// The live view.
+    Top,
     /// The next guest gets the keys.
     NextGuest,
     /// The whole machine is to be reset.
@@ -43,8 +45,9 @@ pub enum Shortcut {
 }
 
 /// The keys behind the escape, for the operator.
-pub const HELP: [&str; 6] = [
+pub const HELP: [&str; 7] = [
     "Ctrl-] m   opens the monitor, or closes it (`help` lists its commands)",
+    "Ctrl-] t   what all guests are doing, live",
     "Ctrl-] d   registers, last exits and exit figures of all guests",
     "Ctrl-] n   the next guest gets the keys",
     "Ctrl-] r   resets the whole machine",
@@ -84,6 +87,7 @@ impl Keyboard {
             self.escaped = false;
             return Some(match byte {
                 b'm' | b':' => Key::Shortcut(Shortcut::Monitor),
+                b't' => Key::Shortcut(Shortcut::Top),
                 b'd' => Key::Shortcut(Shortcut::Describe),
                 b'n' => Key::Shortcut(Shortcut::NextGuest),
                 b'r' => Key::Shortcut(Shortcut::ResetMachine),

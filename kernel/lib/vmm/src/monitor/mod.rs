@@ -1,9 +1,10 @@
 //! The operator's monitor, without the machine: which keys mean what ([`keys`]), a line that is being typed
-//! ([`line`]), and what it asks for ([`command`]). Whoever has the machine applies it.
+//! ([`line`]), what it asks for ([`command`]), and the live view ([`top`]). Whoever has the machine applies it.
 
 pub mod command;
 pub mod keys;
 pub mod line;
+pub mod top;
 
 pub use command::{Command, CommandError};
 pub use keys::{Key, Keyboard, Reader, Shortcut};

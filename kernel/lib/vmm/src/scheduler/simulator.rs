@@ -15,6 +15,8 @@ pub(super) enum Behaviour {
     Hog,
     /// It runs for a random time up to `run_ns`, and then sleeps for a random time from half of `sleep_ns` on.
     Interactive { run_ns: u64, sleep_ns: u64 },
+    /// It runs for a random time up to `run_ns`, and then lets others go first, as one does that waits for a lock.
+    Spinner { run_ns: u64 },
 }
 
 /// One vCPU and what happened to it.
@@ -130,7 +132,9 @@ impl Simulator {
     fn begin_burst(&mut self, number: usize) {
         self.vcpus[number].burst_ns = match self.vcpus[number].behaviour {
             Behaviour::Hog => u64::MAX,
-            Behaviour::Interactive { run_ns, .. } => 1 + self.random(run_ns),
+            Behaviour::Interactive { run_ns, .. } | Behaviour::Spinner { run_ns } => {
+                1 + self.random(run_ns)
+            }
         };
     }
 
@@ -187,6 +191,13 @@ impl Simulator {
                 vcpu.share = Some(share);
                 let pause = sleep_ns / 2 + self.random(sleep_ns);
                 self.wake_ups.push(Reverse((self.now_ns + pause, number)));
+            }
+            Behaviour::Spinner { .. } if vcpu.burst_ns == 0 => {
+                vcpu.ready_since_ns = self.now_ns;
+                let _ = self.cpus[cpu]
+                    .queue
+                    .enqueue(number, share, Arrival::Yielded, self.now_ns);
+                self.begin_burst(number);
             }
             _ => {
                 vcpu.ready_since_ns = self.now_ns;

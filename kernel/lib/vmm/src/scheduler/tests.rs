@@ -188,6 +188,49 @@ proptest! {
     }
 
     #[test]
+    fn cpus_are_busy_where_there_is_enough_to_do(
+        cpus in 2usize..=4, hogs in 0usize..8, sleepers in prop::collection::vec(light_sleeper(), 0..6),
+        pinned in prop::collection::vec(0u16..4, 0..4), seed: u64,
+    ) {
+        let mut simulator = Simulator::new(cpus, seed);
+        for sleeper in &sleepers {
+            simulator.add(*sleeper, share(256));
+        }
+        for cpu in &pinned {
+            let allowed = [cpu % cpus as u16].into_iter().collect();
+            simulator.add_with_affinity(Behaviour::Hog, share(256), allowed);
+        }
+        for _ in 0..hogs {
+            simulator.add(Behaviour::Hog, share(256));
+        }
+        let shares = shares_over_a_second(&mut simulator);
+        let taken: CpuSet = pinned.iter().map(|cpu| cpu % cpus as u16).collect();
+        let busy = (taken.len() + hogs).min(cpus);
+        let used: f64 = shares.iter().sum();
+        // While one that may move runs beside one that may not, an idle CPU has to wait for the end of a turn.
+        prop_assert!(used >= busy as f64 * 0.9, "{used} of {busy} CPUs");
+        prop_assert!(used <= cpus as f64 + 0.001, "{used} of {cpus} CPUs");
+    }
+
+    #[test]
+    fn who_spins_and_yields_takes_nothing_from_others(
+        cpus in 1usize..=2, hogs in 1usize..6, spinners in 1usize..4, run_ns in 1_000u64..50_000, seed: u64,
+    ) {
+        let mut simulator = Simulator::new(cpus, seed);
+        for _ in 0..hogs {
+            simulator.add(Behaviour::Hog, share(256));
+        }
+        for _ in 0..spinners {
+            simulator.add(Behaviour::Spinner { run_ns }, share(256));
+        }
+        let shares = shares_over_a_second(&mut simulator);
+        let due = (cpus as f64 / (hogs + spinners) as f64).min(1.0);
+        for share in shares.iter().take(hogs) {
+            prop_assert!(*share >= due - 0.02, "{shares:?} for at least {due}");
+        }
+    }
+
+    #[test]
     fn affinity_is_kept(seed: u64, only in 0u16..3) {
         let mut simulator = Simulator::new(3, seed);
         let allowed: CpuSet = [only].into_iter().collect();
@@ -237,6 +280,36 @@ fn moving_between_cpus_is_rare() {
     }
     simulator.run(10 * SECOND);
     assert!(simulator.steals < 10, "{} in ten seconds", simulator.steals);
+}
+
+#[test]
+fn who_spins_lets_the_one_go_first_that_it_waits_for() {
+    let mut queue = RunQueue::new(Use::Shared);
+    for number in 0..5 {
+        let _ = queue.enqueue(number, share(256), Arrival::New, 0);
+    }
+    let turn = queue.choose(0).unwrap();
+    assert_eq!(turn.vcpu, 0);
+    let (spinner, mut its_share) = queue.end_turn(turn, 1000);
+    let _ = queue.enqueue(spinner, its_share, Arrival::Yielded, 1000);
+    // What it waits for gets what is left of the turn, and no more.
+    let turn = queue
+        .choose_one(|number| *number == 3, MS / 2, 1000)
+        .unwrap();
+    assert_eq!((turn.vcpu, turn.slice), (3, Slice::Ns(MS / 2)));
+    let (other, other_share) = queue.end_turn(turn, MS);
+    assert!(other_share.virtual_time() > VirtualTime(0));
+    let _ = queue.enqueue(other, other_share, Arrival::Again, MS);
+    assert!(queue.choose_one(|number| *number == 7, MS, MS).is_none());
+    // The spinner is not chosen before one that waits has had its turn, and it is not charged for that.
+    let turn = queue.choose(MS).unwrap();
+    assert_eq!(turn.vcpu, 1);
+    let _ = queue.end_turn(turn, MS);
+    its_share = queue.remove(|number| *number == 0).remove(0).1;
+    assert_eq!(
+        its_share.virtual_time(),
+        VirtualTime::of(1000, Weight::DEFAULT)
+    );
 }
 
 #[test]
