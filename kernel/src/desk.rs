@@ -74,7 +74,7 @@ struct Running {
     name: String,
     drill: Drill,
     rounds: u32,
-    /// What was there when the first round was over, which has brought everything to its usual size.
+    /// What was there after a tenth of the rounds, which have brought every list to its usual size.
     before: Option<memory::Usage>,
 }
 
@@ -511,8 +511,11 @@ impl<'a, B: Backend> Desk<'a, B> {
             }
             DrillStep::RoundOver(left) => {
                 let now = memory::usage();
-                let before = *running.before.get_or_insert(now);
+                if running.rounds - left == (running.rounds / 10).max(1) {
+                    running.before = Some(now);
+                }
                 if left == 0 {
+                    let before = running.before.unwrap_or(now);
                     say(format_args!(
                         "cycle of {}, {} rounds: free frames {} before, {} after; bytes of heap in use {} before, {} after",
                         running.name,

@@ -6,10 +6,10 @@
 //! the keeper has the last reference to that life then, and with it the memory, which the next life gets at once.
 //! Memory is zeroed piece by piece, so that building a large machine keeps no other from its turns.
 
-use alloc::string::String;
+mod words;
+
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use ::log::warn;
@@ -29,6 +29,9 @@ use crate::launch::{self, LaunchError, console_style};
 use crate::memory::{self, DirtyRam, GuestRam};
 use crate::supervisor;
 use crate::vm::{End, Vm, VmId};
+
+pub(crate) use self::words::NotDone;
+use self::words::Restart;
 
 /// For how long memory is zeroed before others have their turn.
 const ZEROING_NS: u64 = 1_000_000;
@@ -53,6 +56,8 @@ pub(crate) struct Keeper<'a, B: Backend> {
     machines: Vec<Machine<'a, B>>,
     /// How many of them are being built.
     building: usize,
+    /// While the first ones are built: those that are to begin with them.
+    beginning: Option<Vec<launch::Machine<B>>>,
     next_id: u32,
 }
 
@@ -102,24 +107,6 @@ enum Building {
     },
 }
 
-/// Why an operator's wish is not carried out.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum NotDone {
-    /// There is no such machine.
-    Unknown(String),
-    /// It does not fit what the machine is doing.
-    Refused(String, Refused),
-}
-
-impl fmt::Display for NotDone {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unknown(name) => write!(f, "there is no VM `{name}`; `vms` lists them"),
-            Self::Refused(name, why) => write!(f, "{name} {why}"),
-        }
-    }
-}
-
 impl<B: Backend> Machine<'_, B> {
     /// Its present life, while it has one.
     pub(crate) fn life(&self) -> Option<&Arc<Vm<B>>> {
@@ -151,6 +138,7 @@ impl<'a, B: Backend> Keeper<'a, B> {
             bundle,
             machines: Vec::new(),
             building: 0,
+            beginning: None,
             next_id: 0,
         };
         for config in &bundle.config().vms {
@@ -181,9 +169,10 @@ impl<'a, B: Backend> Keeper<'a, B> {
         self.machines.len() - 1
     }
 
-    /// Builds and starts the machines that start with the hypervisor. One that cannot start does not keep the others
-    /// from it.
+    /// Builds the machines that start with the hypervisor, and then starts them all at once: none is ahead of those that
+    /// were built after it. One that cannot start does not keep the others from it.
     pub(crate) fn start_all(&mut self) {
+        self.beginning = Some(Vec::new());
         for index in 0..self.machines.len() {
             if self.machines[index].config.autostart == Autostart::Yes {
                 // Nothing is in the way of starting what is off.
@@ -192,6 +181,10 @@ impl<'a, B: Backend> Keeper<'a, B> {
                     self.build(index);
                 }
             }
+        }
+        for (vm, vcpus) in self.beginning.take().unwrap_or_default() {
+            vm.begin_time();
+            self.crew.add(vcpus);
         }
     }
 
@@ -530,11 +523,17 @@ impl<'a, B: Backend> Keeper<'a, B> {
             vm.pause();
         }
         machine.overhead_bytes = memory::used_bytes().saturating_sub(before);
-        machine.life = Some(vm);
+        machine.life = Some(Arc::clone(&vm));
         machine.lives += 1;
         machine.began_ns = clock::now_ns();
         machine.built_ns += machine.began_ns.saturating_sub(begin_ns);
-        self.crew.add(vcpus);
+        match &mut self.beginning {
+            Some(beginning) => beginning.push((vm, vcpus)),
+            None => {
+                vm.begin_time();
+                self.crew.add(vcpus);
+            }
+        }
         Ok(())
     }
 }
@@ -571,25 +570,5 @@ impl<B: Backend> Machine<'_, B> {
                 format_args!("plinth: {} said: {line}", self.config.name),
             );
         }
-    }
-}
-
-/// Why a machine starts again, and when.
-struct Restart {
-    /// How its last life ended by itself.
-    end: Option<End>,
-    delay_ms: u64,
-}
-
-impl fmt::Display for Restart {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.end {
-            Some(end) => end.fmt(f)?,
-            None => f.write_str("reset: the operator has reset it")?,
-        }
-        if self.delay_ms > 0 {
-            write!(f, "; in {} ms, since it does not live long", self.delay_ms)?;
-        }
-        Ok(())
     }
 }

@@ -90,7 +90,7 @@ fn apic_bus_hz() -> u32 {
 const MAX_CPUS: u8 = u8::MAX;
 
 /// A VM and its vCPUs.
-type Machine<B> = (Arc<Vm<B>>, Vec<Member<B>>);
+pub(crate) type Machine<B> = (Arc<Vm<B>>, Vec<Member<B>>);
 
 /// What a VM is made from.
 pub(crate) struct Plan<'a> {

@@ -38,7 +38,7 @@ pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
             waited_for: None,
             arrivals: Vec::new(),
             woken: Vec::new(),
-            drowsy: Vec::new(),
+            drowsy: Vec::with_capacity(DROWSY_AT_MOST),
             desk,
         }
         .give();

@@ -294,6 +294,11 @@ impl<B: Backend> Vm<B> {
         self.end.get().copied()
     }
 
+    /// Its time begins now, and not when it was made. No vCPU has run yet.
+    pub(crate) fn begin_time(&self) {
+        self.origin_tsc.store(clock::tsc(), Ordering::Relaxed);
+    }
+
     /// Makes its vCPUs stand still, and its time once they do.
     pub(crate) fn pause(&self) {
         let freeze = self.freeze.lock();
