@@ -204,7 +204,12 @@ impl Boot {
             apic: self.apic,
             ..Default::default()
         };
-        pack(&self.guests, options, Compression::Off)
+        // What a stick carries is compressed.
+        let compression = match self.delivery {
+            Delivery::Quickest => Compression::Off,
+            Delivery::RamDisk => Compression::WhereItPays,
+        };
+        pack(&self.guests, options, compression)
     }
 
     /// Switches the machine on.

@@ -180,8 +180,8 @@ pub(crate) fn vm<B: Backend>(
         test_board: match config.test_devices {
             TestDevices::Absent => TestBoard::Absent,
             TestDevices::Present => TestBoard::Present(FirmwareFiles {
-                kernel: (&*kernel).into(),
-                initrd: initrd.as_deref().unwrap_or_default().into(),
+                kernel: copy(&kernel)?,
+                initrd: copy(initrd.as_deref().unwrap_or_default())?,
                 cmdline: config.cmdline.as_str().into(),
             }),
         },
@@ -224,6 +224,19 @@ pub(crate) fn vm<B: Backend>(
         used_bytes().saturating_sub(used_before).div_ceil(1024),
     );
     Ok((vm, vcpus))
+}
+
+/// A file for the guest to read by fw_cfg, as long as the VM lives.
+fn copy(file: &[u8]) -> Result<Arc<Vec<u8>>, LaunchError> {
+    let mut bytes = Vec::new();
+    if bytes.try_reserve_exact(file.len()).is_err() {
+        return Err(LaunchError::Unsupported(format!(
+            "no memory for {} bytes that its test devices are to show; give the machine more memory or the guests less",
+            file.len()
+        )));
+    }
+    bytes.extend_from_slice(file);
+    Ok(Arc::new(bytes))
 }
 
 fn too_many_cpus() -> LaunchError {

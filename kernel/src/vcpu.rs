@@ -486,7 +486,7 @@ impl Inner {
         self.timer_tsc = match self.state.lapic.next_deadline() {
             None => u64::MAX,
             Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),
-            Some(Deadline::GuestTsc(tsc)) => cpu.host_tsc_at(tsc),
+            Some(Deadline::GuestTsc(tsc)) => cpu.host_tsc_at(tsc, now_tsc),
         };
         self.deadline_tsc = self
             .begins_at(&self.running_advance)

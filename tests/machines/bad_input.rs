@@ -11,6 +11,10 @@ use crate::trial;
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("a_damaged_bundle_is_refused_with_a_reason", damaged_bundle),
+        trial(
+            "a_bundle_that_is_cut_short_is_refused_with_a_reason",
+            cut_bundle,
+        ),
         trial("a_damaged_kernel_stops_its_vm_only", damaged_kernel),
         trial(
             "a_kernel_of_unknown_format_stops_its_vm_only",
@@ -34,6 +38,19 @@ fn damaged_bundle() -> Result<()> {
     ensure!(
         machine.expect_all_ended()? != 0,
         "a damaged bundle ended with status 0"
+    );
+    machine.expect_power_off()
+}
+
+fn cut_bundle() -> Result<()> {
+    let boot = Boot::tiny(&["hello"])?;
+    let mut bytes = boot.pack()?;
+    bytes.truncate(bytes.len() / 2);
+    let mut machine = boot.bundle(bytes).start()?;
+    machine.expect("the guest bundle is cut short")?;
+    ensure!(
+        machine.expect_all_ended()? != 0,
+        "half a bundle ended with status 0"
     );
     machine.expect_power_off()
 }

@@ -85,9 +85,15 @@ pub(crate) fn trials() -> Vec<Trial> {
 /// Runs the command to its end, which must have this status and something like this among its last words.
 fn run(arguments: &[&str], status: i32, said: &str) -> Result<()> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    // A guest that hangs is to fail one test and not to stop them all.
+    let patience = match arguments.contains(&"--timeout") {
+        true => &[][..],
+        false => &["--timeout", "300"],
+    };
     let output = Command::new(cargo)
         .args(["xtask", "run"])
         .args(arguments)
+        .args(patience)
         .current_dir(Paths::of_checkout().root())
         .output()
         .context("cannot run cargo")?;

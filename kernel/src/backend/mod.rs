@@ -78,8 +78,8 @@ pub(crate) struct VcpuSetup {
 
 /// A vCPU that is loaded on this CPU.
 pub(crate) trait LoadedVcpu: Cpu {
-    /// The host's TSC when the guest's reads this.
-    fn host_tsc_at(&self, guest_tsc: u64) -> u64;
+    /// The host's TSC, which is `now_tsc`, when the guest's reads this: as far back or ahead as a `u64` goes.
+    fn host_tsc_at(&self, guest_tsc: u64, now_tsc: u64) -> u64;
 
     /// Runs the guest until it exits, at the latest when the host's TSC, which is `now_tsc`, reaches
     /// `deadline_tsc`, and shows the exit to `visitor`.

@@ -95,6 +95,13 @@ pub enum FileError {
         /// The file's name.
         name: String,
     },
+    /// There is not enough memory to unpack it.
+    NoMemory {
+        /// The file's name.
+        name: String,
+        /// Its length when unpacked.
+        bytes: u64,
+    },
 }
 
 impl fmt::Display for FileError {
@@ -116,6 +123,10 @@ impl fmt::Display for FileError {
             Self::Undecodable { name } => write!(
                 f,
                 "`{name}` in the guest bundle does not unpack: make the image again"
+            ),
+            Self::NoMemory { name, bytes } => write!(
+                f,
+                "no memory to unpack `{name}` ({bytes} bytes): give the machine more memory or the guests less"
             ),
         }
     }

@@ -4,7 +4,7 @@ use crate::config::{Config, FileIndex};
 use crate::error::{BundleError, FileError};
 use crate::format::{Directory, Encoding, FileEntry, Header, MAX_BUNDLE_BYTES};
 use alloc::borrow::Cow;
-use alloc::vec;
+use alloc::vec::Vec;
 
 /// A bundle whose header and directory have been verified.
 #[derive(Debug)]
@@ -98,7 +98,7 @@ impl<'a> File<'a> {
     /// Its contents: a part of the bundle, or a copy where it was compressed.
     ///
     /// # Errors
-    /// It does not unpack to the length it should have.
+    /// It does not unpack to the length it should have, or there is no memory for that.
     pub fn contents(&self) -> Result<Cow<'a, [u8]>, FileError> {
         let undecodable = || FileError::Undecodable {
             name: self.entry.name.clone(),
@@ -110,7 +110,14 @@ impl<'a> File<'a> {
                     return Err(undecodable());
                 }
                 let length = usize::try_from(self.entry.length).map_err(|_| undecodable())?;
-                let mut contents = vec![0; length];
+                let mut contents = Vec::new();
+                if contents.try_reserve_exact(length).is_err() {
+                    return Err(FileError::NoMemory {
+                        name: self.entry.name.clone(),
+                        bytes: self.entry.length,
+                    });
+                }
+                contents.resize(length, 0);
                 let written = lz4_flex::block::decompress_into(self.stored, &mut contents)
                     .map_err(|_| undecodable())?;
                 if written == length {

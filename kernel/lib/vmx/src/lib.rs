@@ -33,8 +33,6 @@ pub mod feature_control;
 pub mod features;
 pub mod fields;
 pub mod instruction_error;
-pub mod msr_area;
-pub mod pml;
 pub mod preemption;
 #[cfg(test)]
 mod testing;

@@ -81,8 +81,9 @@ impl LoadedVcpu for VmxLoaded<'_> {
     }
 
     #[inline]
-    fn host_tsc_at(&self, guest_tsc: u64) -> u64 {
-        guest_tsc.wrapping_sub(self.vcpu.tsc_offset)
+    fn host_tsc_at(&self, guest_tsc: u64, now_tsc: u64) -> u64 {
+        let guest_now_tsc = now_tsc.wrapping_add(self.vcpu.tsc_offset);
+        vmm::advance::host_tsc_at(guest_tsc, guest_now_tsc, now_tsc)
     }
 
     #[inline]

@@ -42,9 +42,9 @@ const NAME_BYTES: usize = 56;
 #[derive(Clone, Default, Debug)]
 pub struct FirmwareFiles {
     /// The kernel file.
-    pub kernel: Arc<[u8]>,
+    pub kernel: Arc<Vec<u8>>,
     /// The initial RAM disk, empty if there is none.
-    pub initrd: Arc<[u8]>,
+    pub initrd: Arc<Vec<u8>>,
     /// The kernel's command line.
     pub cmdline: Arc<str>,
 }
@@ -151,8 +151,8 @@ mod tests {
 
     fn config() -> FirmwareConfig {
         let files = FirmwareFiles {
-            kernel: (*b"\x7fELF").into(),
-            initrd: (*b"disk").into(),
+            kernel: Arc::new(b"\x7fELF".to_vec()),
+            initrd: Arc::new(b"disk".to_vec()),
             cmdline: "quiet".into(),
         };
         FirmwareConfig::new(&MachineLayout::new(0x1_2345_6000, 3), files)
