@@ -103,15 +103,16 @@ impl Boot {
 
     /// A machine with these guests on it.
     pub fn of(guests: Vec<Guest>) -> Self {
+        let engine = Engine::choose(Virtualisation::of_this_machine());
         Self {
             guests,
-            engine: Engine::choose(Virtualisation::of_this_machine()),
+            engine,
             firmware: Firmware::Bios,
             cpu_model: CpuModel::Skylake,
             cpus: 1,
             memory_mib: None,
             log_level: LogLevel::Info,
-            apic: ApicVirtualization::Hardware,
+            apic: engine.usual_apic(),
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
             hypervisor: Hypervisor::Plinth,

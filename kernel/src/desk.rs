@@ -133,10 +133,10 @@ impl<'a, B: Backend> Desk<'a, B> {
     /// Looks after the machines and listens to the operator.
     pub(crate) fn attend(&mut self) {
         // Before the machine goes that has shown its last.
-        if self.top.is_none()
-            && let Some(vm) = self.focus.and_then(|id| self.keeper.life(id))
-        {
-            self.viewer.look(vm);
+        match self.focus.and_then(|id| self.keeper.life(id)) {
+            Some(vm) if self.top.is_none() => self.viewer.look(vm),
+            Some(_) => {}
+            None => self.viewer.forget(),
         }
         // Where nobody is idle, the screen is drawn between two turns.
         console::refresh(Refresh::WhenDue);

@@ -221,7 +221,9 @@ impl<B: Backend> Turns<'_, B> {
                     self.evict_resident();
                 }
                 // Somebody who wakes up by a timer meanwhile may go first, and the desk has its times, too.
+                // The desk may always be due, and guests are to run none the less.
                 let desk_tsc = self.desk.as_ref().map_or(NEVER, Desk::due_tsc);
+                let desk_tsc = desk_tsc.max(begin_tsc + clock::ns_to_ticks(DESK_PAUSE_NS));
                 self.bell
                     .begin_turn(end_tsc.min(self.sleepers.next_wake()).min(desk_tsc));
                 turn.vcpu.run(&self.crew.backend, self.bell.turn_end())
@@ -251,7 +253,7 @@ impl<B: Backend> Turns<'_, B> {
                 self.lay_to_sleep((vcpu, share), wakes_at);
             }
             Turn::Paused => {
-                if vcpu.vm().park() {
+                if vcpu.park() {
                     vcpu.vm().show_prompt();
                     self.lay_to_sleep((vcpu, share), NEVER);
                 } else {
@@ -500,6 +502,8 @@ impl<B: Backend> Turns<'_, B> {
 const LOOK_NS: u64 = 10_000_000_000;
 /// On a CPU that is never idle, after so many have gone to sleep it is looked for lines that nobody has seen.
 const DROWSY_AT_MOST: usize = 32;
+/// A turn that the desk ends lasts so long at least.
+const DESK_PAUSE_NS: u64 = 1_000_000;
 /// Of a long queue so many are looked at in search of a spinner's siblings.
 const SIBLINGS_LOOKED_FOR: usize = 64;
 

@@ -2,10 +2,9 @@
 
 mod describe;
 mod last_exits;
+mod stop;
 
-use alloc::string::String;
 use alloc::sync::Arc;
-use core::fmt::Write;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
@@ -17,22 +16,25 @@ use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::pending::Restart;
 use vmm::trace::Trace;
-use vmm::{GuestFault, Machine, VcpuState, VmError, VmExit};
+use vmm::{GuestFault, Machine, VcpuState, VmExit};
 
 use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::interrupts;
 use crate::cpu::{self, exceptions};
 use crate::crew::Seating;
-use crate::hw::{clock, console};
-use crate::vm::{End, Stance, Vm, VmPort, Whereabouts};
+use crate::hw::clock;
+use crate::vm::{Stance, Vm, VmPort, Whereabouts};
 
 use self::last_exits::LastExits;
 pub(crate) use self::last_exits::write_last_exits;
+use self::stop::stop;
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
 pub(crate) struct Vcpu<B: Backend> {
     vm: Arc<Vm<B>>,
     seating: Seating,
+    /// The pause of its VM in which it stands still.
+    parked: Option<u32>,
     backend: B::Vcpu,
     inner: Inner,
 }
@@ -132,6 +134,7 @@ impl<B: Backend> Vcpu<B> {
             vm,
             seating,
             backend,
+            parked: None,
             inner,
         }
     }
@@ -161,6 +164,12 @@ impl<B: Backend> Vcpu<B> {
         self.inner.index
     }
 
+    /// It stands still from now on, if its VM does. False where the pause is over.
+    pub(crate) fn park(&mut self) -> bool {
+        self.parked = self.vm.park();
+        self.parked.is_some()
+    }
+
     /// Notes what it has run.
     pub(crate) fn add_run_time(&mut self, ns: u64) {
         self.inner.ran_ns = self.inner.ran_ns.wrapping_add(ns);
@@ -175,9 +184,12 @@ impl<B: Backend> Vcpu<B> {
     pub(crate) fn has_reason_to_wake(&self, now_tsc: u64) -> bool {
         match self.vm.stance() {
             Stance::Run => {
-                self.vm.posted(self.inner.index).is_outstanding() || self.wakes_at() <= now_tsc
+                self.parked.is_some()
+                    || self.vm.posted(self.inner.index).is_outstanding()
+                    || self.wakes_at() <= now_tsc
             }
-            Stance::Pause => false,
+            // To come to a stand, asleep as it is.
+            Stance::Pause => !self.vm.is_in_pause(self.parked),
             Stance::End => true,
         }
     }
@@ -200,6 +212,7 @@ impl<B: Backend> Vcpu<B> {
         let waited_ns = self.inner.ready_tsc.take().map_or(0, |since| {
             clock::ticks_to_ns(clock::tsc().wrapping_sub(since))
         });
+        self.parked = None;
         let memory = self.vm.memory();
         self.inner.state.paravirt.steal().running(memory, waited_ns);
         let turn = self.run_turn(backend, turn_end);
@@ -463,7 +476,7 @@ impl Inner {
             &mut self.state.lapic,
             self.activity,
             cpu.delivery(),
-            || vm.acknowledge_pic(),
+            || vm.acknowledge_pic(self.index),
         );
         if decision.wake_from_halt
             || self.activity == Activity::Halted && self.state.paravirt.take_wake()
@@ -556,17 +569,4 @@ impl Inner {
             Role::Application => Activity::WaitingForStartUp,
         };
     }
-}
-
-/// Ends the VM, and tells the operator what its CPU was doing.
-#[cold]
-fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, trace: &Trace, error: VmError) {
-    let mut text = String::new();
-    // Writing to a string fails only where memory has run out, and then what is there must do.
-    let _ = write!(text, "{}", Registers(cpu));
-    let _ = cpu.explain(&mut text);
-    let _ = write!(text, "{trace}");
-    log::error!(target: "vm", "{}: {error}", vm.name());
-    console::report(vm.name(), &text);
-    vm.finish(End::Crash(error));
 }

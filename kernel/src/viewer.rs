@@ -39,9 +39,7 @@ impl Viewer {
     /// Shows the screen of this VM, if it is time. A VM without a screen has the stream to itself.
     pub(crate) fn look<B: Backend>(&mut self, vm: &Vm<B>) {
         if !vm.has_screen() {
-            if self.shown.take().is_some() {
-                console::forget_picture(Forget::End);
-            }
+            self.forget();
             return;
         }
         let now_ns = clock::now_ns();
@@ -65,6 +63,13 @@ impl Viewer {
         console::show(&self.cells, cursor);
         if console::is_sending() {
             self.due_ns = now_ns + SENDING_NS;
+        }
+    }
+
+    /// Shows nothing any more.
+    pub(crate) fn forget(&mut self) {
+        if self.shown.take().is_some() {
+            console::forget_picture(Forget::End);
         }
     }
 

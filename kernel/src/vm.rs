@@ -121,6 +121,8 @@ pub(crate) enum Stance {
 struct Freeze {
     /// vCPUs that stand still.
     parked: u8,
+    /// The pauses there have been, this one included.
+    pauses: u32,
     /// The host's TSC when the last of them came to a stand.
     since_tsc: Option<u64>,
 }
@@ -211,6 +213,7 @@ impl<B: Backend> Vm<B> {
             end: Once::new(),
             freeze: Mutex::new(Freeze {
                 parked: 0,
+                pauses: 0,
                 since_tsc: None,
             }),
         }
@@ -301,25 +304,31 @@ impl<B: Backend> Vm<B> {
 
     /// Makes its vCPUs stand still, and its time once they do.
     pub(crate) fn pause(&self) {
-        let freeze = self.freeze.lock();
+        let mut freeze = self.freeze.lock();
         if self.stance() == Stance::Run {
+            freeze.pauses = freeze.pauses.wrapping_add(1);
             self.stance.store(Stance::Pause as u8, Ordering::SeqCst);
         }
         drop(freeze);
         self.kick_all();
     }
 
-    /// A vCPU has come to a stand. False where that is not wanted any more.
-    pub(crate) fn park(&self) -> bool {
+    /// A vCPU has come to a stand, once in each pause; returns the pause, or nothing where that is over.
+    pub(crate) fn park(&self) -> Option<u32> {
         let mut freeze = self.freeze.lock();
         if self.stance() != Stance::Pause {
-            return false;
+            return None;
         }
         freeze.parked += 1;
         if freeze.parked == self.vcpus() {
             freeze.since_tsc = Some(clock::tsc());
         }
-        true
+        Some(freeze.pauses)
+    }
+
+    /// Whether this is the pause that it is in.
+    pub(crate) fn is_in_pause(&self, pause: Option<u32>) -> bool {
+        Some(self.freeze.lock().pauses) == pause
     }
 
     /// Whether its time stands still.
@@ -428,19 +437,20 @@ impl<B: Backend> Vm<B> {
         }
     }
 
-    /// The INTA cycle of a vCPU.
-    pub(crate) fn acknowledge_pic(&self) -> PicAnswer {
+    /// The INTA cycle of this vCPU.
+    pub(crate) fn acknowledge_pic(&self, vcpu: u8) -> PicAnswer {
         let mut devices = self.devices.lock();
         let vector = devices.board.acknowledge_pic();
         devices.pic_asserted = devices.board.pic_asserted();
+        let intr = Level::asserted_if(devices.pic_asserted);
         // Or the mailbox would say for ever that the wire is asserted, and its next rise would be no news.
-        let _: Kick = self
-            .posted(BOOT_VCPU)
-            .set_intr(Level::asserted_if(devices.pic_asserted));
-        PicAnswer {
-            vector,
-            intr: Level::asserted_if(devices.pic_asserted),
+        let wire = self.posted(BOOT_VCPU);
+        if vcpu == BOOT_VCPU {
+            wire.answer_intr(intr);
+        } else if wire.set_intr(intr) == Kick::Needed {
+            self.kick(BOOT_VCPU);
         }
+        PicAnswer { vector, intr }
     }
 
     /// Calls a device, and does what it wants done.

@@ -43,6 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trials.push(trial(name, move || multiboot(format)));
     }
     for (how, apic) in [
+        ("with_all_the_help", ApicVirtualization::Hardware),
         ("without_the_help", ApicVirtualization::Software),
         ("with_the_least_help", ApicVirtualization::TaskPriority),
     ] {

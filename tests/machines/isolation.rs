@@ -112,7 +112,7 @@ fn storms() -> Result<()> {
         "page-faults",
         "device-strings",
     ];
-    let mut machine = among(&topics, victim(30_000_000, 80)?, 1)?;
+    let mut machine = among(&topics, victim(30_000_000, 70)?, 1)?;
     machine.expect_all_passed("victim")
 }
 

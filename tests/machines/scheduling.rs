@@ -76,7 +76,8 @@ fn weights() -> Result<()> {
     Ok(())
 }
 
-/// A fifth of a CPU and no more, less what changing between guests costs, beside a guest that takes the rest, and where nobody else wants it.
+/// A fifth of a CPU and no more, beside a guest that takes the rest, and where nobody else wants it. What changing
+/// between guests costs is charged to them: at the 10 MHz of an emulated CPU more than a tenth of a short turn.
 fn cap() -> Result<()> {
     let capped = |name| {
         let mut guest = share(name, 6 << 20, [10_000_000, 40_000_000, 50_000_000])?;
@@ -93,7 +94,7 @@ fn cap() -> Result<()> {
     for (machine, name) in [(&mut alone, "alone"), (&mut both, "capped")] {
         let share = thousandths(machine, name)?;
         ensure!(
-            (180..=202).contains(&share),
+            (160..=202).contains(&share),
             "`{name}` got {share} thousandths"
         );
     }

@@ -8,7 +8,6 @@ use crate::paths::Paths;
 use crate::report::say;
 use crate::system::packages::Need;
 use anyhow::{Context, Result};
-use bundle::HypervisorOptions;
 use clap::Args;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -38,7 +37,7 @@ pub fn debug(paths: &Paths, options: &DebugOptions) -> Result<()> {
         paths,
         options.machine.for_configuration(),
         None,
-        HypervisorOptions::default(),
+        options.machine.usual_options(),
     )?;
     let artifacts = &content.artifacts;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port.unwrap_or(0)))

@@ -64,8 +64,9 @@ pub struct GuestOptions {
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     log: Option<LogLevel>,
     /// How much of the guests' local APICs the processor may do, where it can: hardware, task-priority, software
-    #[arg(long, value_name = "HOW", default_value = "hardware", value_parser = parse_apic)]
-    apic: ApicVirtualization,
+    /// [default: hardware; in Bochs task-priority, for its hardware delivers interrupts that are switched off]
+    #[arg(long, value_name = "HOW", value_parser = parse_apic)]
+    apic: Option<ApicVirtualization>,
 }
 
 fn parse_apic(text: &str) -> Result<ApicVirtualization> {
@@ -166,7 +167,7 @@ impl GuestOptions {
                 hypervisor: HypervisorOptions {
                     log_level: self.log.unwrap_or(usual.log_level),
                     when_done: when_done.unwrap_or(usual.when_done),
-                    apic: self.apic,
+                    apic: self.apic.unwrap_or(usual.apic),
                 },
                 host_cpus: None,
                 host_memory_bytes: None,
@@ -178,7 +179,7 @@ impl GuestOptions {
         Ok(Content {
             guests: configuration.guests(paths, &artifacts)?,
             hypervisor: HypervisorOptions {
-                apic: self.apic,
+                apic: self.apic.unwrap_or(usual.apic),
                 ..configuration.hypervisor(self.log, when_done, usual)
             },
             host_cpus: configuration.host_cpus(),
@@ -283,6 +284,14 @@ impl MachineOptions {
         }
     }
 
+    /// What the hypervisor is told on this machine, where nobody asks for something else.
+    pub(super) fn usual_options(&self) -> HypervisorOptions {
+        HypervisorOptions {
+            apic: self.engine().usual_apic(),
+            ..HypervisorOptions::default()
+        }
+    }
+
     fn engine(&self) -> Engine {
         self.engine.unwrap_or_else(|| match self.firmware {
             Firmware::Bios | Firmware::Seabios => engine_for_bios(),
@@ -351,7 +360,7 @@ mod tests {
         assert_eq!(guest.memory, Some(1 << 30));
         assert_eq!(guest.cpus, 4);
         assert_eq!(guest.log, Some(LogLevel::Debug));
-        assert_eq!(guest.apic, ApicVirtualization::Software);
+        assert_eq!(guest.apic, Some(ApicVirtualization::Software));
         assert_eq!(guest.cmdline.as_deref(), Some("-- a b"));
         assert_eq!(machine.engine, Some(Engine::Qemu));
         assert_eq!(machine.firmware, Firmware::Uefi);

@@ -8,7 +8,6 @@ use crate::profile::stack::Unwinder;
 use crate::profile::{Profile, take};
 use crate::report::{Step, say};
 use anyhow::{Context, Result, bail};
-use bundle::HypervisorOptions;
 use clap::Args;
 use std::fs;
 use std::path::PathBuf;
@@ -43,7 +42,7 @@ pub fn profile(paths: &Paths, options: &ProfileOptions) -> Result<()> {
         paths,
         options.machine.for_configuration(),
         None,
-        HypervisorOptions::default(),
+        options.machine.usual_options(),
     )?;
     let names: Vec<_> = content
         .guests

@@ -8,7 +8,7 @@ use crate::paths::Paths;
 use crate::report::say;
 use crate::terminal::{Escapes, HELP, Key, RawInput, is_interactive, size};
 use anyhow::{Result, bail};
-use bundle::{Console, HypervisorOptions, Screen};
+use bundle::{Console, Screen};
 use clap::Args;
 use std::io::{Read, Write, stdin, stdout};
 use std::net::TcpStream;
@@ -84,7 +84,7 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
         paths,
         options.machine.for_configuration(),
         None,
-        HypervisorOptions::default(),
+        options.machine.usual_options(),
     )?;
     let has_screen = content
         .guests

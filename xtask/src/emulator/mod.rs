@@ -13,7 +13,7 @@ use crate::paths::Paths;
 use crate::system::host::Virtualisation;
 use crate::system::packages::{Need, ensure};
 use anyhow::{Context, Result, bail};
-use bundle::Pointer;
+use bundle::{ApicVirtualization, Pointer};
 use clap::ValueEnum;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -45,6 +45,16 @@ impl Engine {
             Self::Kvm
         } else {
             Self::Bochs
+        }
+    }
+
+    /// How much of the guests' local APICs the processor is to do here. Bochs 2.7 delivers virtual interrupts to the first
+    /// instruction of a handler whose gate has just cleared IF: a Linux that holds a lock there waits for itself.
+    #[must_use]
+    pub const fn usual_apic(self) -> ApicVirtualization {
+        match self {
+            Self::Kvm | Self::Qemu => ApicVirtualization::Hardware,
+            Self::Bochs => ApicVirtualization::TaskPriority,
         }
     }
 }

@@ -51,6 +51,10 @@ impl EptFlags {
     pub const ROM: Self = Self::READ
         .union(Self::EXECUTE)
         .with_memory_type(MemoryType::WriteBack);
+    /// The APIC-access page. Nobody runs code there: a fetch is an EPT violation, as from any device.
+    pub const APIC_ACCESS: Self = Self::READ
+        .union(Self::WRITE)
+        .with_memory_type(MemoryType::WriteBack);
     /// A page of the host's devices: uncacheable whatever the guest wants.
     pub const DEVICE: Self = Self::READ
         .union(Self::WRITE)

@@ -11,9 +11,9 @@ use arch::speculation::{
     Answer, ArchCapabilities, Buffers, Facts, L1Cache, Mitigations, OtherVms, Returns,
 };
 use vmx::bitmap::MsrAccess;
-use vmx::ept::EptPointer;
 
 use super::entry::{Entry, Exit};
+use super::space::SpaceId;
 use crate::cpu::PcpuId;
 use crate::cpu::msr::{try_read_msr, write_msr};
 use crate::cpu::smp::MAX_CPUS;
@@ -27,7 +27,7 @@ pub(super) struct Guard {
     /// What every entry takes beside VMRESUME or VMLAUNCH.
     entry: Entry,
     data_selector: u16,
-    /// For each CPU the EPT pointer of the VM that ran there last. Written and read by the CPU itself only.
+    /// For each CPU the address space of the VM that ran there last. Written and read by the CPU itself only.
     last_vm: [AtomicU64; MAX_CPUS],
 }
 
@@ -117,15 +117,15 @@ impl Guard {
         }
     }
 
-    /// To be called where a vCPU of this VM comes to this CPU.
-    pub(super) fn change_vm(&self, here: PcpuId, vm: EptPointer) {
+    /// To be called where a vCPU of this VM, named by its address space, comes to this CPU.
+    pub(super) fn change_vm(&self, here: PcpuId, vm: SpaceId) {
         let Some(last) = self.last_vm.get(here.index()) else {
             return;
         };
-        if last.load(Ordering::Relaxed) == vm.as_u64() {
+        if last.load(Ordering::Relaxed) == vm.0 {
             return;
         }
-        last.store(vm.as_u64(), Ordering::Relaxed);
+        last.store(vm.0, Ordering::Relaxed);
         if self.mitigations.other_vms == Answer::Do(OtherVms::Barrier) {
             const IBPB: u64 = 1;
             // SAFETY: the MSR is there with IA32_SPEC_CTRL; the command forgets branch predictions.

@@ -306,6 +306,8 @@ impl Backend for VmxBackend {
             Residence::Cpu { .. } => unsafe { CurrentVmcs::assume() },
             Residence::Memory { last } => vcpu.move_in(cpu::this().id(), last),
         };
+        // Since its last turn the CPU may have set the host's timer for something else.
+        vcpu.armed_tsc = 0;
         VmxLoaded { vcpu, vmcs }
     }
 
@@ -350,10 +352,8 @@ impl VmxVcpu {
             self.vmx.tlb.flush_vpid(self.vpid);
         }
         self.space.flush_before_first_use(here, self.vmx.tlb);
-        let vm = self.space.pointer(space::View::Plain);
-        self.vmx.guard.change_vm(here, vm);
+        self.vmx.guard.change_vm(here, self.space.id());
         self.switched.load();
-        self.armed_tsc = 0;
         self.residence = Residence::Cpu {
             id: here,
             entry: self.vmx.guard.entry(),

@@ -21,8 +21,20 @@ use crate::memory::{Frame, GuestRam, TableFrames};
 /// to be found there use the one that maps it, all others the one that does not. So no access to that page ever
 /// reaches the frame behind it.
 pub(crate) struct EptSpace {
+    id: SpaceId,
     plain: Root,
     with_apic: Option<WithApic>,
+}
+
+/// The number of an address space, never used again while the hypervisor runs, as the frames of its tables may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct SpaceId(pub(super) u64);
+
+impl SpaceId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
 }
 
 /// The EPT that maps the APIC-access page.
@@ -51,18 +63,27 @@ impl EptSpace {
                 Lapic::DEFAULT_BASE.as_u64(),
                 page.address(),
                 PageSize::Size4K.bytes(),
+                EptFlags::APIC_ACCESS,
                 PageSize::Size4K,
             )?;
             Some(WithApic { root, page })
         } else {
             None
         };
-        Ok(Self { plain, with_apic })
+        Ok(Self {
+            id: SpaceId::next(),
+            plain,
+            with_apic,
+        })
     }
 
     /// The frame that the APIC-access page leads to; nothing is ever read from it or written to it.
     pub(super) fn apic_access_page(&self) -> Option<HostPhys> {
         Some(self.with_apic.as_ref()?.page.address())
+    }
+
+    pub(super) fn id(&self) -> SpaceId {
+        self.id
     }
 
     pub(super) fn pointer(&self, view: View) -> EptPointer {
@@ -108,7 +129,13 @@ impl Root {
             flushed_on: Default::default(),
         };
         for (guest, host) in ram.pieces() {
-            root.map(guest.start.as_u64(), host, guest.len(), largest)?;
+            root.map(
+                guest.start.as_u64(),
+                host,
+                guest.len(),
+                EptFlags::RAM,
+                largest,
+            )?;
         }
         Ok(root)
     }
@@ -119,13 +146,14 @@ impl Root {
         guest: u64,
         host: HostPhys,
         bytes: u64,
+        flags: EptFlags,
         largest: PageSize,
     ) -> Result<(), OutOfFrames> {
         let Some(tables) = &mut self.tables else {
             return Ok(());
         };
         let mut memory = TableFrames::ANYWHERE;
-        match tables.map(&mut memory, guest, host, bytes, EptFlags::RAM, largest) {
+        match tables.map(&mut memory, guest, host, bytes, flags, largest) {
             // Nothing can be cached of tables that no CPU has used.
             Ok(_) => Ok(()),
             Err(TableError::OutOfTables) => Err(OutOfFrames),

@@ -207,6 +207,15 @@ impl PostedInterrupts {
         })
     }
 
+    /// Sets that level where it is the owner itself that has just learned it, from the 8259A's answer. It is no news to
+    /// be announced: the owner is past looking at its mailbox, and whoever comes next would think that it was told.
+    pub fn answer_intr(&self, level: Level) {
+        match level {
+            Level::Asserted => self.signals.fetch_or(Signals::INTR, Release),
+            Level::Deasserted => self.signals.fetch_and(!Signals::INTR, Release),
+        };
+    }
+
     /// Asks the owner to look at its timers.
     pub fn post_timer(&self) -> Kick {
         self.post_signals(|signals| signals | Signals::TIMER)
