@@ -10,7 +10,6 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use arch::Rflags;
 use machine::devices::lapic::{Deadline, Now, Role};
 use vmm::advance::Advance;
-use vmm::dump::Registers;
 use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
