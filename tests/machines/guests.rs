@@ -105,7 +105,7 @@ fn local_apic(apic: ApicVirtualization) -> Result<()> {
 fn triple_fault() -> Result<()> {
     let mut machine = Boot::tiny(&["triple", "hello"])?.start()?;
     machine.expect("triple: rip ")?;
-    machine.expect("triple: last exits")?;
+    machine.expect("triple: +")?;
     let detail = machine.expect_end("triple", End::Crash)?;
     anyhow::ensure!(
         detail.contains("triple fault"),

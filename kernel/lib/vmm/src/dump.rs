@@ -76,7 +76,7 @@ impl<C: Cpu> fmt::Display for Registers<'_, C> {
         for register in [0, 1, 2, 3, 6, 7] {
             write!(f, "dr{register} {:x} ", cpu.debug_register(register))?;
         }
-        write!(f, "blocking {:?}", cpu.blocking().bits())
+        writeln!(f, "blocking {:x}", cpu.blocking().bits())
     }
 }
 
@@ -105,6 +105,10 @@ mod tests {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }
         assert!(text.lines().all(|line| line.len() < 110), "{text}");
+        assert!(
+            text.ends_with('\n'),
+            "what follows begins a line of its own"
+        );
     }
 
     #[test]
