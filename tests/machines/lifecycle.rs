@@ -89,8 +89,11 @@ fn reboot() -> Result<()> {
 }
 
 fn crash_loop() -> Result<()> {
-    let mut machine = Boot::tiny(&["triple", "timer"])?
-        .with_guests(|guests| guests[0].config.on_crash = EndPolicy::Restart)
+    let mut machine = Boot::tiny(&["triple", "share"])?
+        .with_guests(|guests| {
+            guests[0].config.on_crash = EndPolicy::Restart;
+            guests[1].config.cmdline = "from=10000000 to=60000000".to_owned();
+        })
         .start()?;
     let first = machine.expect("plinth: restart triple crash")?;
     ensure!(!first.contains(" ms"), "the first restart waits: {first}");
@@ -102,7 +105,15 @@ fn crash_loop() -> Result<()> {
         let delay_ms = delay_ms.with_context(|| format!("no delay in: {line}"))?;
         ensure!(delay_ms >= 100, "it waits for {delay_ms} ms only");
     }
-    machine.expect_all_passed("timer")
+    let said = machine
+        .heard()
+        .iter()
+        .find_map(|line| line.strip_prefix("[share] share: "));
+    let share = said
+        .and_then(|said| said.split(' ').next()?.parse::<u64>().ok())
+        .context("the other guest has told no share")?;
+    ensure!(share >= 750, "the other guest got {share} thousandths");
+    Ok(())
 }
 
 fn by_hand() -> Result<()> {

@@ -47,7 +47,7 @@ fn thousandths(machine: &mut Session, name: &str) -> Result<u64> {
         .with_context(|| format!("{name} has not told its share"))
 }
 
-/// Weights 1, 2 and 4: shares of one, two and four sevenths, within three percent of each.
+/// Weights 1, 2 and 4: shares of one, two and four sevenths, within five percent of each.
 fn weights() -> Result<()> {
     let guests = [("one", 1), ("two", 2), ("four", 4)];
     let machine = guests.map(|(name, weight)| {
@@ -69,7 +69,7 @@ fn weights() -> Result<()> {
     for ((name, weight), share) in guests.into_iter().zip(&shares) {
         let due = all * u64::from(weight) / 7;
         ensure!(
-            share.abs_diff(due) * 100 <= due * 3,
+            share.abs_diff(due) * 100 <= due * 5,
             "`{name}` got {share} thousandths and not {due}: {shares:?}"
         );
     }
