@@ -151,7 +151,9 @@ impl<'a, B: Backend> Desk<'a, B> {
                 Some(Key::Shortcut(shortcut)) => self.shortcut(shortcut),
             }
         }
-        if !self.typed.is_empty() {
+        // Somebody always has the keys, and with them the screen.
+        let has_keys = self.focus.is_some_and(|id| self.keeper.life(id).is_some());
+        if !self.typed.is_empty() || !has_keys {
             self.feed_guest();
         }
         if self.drill.is_some() {
