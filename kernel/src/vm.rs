@@ -456,8 +456,9 @@ impl<B: Backend> Vm<B> {
     /// Calls a device, and does what it wants done.
     #[inline]
     fn with_board<R>(&self, call: impl FnOnce(&mut Board, u64, &mut Effects) -> R) -> R {
-        let now_ns = self.now_ns();
         let mut devices = self.devices.lock();
+        // Read behind the lock: for devices, time never goes back from one vCPU's call to another's.
+        let now_ns = self.now_ns();
         let Devices {
             board,
             console,
