@@ -75,6 +75,10 @@ pub mod base {
 
 /// The mask bit of an LVT entry.
 pub const MASKED: u32 = 1 << 16;
+/// The timer's mode in its LVT entry: periodic.
+pub const PERIODIC: u32 = 1 << 17;
+/// The timer's mode in its LVT entry: TSC-deadline.
+pub const DEADLINE_MODE: u32 = 2 << 17;
 /// An LVT or ICR delivery mode: NMI.
 pub const DELIVER_NMI: u32 = 4 << 8;
 /// An ICR destination mode: logical.

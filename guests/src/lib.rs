@@ -12,6 +12,7 @@
 //! | `hello64`    | ELF64   | the same from a plain ELF64 with a 64-bit entry                          |
 //! | `hypercall`  | PVH     | VMCALL answers; VMX and SVM instructions are not there                   |
 //! | `paravirt`   | PVH     | KVM's clock, stolen time, ends of interrupts and wakes by hypercall      |
+//! | `clocks`     | PVH     | all clocks tell the same time, always, and timers are never early        |
 //! | `outside`    | PVH     | memory that is not there reads all ones and takes no writes              |
 //! | `multiboot`  | Multiboot 1, 2 | command line, memory map and modules as the loader tells them     |
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |

@@ -27,6 +27,7 @@ use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
 use vmm::scheduler::balance::CpuSet;
 use vmm::scheduler::{Cap, Share, Weight};
+use vmm::tsc::{self, GuestTsc, Rate};
 use vmm::{Cpu, VcpuState, paravirt};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
@@ -64,6 +65,12 @@ impl fmt::Display for LaunchError {
             ),
             Self::Unsupported(what) => f.write_str(what),
         }
+    }
+}
+
+impl From<tsc::Unreachable> for LaunchError {
+    fn from(error: tsc::Unreachable) -> Self {
+        Self::Unsupported(error.to_string())
     }
 }
 
@@ -151,6 +158,11 @@ pub(crate) fn vm<B: Backend>(
     if cpus == 0 {
         return Err(too_many_cpus());
     }
+    let rate = Rate::choose(
+        config.tsc_hz,
+        clock::tsc_hz(),
+        backend.guest_features().tsc_scaling,
+    )?;
     let layout = layout_of(config);
     let display = match config.screen {
         Screen::None => Display::Absent,
@@ -210,7 +222,7 @@ pub(crate) fn vm<B: Backend>(
         .map(|index| {
             let seating = plan.seatings.get(usize::from(index)).copied();
             let seating = seating.unwrap_or(Seating::Shared(CpuSet::EMPTY));
-            let vcpu = vcpu(backend, &vm, index, seating, &loaded.state)?;
+            let vcpu = vcpu(backend, &vm, index, seating, rate, &loaded.state)?;
             Ok((vcpu, Share::new(weight, cap.clone())))
         })
         .collect::<Result<_, LaunchError>>()?;
@@ -275,6 +287,7 @@ fn vcpu<B: Backend>(
     vm: &Arc<Vm<B>>,
     index: u8,
     seating: Seating,
+    rate: Rate,
     state: &InitialState,
 ) -> Result<Box<Vcpu<B>>, LaunchError> {
     let offered = backend.guest_features();
@@ -291,7 +304,7 @@ fn vcpu<B: Backend>(
         &GuestCpuConfig {
             vcpus: u32::from(vm.vcpus()),
             apic_id: u32::from(index),
-            tsc_hz: clock::tsc_hz(),
+            tsc_hz: rate.hz,
             crystal_hz: apic_bus_hz(),
             xcr0: offered.xcr0,
             backing: offered.backing,
@@ -313,7 +326,7 @@ fn vcpu<B: Backend>(
         lapic.set_virtual_wire();
     }
     let setup = VcpuSetup {
-        tsc_origin: vm.origin_tsc(),
+        tsc: GuestTsc::new(rate.multiplier, vm.origin_tsc()),
         apic_page: Arc::clone(lapic.page()),
         cr4_allowed: cpuid.allowed_cr4(),
     };

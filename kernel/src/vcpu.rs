@@ -424,10 +424,10 @@ impl Inner {
     /// What the VM's time has stood still since this vCPU last ran, its TSC has not gone on either.
     #[inline]
     fn make_up_for_pauses<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
-        let stood_still = vm.origin_tsc().wrapping_sub(self.origin_tsc);
-        if stood_still != 0 {
-            self.origin_tsc = self.origin_tsc.wrapping_add(stood_still);
-            cpu.move_guest_tsc(stood_still.wrapping_neg());
+        let origin_tsc = vm.origin_tsc();
+        if origin_tsc != self.origin_tsc {
+            cpu.move_tsc_origin(self.origin_tsc, origin_tsc);
+            self.origin_tsc = origin_tsc;
         }
     }
 
@@ -451,7 +451,7 @@ impl Inner {
             // Shortly before its time, the timer is told the time that it will be when the guest runs again.
             let ahead = due_tsc.saturating_sub(now_tsc);
             let now = Now {
-                guest_tsc: cpu.guest_tsc().wrapping_add(ahead),
+                guest_tsc: cpu.guest_tsc_at(now_tsc.saturating_add(ahead)),
                 ns: vm.now_ns().saturating_add(clock::ticks_to_ns(ahead)),
             };
             self.state.lapic.expire(&now);

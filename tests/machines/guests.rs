@@ -6,6 +6,8 @@ use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
 use xtask::build::write_if_different;
+use xtask::emulator::CpuModel;
+use xtask::guests::tsc_hz;
 use xtask::paths::Paths;
 
 use crate::trial;
@@ -17,6 +19,7 @@ const REPORTING: &[&str] = &[
     "hello64",
     "hypercall",
     "paravirt",
+    "clocks",
     "outside",
     "vapic",
 ];
@@ -58,6 +61,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         halted_for_ever,
     ));
     trials.push(trial("a_tight_loop_starves_nobody", tight_loop));
+    trials.push(trial(
+        "clocks_agree_across_the_turns_of_others_at_any_tsc_frequency",
+        clocks,
+    ));
+    trials.push(trial(
+        "a_tsc_frequency_that_the_processor_cannot_give_is_refused",
+        no_scaling,
+    ));
     trials.push(trial(
         "registers_of_guests_that_take_turns_stay_apart",
         || twins("fpu"),
@@ -125,6 +136,37 @@ fn halted_for_ever() -> Result<()> {
     anyhow::ensure!(
         detail.contains("halted with interrupts off"),
         "the end was told as `{detail}`"
+    );
+    machine.expect_all_passed("hello")
+}
+
+/// Three on one CPU: one with the machine's TSC, one with a faster one, and one that takes all of its turns to the end.
+fn clocks() -> Result<()> {
+    let mut machine = Boot::tiny(&["clocks", "clocks", "spin"])?
+        .with_guests(|guests| {
+            guests[0].config.cmdline = "shared ms=2500".to_owned();
+            guests[1].config.name = "scaled".to_owned();
+            guests[1].config.cmdline = "shared ms=2500 tsc=2400".to_owned();
+            guests[1].config.tsc_hz = Some(tsc_hz(2400));
+        })
+        .start()?;
+    machine.expect_all_passed("clocks")?;
+    machine.expect_all_passed("scaled")
+}
+
+/// A processor without TSC scaling: one line says what is wrong, and the other guest runs.
+fn no_scaling() -> Result<()> {
+    let mut machine = Boot::tiny(&["hello", "hello"])?
+        .cpu_model(CpuModel::Haswell)
+        .with_guests(|guests| {
+            guests[0].config.name = "scaled".to_owned();
+            guests[0].config.tsc_hz = Some(tsc_hz(2400));
+        })
+        .start()?;
+    let detail = machine.expect_end("scaled", End::Crash)?;
+    anyhow::ensure!(
+        detail.contains("no TSC scaling; leave `tsc` out"),
+        "it was refused with `{detail}`"
     );
     machine.expect_all_passed("hello")
 }

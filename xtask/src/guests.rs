@@ -7,6 +7,7 @@ use bundle::{
     Compression, Config, FileIndex, HypervisorOptions, KernelFormat, Module, VmConfig, Writer,
 };
 use std::fs;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 /// One guest with its files. The file numbers in its configuration are filled in by [`pack`].
@@ -52,6 +53,15 @@ impl Guest {
         };
         Ok(Self::new(name, kernel, Self::TINY_BYTES))
     }
+}
+
+/// The frequencies, in MHz, that a guest's time-stamp counter can be asked to have: CPUID leaf 16H has 16 bits for it.
+pub const TSC_MHZ: RangeInclusive<u32> = 1..=0xffff;
+
+/// The frequency of a time-stamp counter that was asked for in MHz.
+#[must_use]
+pub const fn tsc_hz(megahertz: u32) -> u64 {
+    megahertz as u64 * 1_000_000
 }
 
 /// Makes the bundle of these guests.

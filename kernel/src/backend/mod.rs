@@ -12,6 +12,7 @@ use arch::{Cr4, Xcr0};
 use machine::devices::lapic::{ApicPage, Lapic};
 use vmm::cpuid::Backing;
 use vmm::inject::Delivery;
+use vmm::tsc::{GuestTsc, Scaling};
 use vmm::{Cpu, Event, VmExit};
 
 use crate::memory::GuestRam;
@@ -63,13 +64,15 @@ pub(crate) struct GuestFeatures {
     pub(crate) backing: Backing,
     /// Who delivers the interrupts of a local APIC in one of its usual modes.
     pub(crate) delivery: Delivery,
+    /// Whether a guest's TSC may run at another frequency than the host's.
+    pub(crate) tsc_scaling: Scaling,
 }
 
 /// What a new vCPU is told about the machine that it sits in.
 #[derive(Clone, Debug)]
 pub(crate) struct VcpuSetup {
-    /// The guest's TSC reads 0 when the host's reads this.
-    pub(crate) tsc_origin: u64,
+    /// Its TSC, at first that of the VM's other vCPUs.
+    pub(crate) tsc: GuestTsc,
     /// The registers of its local APIC, which the hardware may work on as well.
     pub(crate) apic_page: Arc<ApicPage>,
     /// The bits of CR4 that CPUID allows it to set.
@@ -80,6 +83,13 @@ pub(crate) struct VcpuSetup {
 pub(crate) trait LoadedVcpu: Cpu {
     /// The host's TSC, which is `now_tsc`, when the guest's reads this: as far back or ahead as a `u64` goes.
     fn host_tsc_at(&self, guest_tsc: u64, now_tsc: u64) -> u64;
+
+    /// The guest's TSC when the host's reads this.
+    fn guest_tsc_at(&self, host_tsc: u64) -> u64;
+
+    /// The VM's time began at another moment of the host's TSC: what the guest's read at `from_tsc`, it reads at
+    /// `to_tsc`.
+    fn move_tsc_origin(&mut self, from_tsc: u64, to_tsc: u64);
 
     /// Runs the guest until it exits, at the latest when the host's TSC, which is `now_tsc`, reaches
     /// `deadline_tsc`, and shows the exit to `visitor`.

@@ -4,7 +4,9 @@ use crate::bare;
 use crate::build::{Artifacts, ImageMaker, lock, tiny_guests};
 use crate::config::{Configuration, ForMachine, LOG_LEVELS, USUAL_HOST_CPUS};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
-use crate::guests::{Guest, host_memory_mib, pack, parse_format, parse_module, parse_size};
+use crate::guests::{
+    Guest, TSC_MHZ, host_memory_mib, pack, parse_format, parse_module, parse_size, tsc_hz,
+};
 use crate::linux::{self, KernelPackage, Linux, Task};
 use crate::packaged::Packaged;
 use crate::paths::Paths;
@@ -26,7 +28,7 @@ pub struct GuestOptions {
     /// linux, memtest86+, ipxe, grub, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
     name: Option<String>,
     /// Run the virtual machines that this TOML file, or folder of them, describes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "screen", "test_devices"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "tsc", "screen", "test_devices"])]
     config: Option<PathBuf>,
     /// Run this kernel instead
     #[arg(long, value_name = "FILE")]
@@ -53,6 +55,9 @@ pub struct GuestOptions {
     /// Give it this much memory: 64M, 1G ... [default: 32M for the tiny ones, 256M for linux, 512M for yours]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     memory: Option<u64>,
+    /// Have its time-stamp counter run at this many MHz, whatever the machine's runs at, where the processor can do that
+    #[arg(long, value_name = "MHZ", value_parser = clap::value_parser!(u32).range(i64::from(*TSC_MHZ.start())..=i64::from(*TSC_MHZ.end())))]
+    tsc: Option<u32>,
     /// Give it the devices that test kernels expect: exit port, debug console, interrupt lines, fw_cfg
     #[arg(long)]
     test_devices: bool,
@@ -138,6 +143,7 @@ impl GuestOptions {
             guest.config.screen = Screen::Text;
         }
         guest.config.cpus = self.cpus;
+        guest.config.tsc_hz = self.tsc.map(tsc_hz);
         if let Some(cmdline) = &self.cmdline {
             guest.config.cmdline.clone_from(cmdline);
         }

@@ -60,6 +60,7 @@ fn every_key_of_a_machine_reaches_its_guest() {
         cpus = 3
         weight = 512
         cap = 250
+        tsc = 2400
         affinity = [3, 0, 1]
         placement = "shared"
         console = "terminal"
@@ -93,6 +94,7 @@ fn every_key_of_a_machine_reaches_its_guest() {
     assert_eq!(config.memory_bytes, 96 << 20);
     assert_eq!((config.cpus, config.weight), (3, 512));
     assert_eq!(config.cap_percent, Some(250));
+    assert_eq!(config.tsc_hz, Some(2_400_000_000));
     assert_eq!(config.affinity, [3, 0, 1]);
     assert_eq!(config.placement, Placement::Shared);
     assert_eq!(config.console, Console::Terminal);
@@ -211,6 +213,10 @@ fn each_mistake_in_a_machine_is_told_with_its_place_and_a_way_out() {
         (
             "cap = 101",
             "4:7: with 1 CPU a machine cannot use more than 100 percent of one; leave `cap` out for no limit",
+        ),
+        (
+            "tsc = 65536",
+            "4:7: `tsc` is a number from 1 to 65535, and not 65536",
         ),
         (
             "affinity = 0",

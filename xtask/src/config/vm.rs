@@ -1,7 +1,7 @@
 //! `[[vm]]`: one virtual machine.
 
 use super::section::{Found, Section, did_you_mean};
-use crate::guests::{Guest, module_cmdline, parse_format};
+use crate::guests::{Guest, TSC_MHZ, module_cmdline, parse_format, tsc_hz};
 use crate::linux::NAME as LINUX;
 use bundle::{
     Autostart, Console, EndPolicy, KernelFormat, Placement, Screen, TestDevices, VmConfig,
@@ -23,6 +23,7 @@ pub(super) const KEYS: &[&str] = &[
     "cpus",
     "weight",
     "cap",
+    "tsc",
     "affinity",
     "placement",
     "console",
@@ -94,6 +95,7 @@ pub(super) struct Vm {
     cmdline: Option<String>,
     weight: u32,
     cap_percent: Option<u32>,
+    tsc_hz: Option<u64>,
     on_crash: EndPolicy,
     on_reboot: EndPolicy,
 }
@@ -144,6 +146,9 @@ impl Vm {
                     .number("weight", 1..=MAX_WEIGHT)
                     .map_or(VmConfig::DEFAULT_WEIGHT, |found| found.value),
                 cap_percent: cap(table, cpus.value),
+                tsc_hz: table
+                    .number("tsc", TSC_MHZ)
+                    .map(|found| tsc_hz(found.value)),
                 on_crash: chosen(table.choice("on-crash", &POLICIES)),
                 on_reboot: chosen(table.choice("on-reboot", &POLICIES)),
                 cpus,
@@ -175,6 +180,7 @@ impl Vm {
         config.cpus = self.cpus.value;
         config.weight = self.weight;
         config.cap_percent = self.cap_percent;
+        config.tsc_hz = self.tsc_hz;
         config.affinity = self.affinity.iter().map(|cpu| cpu.value).collect();
         config.placement = self.placement;
         config.console = self.console;

@@ -93,6 +93,8 @@ pub struct VmConfig {
     pub weight: u32,
     /// The most it may use of one CPU, in percent (200 is two CPUs), even where nobody else wants them.
     pub cap_percent: Option<u32>,
+    /// What its time-stamp counter counts in a second, where that is not to be what the machine's counts.
+    pub tsc_hz: Option<u64>,
     /// The host CPUs it may run on; empty for all.
     pub affinity: Vec<u32>,
     /// Whether its virtual CPUs share host CPUs or own them.
@@ -129,6 +131,7 @@ impl VmConfig {
             cpus: 1,
             weight: Self::DEFAULT_WEIGHT,
             cap_percent: None,
+            tsc_hz: None,
             affinity: Vec::new(),
             placement: Placement::default(),
             console: Console::default(),

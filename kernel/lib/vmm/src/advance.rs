@@ -2,7 +2,7 @@
 //!
 //! A timer that ends a guest's turn at its deadline is late by an exit, the decision what the guest takes, and an
 //! entry; a halted CPU wakes up later still. So both begin early, and wait for the deadline at the last moment.
-//! The wait is short and bounded; the guest never sees its timer early. [`host_tsc_at`] says when a deadline is.
+//! The wait is short and bounded; the guest never sees its timer early.
 
 /// An advance in ticks.
 #[derive(Clone, Copy, Debug)]
@@ -43,28 +43,10 @@ impl Advance {
     }
 }
 
-/// The host's TSC when the guest's, which is `guest_now_tsc` while the host's is `now_tsc`, reads `guest_tsc`. What is
-/// too far away for the host's TSC is never: a guest may set its deadline to the largest number there is.
-#[inline]
-pub const fn host_tsc_at(guest_tsc: u64, guest_now_tsc: u64, now_tsc: u64) -> u64 {
-    match guest_tsc.checked_sub(guest_now_tsc) {
-        Some(ahead) => now_tsc.saturating_add(ahead),
-        None => now_tsc.saturating_sub(guest_now_tsc - guest_tsc),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn a_deadline_at_the_end_of_time_is_not_in_the_past() {
-        assert_eq!(host_tsc_at(u64::MAX, 1_000, 5_000), u64::MAX);
-        assert_eq!(host_tsc_at(1_500, 1_000, 5_000), 5_500);
-        assert_eq!(host_tsc_at(400, 1_000, 5_000), 4_400);
-        assert_eq!(host_tsc_at(0, 9_000, 5_000), 0);
-    }
 
     /// Meets one deadline where the work takes `work` ticks; returns how long it had to wait, or was late.
     fn meet(advance: &mut Advance, work: u64) -> (u64, u64) {

@@ -41,6 +41,7 @@ pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 pub mod trace;
+pub mod tsc;
 
 pub use cpu::Cpu;
 pub use cpuid::CpuidTable;

@@ -163,7 +163,7 @@ features! {
     IpiVirtualization, Unused, "IPI virtualization", "guest IPIs without an exit",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::IPI_VIRTUALIZATION];
     TscOffset, Required, "TSC offsetting", "a guest's TSC starts at zero", [PrimaryControls::USE_TSC_OFFSETTING];
-    TscScaling, Unused, "TSC scaling", "a guest's TSC keeps its frequency, as it does on its own machine",
+    TscScaling, Used, "TSC scaling", "a guest's TSC at the frequency that its VM asks for",
         [SecondaryControls::USE_TSC_SCALING];
     Rdtscp, Used, "RDTSCP", "guests may use RDTSCP and RDPID", [SecondaryControls::ENABLE_RDTSCP];
     Invpcid, Used, "INVPCID", "guests may use INVPCID", [SecondaryControls::ENABLE_INVPCID];

@@ -346,12 +346,12 @@ impl Cpu for VmxLoaded<'_> {
 
     #[inline]
     fn guest_tsc(&self) -> u64 {
-        clock::tsc().wrapping_add(self.vcpu.tsc_offset)
+        self.vcpu.tsc.at(clock::tsc())
     }
 
     fn move_guest_tsc(&mut self, ticks: u64) {
-        self.vcpu.tsc_offset = self.vcpu.tsc_offset.wrapping_add(ticks);
-        self.vmcs.write(fields::TSC_OFFSET, self.vcpu.tsc_offset);
+        self.vcpu.tsc.advance(ticks);
+        self.vmcs.write(fields::TSC_OFFSET, self.vcpu.tsc.offset());
     }
 
     fn apic_mode_changed(&mut self, lapic: &Lapic) {

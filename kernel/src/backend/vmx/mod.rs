@@ -31,6 +31,7 @@ use bundle::ApicVirtualization;
 use spin::Mutex;
 use vmm::cpuid::Backing;
 use vmm::inject::Delivery;
+use vmm::tsc::{GuestTsc, Scaling};
 use vmx::apic::ApicLevel;
 use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
@@ -238,7 +239,7 @@ pub(crate) struct VmxVcpu {
     residence: Residence,
     /// The CR4 bits that the guest changes without an exit: those of features that CPUID shows it.
     cr4_guest_owned: Cr4,
-    tsc_offset: u64,
+    tsc: GuestTsc,
     windows: super::Windows,
     /// Without a preemption timer: when the host's timer was last set to fire for this vCPU.
     armed_tsc: u64,
@@ -287,6 +288,11 @@ impl Backend for VmxBackend {
             delivery: match self.apic_level {
                 ApicLevel::Delivery => Delivery::Hardware,
                 ApicLevel::TaskPriority | ApicLevel::None => Delivery::Software,
+            },
+            tsc_scaling: if self.features.has(Feature::TscScaling) {
+                Scaling::Present
+            } else {
+                Scaling::Absent
             },
         }
     }

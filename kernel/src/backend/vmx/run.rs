@@ -82,8 +82,17 @@ impl LoadedVcpu for VmxLoaded<'_> {
 
     #[inline]
     fn host_tsc_at(&self, guest_tsc: u64, now_tsc: u64) -> u64 {
-        let guest_now_tsc = now_tsc.wrapping_add(self.vcpu.tsc_offset);
-        vmm::advance::host_tsc_at(guest_tsc, guest_now_tsc, now_tsc)
+        self.vcpu.tsc.host_tsc_at(guest_tsc, now_tsc)
+    }
+
+    #[inline]
+    fn guest_tsc_at(&self, host_tsc: u64) -> u64 {
+        self.vcpu.tsc.at(host_tsc)
+    }
+
+    fn move_tsc_origin(&mut self, from_tsc: u64, to_tsc: u64) {
+        self.vcpu.tsc.move_origin(from_tsc, to_tsc);
+        self.vmcs.write(fields::TSC_OFFSET, self.vcpu.tsc.offset());
     }
 
     #[inline]

@@ -42,11 +42,11 @@ pub(super) fn vcpu(
         vpid: vmx.vpids.lock().allocate().ok_or(OutOfFrames)?,
         residence: Residence::Memory { last: None },
         cr4_guest_owned: CR4_GUEST_OWNED & setup.cr4_allowed,
-        tsc_offset: setup.tsc_origin.wrapping_neg(),
+        tsc: setup.tsc,
         windows: Windows::empty(),
         armed_tsc: 0,
         primary: vmx.controls.primary | apic,
-        secondary: vmx.controls.secondary,
+        secondary: secondary_controls(vmx, setup),
         apic: VirtualApic::new(&setup.apic_page),
     };
     let mut loaded = (&vmx).load(&mut vcpu);
@@ -63,9 +63,19 @@ pub(super) fn vcpu(
     Ok(vcpu)
 }
 
+/// Those of every vCPU, and what its VM asks for.
+fn secondary_controls(vmx: &Vmx, setup: &VcpuSetup) -> SecondaryControls {
+    let mut secondary = vmx.controls.secondary;
+    secondary.set(
+        SecondaryControls::USE_TSC_SCALING,
+        setup.tsc.multiplier().is_some(),
+    );
+    secondary
+}
+
 fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &VmxVcpu) {
     let controls = &vmx.controls;
-    let secondary = controls.secondary;
+    let secondary = vcpu.secondary;
 
     vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin.bits());
     vmcs.write(fields::PRIMARY_CONTROLS, vcpu.primary.bits());
@@ -81,7 +91,10 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &VmxVcpu) {
     vmcs.write(fields::ENTRY_INTERRUPTION_INFO, 0);
     vmcs.write(fields::IO_BITMAP_A, vmx.bitmaps.io_a().as_u64());
     vmcs.write(fields::IO_BITMAP_B, vmx.bitmaps.io_b().as_u64());
-    vmcs.write(fields::TSC_OFFSET, vcpu.tsc_offset);
+    vmcs.write(fields::TSC_OFFSET, vcpu.tsc.offset());
+    if let Some(multiplier) = vcpu.tsc.multiplier() {
+        vmcs.write(fields::TSC_MULTIPLIER, multiplier.bits());
+    }
     if secondary.contains(SecondaryControls::ENABLE_VPID) {
         vmcs.write(fields::VPID, vcpu.vpid.as_u16());
     }
