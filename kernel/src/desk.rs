@@ -17,7 +17,7 @@ use vmm::monitor::{Edit, Line};
 use vmm::power::{Drill, DrillStep, Power, Seen};
 use vmm::scheduler::NEVER;
 
-use crate::backend::Backend;
+use crate::backend::{AddressSpace, Backend};
 use crate::crew::{About, Crew, Question, Seat};
 use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
@@ -409,8 +409,8 @@ impl<'a, B: Backend> Desk<'a, B> {
 
     fn list_vms(&self) {
         show(format_args!(
-            "{:<16} {:<12} {:>5} {:>8} {:>8} {:>5} {:>6}  {}",
-            "VM", "state", "CPUs", "MiB", "weight", "cap", "lives", "last end"
+            "{:<16} {:<12} {:>5} {:>8} {:>8} {:>8} {:>5} {:>6}  {}",
+            "VM", "state", "CPUs", "MiB", "written", "weight", "cap", "lives", "last end"
         ));
         for machine in self.keeper.machines() {
             let config = machine.config;
@@ -423,16 +423,21 @@ impl<'a, B: Backend> Desk<'a, B> {
                 Some(percent) => alloc::format!("{percent}%"),
                 None => String::from("-"),
             };
+            let written = match machine.life() {
+                Some(vm) => alloc::format!("{}", vm.written_bytes() >> 20),
+                None => String::from("-"),
+            };
             let end = match machine.last_end {
                 Some(end) => alloc::format!("{end}"),
                 None => String::new(),
             };
             show(format_args!(
-                "{:<16} {:<12} {:>5} {:>8} {:>8} {:>5} {:>6}  {}",
+                "{:<16} {:<12} {:>5} {:>8} {:>8} {:>8} {:>5} {:>6}  {}",
                 config.name,
                 state,
                 config.cpus,
                 config.memory_bytes >> 20,
+                written,
                 config.weight,
                 cap,
                 machine.lives,
@@ -473,11 +478,13 @@ impl<'a, B: Backend> Desk<'a, B> {
             usage.heap_bytes >> 10
         ));
         for machine in self.keeper.machines() {
-            if machine.life().is_some() {
+            if let Some(vm) = machine.life() {
                 show(format_args!(
-                    "{:<16} {:>8} MiB of its own, and {:>6} KiB for it",
+                    "{:<16} {:>8} MiB of its own ({} MiB written; {}), and {:>6} KiB for it",
                     machine.config.name,
                     machine.config.memory_bytes >> 20,
+                    vm.written_bytes() >> 20,
+                    vm.space().page_counts(),
                     machine.overhead_bytes >> 10
                 ));
             }

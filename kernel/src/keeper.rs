@@ -12,7 +12,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use ::log::warn;
+use ::log::{info, warn};
 use bundle::{Autostart, Bundle, EndPolicy, VmConfig};
 use host::Tail;
 use spin::Mutex;
@@ -26,7 +26,7 @@ use crate::hw::clock;
 use crate::hw::console::{self, GuestStyle};
 use crate::hw::screen::Colour;
 use crate::launch::{self, LaunchError, console_style};
-use crate::memory::{self, DirtyRam, GuestRam};
+use crate::memory::{self, DirtyRam, GuestRam, ZeroedRam};
 use crate::supervisor;
 use crate::vm::{End, Vm, VmId};
 
@@ -548,8 +548,17 @@ impl<B: Backend> Machine<'_, B> {
     ) -> Option<Result<GuestRam, LaunchError>> {
         loop {
             ram = match ram.zero_some(ZEROED_BYTES) {
-                Ok(ram) => {
+                Ok(ZeroedRam { ram, zeroed_bytes }) => {
                     self.built_ns = spent_ns;
+                    let spent_ns = spent_ns + clock::now_ns().saturating_sub(begin_ns);
+                    info!(
+                        target: "vm",
+                        "{}: {} of {} MiB zeroed, {} ticks",
+                        self.config.name,
+                        zeroed_bytes >> 20,
+                        self.config.memory_bytes >> 20,
+                        clock::ns_to_ticks(spent_ns)
+                    );
                     return Some(Ok(ram));
                 }
                 Err(rest) => rest,

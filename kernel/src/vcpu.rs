@@ -30,11 +30,13 @@ use self::stop::stop;
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
 pub(crate) struct Vcpu<B: Backend> {
+    /// Dropped first: whoever finds that the VM's last vCPU is gone takes its memory, and all must be known then that
+    /// the hardware has noted about that.
+    backend: B::Vcpu,
     vm: Arc<Vm<B>>,
     seating: Seating,
     /// The pause of its VM in which it stands still.
     parked: Option<u32>,
-    backend: B::Vcpu,
     inner: Inner,
 }
 

@@ -25,7 +25,7 @@ use vmm::VmError;
 use vmm::inject::PicAnswer;
 use vmm::scheduler::Slot;
 
-use crate::backend::Backend;
+use crate::backend::{AddressSpace, Backend};
 use crate::cpu::PcpuId;
 use crate::hw::clock;
 use crate::hw::console::{GuestConsole, GuestStyle};
@@ -359,8 +359,15 @@ impl<B: Backend> Vm<B> {
         self.devices.lock().console.flush();
     }
 
-    /// Takes it apart; its memory is what remains.
+    /// How much of its memory this life has written, in bytes of the pages that it has touched.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        self.space.note_written();
+        self.ram.written_bytes()
+    }
+
+    /// Takes it apart; its memory is what remains, and what of it was written is known.
     pub(crate) fn into_ram(self) -> GuestRam {
+        self.space.finish();
         self.ram
     }
 

@@ -22,7 +22,7 @@ pub(crate) trait Backend: Sized + 'static {
     /// One vCPU while it does not run.
     type Vcpu: Send;
     /// The second-level page tables of one VM.
-    type AddressSpace: Send + Sync;
+    type AddressSpace: AddressSpace;
     /// One vCPU on this CPU.
     type Loaded<'a>: LoadedVcpu;
 
@@ -53,6 +53,37 @@ pub(crate) trait Backend: Sized + 'static {
 
     /// Takes a vCPU off this CPU with all of its state, so that another one, or another CPU, may go on.
     fn unload(&self, vcpu: &mut Self::Vcpu);
+}
+
+/// The second-level page tables of one VM, which know what its guest has written.
+pub(crate) trait AddressSpace: Send + Sync {
+    /// Brings the account of the VM's written memory ([`memory::Written`]) up to date but for the last turn of each
+    /// vCPU.
+    fn note_written(&self);
+
+    /// The same for good: no vCPU uses these tables any more.
+    fn finish(&self);
+
+    /// The pages that map its RAM.
+    fn page_counts(&self) -> PageCounts;
+}
+
+/// How many pages of each size map something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PageCounts {
+    pub(crate) of_4k: u64,
+    pub(crate) of_2m: u64,
+    pub(crate) of_1g: u64,
+}
+
+impl core::fmt::Display for PageCounts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "pages: {} of 1 GiB, {} of 2 MiB, {} of 4 KiB",
+            self.of_1g, self.of_2m, self.of_4k
+        )
+    }
 }
 
 /// What a backend lets guests use of the processor.

@@ -122,6 +122,14 @@ impl FrameRun {
         (direct_map(self.start).as_u64() as *mut u8).wrapping_add(offset)
     }
 
+    /// Reads the 64-bit value at a multiple of 8, in one piece.
+    pub(crate) fn read_u64(&self, offset: usize) -> u64 {
+        assert!(offset.is_multiple_of(8), "a value that is not aligned");
+        // SAFETY: inside the run, as `at` checks, and aligned; the run is mapped and this value's. The processor may
+        // write to it by itself, which a volatile access stands.
+        unsafe { self.at(offset, 8).cast::<u64>().read_volatile() }
+    }
+
     /// Writes the 64-bit value at a multiple of 8, in one piece.
     pub(crate) fn write_u64(&self, offset: usize, value: u64) {
         assert!(offset.is_multiple_of(8), "a value that is not aligned");

@@ -7,8 +7,10 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use memory::{GuestMemory, GuestPhys, HostPhys, PageSize, Range, Unbacked};
+use memory::written::GRANULE;
+use memory::{GuestMemory, GuestPhys, HostPhys, PageSize, Range, Unbacked, Written};
 
 use super::{FrameRun, copy, direct_map, statistics, zero};
 
@@ -18,9 +20,6 @@ const LARGEST_PIECE: u64 = PageSize::Size1G.bytes();
 /// No guest gets the last of the memory: the hypervisor's heap grows from the same frames, and guests' page tables
 /// and control structures come from there.
 const KEPT_BYTES: u64 = 8 << 20;
-
-/// Pieces of at least this size are found by a table, with an entry for so much of the address space.
-const GRANULE: PageSize = PageSize::Size2M;
 
 /// A granule that does not lie in one piece. No RAM has this bias, since the direct map is in the upper half.
 const NO_PIECE: u64 = 0;
@@ -41,6 +40,8 @@ pub(crate) struct GuestRam {
     /// By granule, what is to be added to a guest-physical address in it for the address in the direct map: page
     /// walks and instruction fetches ask all the time.
     granules: Vec<u64>,
+    /// Which granules may hold anything but zeroes. Pieces that are smaller always may.
+    written: Arc<Written>,
 }
 
 /// The machine has less free memory than a guest wants.
@@ -66,14 +67,23 @@ impl fmt::Display for NotEnoughMemory {
 
 impl core::error::Error for NotEnoughMemory {}
 
-/// The memory of a guest before anybody may see it: it still holds whatever it held before. Zeroing it takes a
-/// while, in which a CPU may have other things to do, so it goes piece by piece.
+/// The memory of a guest before anybody may see it: it still holds whatever it held before. Zeroing what was written
+/// takes a while, in which a CPU may have other things to do, so it goes piece by piece.
 #[derive(Debug)]
 pub(crate) struct DirtyRam {
     ram: GuestRam,
-    /// The piece that is being zeroed, and how much of it has been.
+    /// The piece that is being zeroed, and how much of it is clean.
     piece: usize,
     done_bytes: u64,
+    zeroed_bytes: u64,
+}
+
+/// Memory that was zeroed.
+#[derive(Debug)]
+pub(crate) struct ZeroedRam {
+    pub(crate) ram: GuestRam,
+    /// How much of it was not known to be clean.
+    pub(crate) zeroed_bytes: u64,
 }
 
 impl DirtyRam {
@@ -123,8 +133,10 @@ impl DirtyRam {
                 at += bytes;
             }
         }
+        let end = pieces.last().map_or(GuestPhys::new(0), Piece::end);
         Ok(Self::reuse(GuestRam {
             granules: granules(&pieces),
+            written: Arc::new(Written::all(end)),
             pieces,
         }))
     }
@@ -135,40 +147,91 @@ impl DirtyRam {
             ram,
             piece: 0,
             done_bytes: 0,
+            zeroed_bytes: 0,
         }
     }
 
     /// Zeroes up to so many bytes more. Hands the memory out once all of it is done.
-    pub(crate) fn zero_some(mut self, most_bytes: u64) -> Result<GuestRam, Self> {
+    pub(crate) fn zero_some(mut self, most_bytes: u64) -> Result<ZeroedRam, Self> {
         let mut left = most_bytes;
         while let Some(piece) = self.ram.pieces.get(self.piece) {
-            let bytes = left.min(piece.frames.bytes() - self.done_bytes);
-            if bytes == 0 {
-                return Err(self);
+            let at = piece.start.wrapping_add(self.done_bytes);
+            let rest = piece.granule_rest(self.done_bytes);
+            if piece.has_granules() && !self.ram.written.is_marked(at) {
+                self.done_bytes += rest;
+            } else {
+                let bytes = left.min(rest);
+                if bytes == 0 {
+                    return Err(self);
+                }
+                // SAFETY: the bytes lie in the piece's frames, which are this value's, and no guest has them.
+                unsafe { zero(piece.frames.address().wrapping_add(self.done_bytes), bytes) };
+                left -= bytes;
+                self.done_bytes += bytes;
+                self.zeroed_bytes += bytes;
+                if bytes == rest && piece.has_granules() {
+                    self.ram.written.unmark(at);
+                }
             }
-            // SAFETY: the bytes lie in the piece's frames, which are this value's, and no guest has them.
-            unsafe { zero(piece.frames.address().wrapping_add(self.done_bytes), bytes) };
-            left -= bytes;
-            self.done_bytes += bytes;
             if self.done_bytes == piece.frames.bytes() {
                 self.piece += 1;
                 self.done_bytes = 0;
             }
         }
-        Ok(self.ram)
+        Ok(ZeroedRam {
+            ram: self.ram,
+            zeroed_bytes: self.zeroed_bytes,
+        })
+    }
+}
+
+impl Piece {
+    /// The first address behind it.
+    fn end(&self) -> GuestPhys {
+        self.start.wrapping_add(self.frames.bytes())
+    }
+
+    /// Whether it is made of whole granules. Pieces are aligned to their size, so it is, or has no whole one.
+    fn has_granules(&self) -> bool {
+        self.frames.bytes() >= GRANULE.bytes()
+    }
+
+    /// How much is left at an offset of the granule there, or of the piece.
+    fn granule_rest(&self, offset: u64) -> u64 {
+        let granule = GRANULE.bytes().min(self.frames.bytes());
+        granule - offset % granule
     }
 }
 
 impl GuestRam {
+    /// What of it was written, for those who write, and those who know that others have.
+    pub(crate) fn written(&self) -> &Arc<Written> {
+        &self.written
+    }
+
+    /// How much of it may hold anything but zeroes.
+    pub(crate) fn written_bytes(&self) -> u64 {
+        let written_of = |piece: &Piece| {
+            let granules = (0..piece.frames.bytes()).step_by(GRANULE.bytes() as usize);
+            granules
+                .filter(|offset| {
+                    !piece.has_granules()
+                        || self.written.is_marked(piece.start.wrapping_add(*offset))
+                })
+                .map(|offset| piece.granule_rest(offset))
+                .sum::<u64>()
+        };
+        self.pieces.iter().map(written_of).sum()
+    }
+
     /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are
     /// multiples of the piece's size, so the largest pages that fit into it can map it.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> {
         self.pieces.iter().map(|piece| {
-            let end = piece.start.wrapping_add(piece.frames.bytes());
             (
                 Range {
                     start: piece.start,
-                    end,
+                    end: piece.end(),
                 },
                 piece.frames.address(),
             )
@@ -229,8 +292,23 @@ impl GuestRam {
         (left >= bytes).then_some(pointer)
     }
 
+    /// A pointer to `bytes` bytes that lie together and are about to be written.
+    #[inline]
+    fn single_for_writing(&self, gpa: GuestPhys, bytes: u64) -> Option<*mut u8> {
+        let to = self.single(gpa, bytes)?;
+        self.written.mark(gpa);
+        Some(to)
+    }
+
+    /// The `bytes` bytes from `gpa` on are about to be written, if all of them are RAM.
+    fn prepare_for_writing(&self, gpa: GuestPhys, bytes: usize) -> Result<(), Unbacked> {
+        self.for_each_piece(gpa, bytes, |_, offset, _| {
+            self.written.mark(gpa.wrapping_add(offset as u64));
+        })
+    }
+
     /// Calls `each` with a pointer, an offset and a length for each piece of the `bytes` bytes from `gpa`
-    /// on.
+    /// on. None of them reaches from one granule into the next.
     fn for_each_piece(
         &self,
         gpa: GuestPhys,
@@ -332,13 +410,13 @@ impl GuestMemory for GuestRam {
 
     #[inline]
     fn write(&self, gpa: GuestPhys, bytes: &[u8]) -> Result<(), Unbacked> {
-        if let Some(to) = self.single(gpa, bytes.len() as u64) {
+        if let Some(to) = self.single_for_writing(gpa, bytes.len() as u64) {
             // SAFETY: `to` points to as many bytes of this guest's RAM as there are.
             unsafe { store(to, bytes) };
             return Ok(());
         }
         // Nothing is written unless all of it can be.
-        self.for_each_piece(gpa, bytes.len(), |_, _, _| ())?;
+        self.prepare_for_writing(gpa, bytes.len())?;
         self.for_each_piece(gpa, bytes.len(), |to, offset, length| {
             // SAFETY: `to` points to `length` bytes of this guest's RAM.
             unsafe { store(to, &bytes[offset..offset + length]) };
@@ -352,7 +430,7 @@ impl GuestMemory for GuestRam {
         new: u64,
     ) -> Result<u64, Unbacked> {
         let at = self
-            .single(gpa, 8)
+            .single_for_writing(gpa, 8)
             .filter(|_| gpa.as_u64().is_multiple_of(8))
             .ok_or(Unbacked(gpa))?;
         // SAFETY: eight aligned bytes of this guest's RAM, which are only ever accessed by volatile, atomic
@@ -370,7 +448,7 @@ impl GuestMemory for GuestRam {
         new: u32,
     ) -> Result<u32, Unbacked> {
         let at = self
-            .single(gpa, 4)
+            .single_for_writing(gpa, 4)
             .filter(|_| gpa.as_u64().is_multiple_of(4))
             .ok_or(Unbacked(gpa))?;
         // SAFETY: as for eight bytes.
@@ -382,7 +460,7 @@ impl GuestMemory for GuestRam {
 
     fn zero(&self, gpa: GuestPhys, bytes: u64) -> Result<(), Unbacked> {
         let length = usize::try_from(bytes).map_err(|_| Unbacked(gpa))?;
-        self.for_each_piece(gpa, length, |_, _, _| ())?;
+        self.prepare_for_writing(gpa, length)?;
         self.for_each_piece(gpa, length, |to, _, length| {
             // SAFETY: `to` points to `length` bytes of this guest's RAM; an assembler access, as above.
             unsafe {

@@ -22,9 +22,11 @@ pub mod frames;
 mod guest;
 mod range;
 pub mod table;
+pub mod written;
 
 pub use addr::{GuestPhys, GuestVirt, HostPhys, HostVirt, PageSize};
 pub use frames::{FrameAllocator, Placement};
 pub use guest::{GuestMemory, Unbacked};
 pub use range::Range;
 pub use table::{TableMemory, Tables, TlbEffect};
+pub use written::Written;

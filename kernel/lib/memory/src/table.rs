@@ -5,9 +5,13 @@
 //! store that leaves every address with its old or its new translation, so that CPUs may walk the tables
 //! meanwhile. Whether they must flush something afterwards is the returned [`TlbEffect`].
 
+mod pages;
+
 use core::fmt;
 
 use crate::{HostPhys, PageSize};
+
+pub use pages::Page;
 
 /// Entries in a table.
 pub const ENTRIES: usize = 512;
@@ -473,6 +477,17 @@ fn is_empty<F: Format, M: TableMemory>(memory: &M, table: HostPhys, level: u8) -
     (0..ENTRIES).all(|slot| F::decode(memory.read_entry(table, slot), level) == Entry::Empty)
 }
 
+/// The address with the bits above those that the tables translate as they must be.
+fn extended<F: Format>(address: u64) -> u64 {
+    match F::UPPER_BITS {
+        UpperBits::Zero => address,
+        UpperBits::SignExtended => {
+            let unused = 64 - entry_shift(F::LEVELS + 1);
+            (((address << unused) as i64) >> unused) as u64
+        }
+    }
+}
+
 fn free_tree<F: Format, M: TableMemory>(memory: &mut M, table: HostPhys, level: u8) {
     for slot in 0..ENTRIES {
         if let Entry::Table(below) = F::decode(memory.read_entry(table, slot), level) {
@@ -514,10 +529,7 @@ fn upper_part<F: Format>(address: u64) -> u64 {
 fn is_translatable<F: Format>(address: u64) -> bool {
     match F::UPPER_BITS {
         UpperBits::Zero => upper_part::<F>(address) == 0,
-        UpperBits::SignExtended => {
-            let unused = 64 - entry_shift(F::LEVELS + 1);
-            (((address << unused) as i64) >> unused) as u64 == address
-        }
+        UpperBits::SignExtended => extended::<F>(address) == address,
     }
 }
 

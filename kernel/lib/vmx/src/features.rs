@@ -120,7 +120,7 @@ features! {
     TrueControls, Used, "true controls", "CR3 moves and debug state need no exit",
         [Bits(Basic::TRUE_CONTROLS)];
     Ept1G, Used, "EPT pages of 1 GiB", "still shorter walks", [Bits(EptVpid::PAGE_1G)];
-    EptAccessedDirty, Unused, "EPT accessed and dirty flags", "finding cold and written pages",
+    EptAccessedDirty, Used, "EPT accessed and dirty flags", "a restart zeroes only what was written",
         [Bits(EptVpid::ACCESSED_DIRTY)];
     EptExecuteOnly, Unused, "EPT execute-only pages", "code that cannot be read",
         [Bits(EptVpid::EXECUTE_ONLY)];
@@ -130,8 +130,8 @@ features! {
         [SecondaryControls::MODE_BASED_EXECUTE_CONTROL];
     SubPageWrite, Unused, "sub-page write permissions", "write protection of 128 bytes",
         [SecondaryControls::SUB_PAGE_WRITE_PERMISSIONS];
-    PageModificationLog, Unused, "page-modification logging", "a list of the pages written, which nobody wants: no VM is migrated",
-        [SecondaryControls::ENABLE_PML];
+    PageModificationLog, Used, "page-modification logging", "written pages are known without a search",
+        [SecondaryControls::ENABLE_PML, Bits(EptVpid::ACCESSED_DIRTY)];
     Vpid, Used, "VPID", "the TLB survives a world switch",
         [SecondaryControls::ENABLE_VPID, Bits(EptVpid::INVVPID)];
     InvvpidAddress, Used, "INVVPID of one address", "emulated INVLPG", [Bits(EptVpid::INVVPID_ADDRESS)];

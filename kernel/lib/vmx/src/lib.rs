@@ -33,6 +33,7 @@ pub mod feature_control;
 pub mod features;
 pub mod fields;
 pub mod instruction_error;
+pub mod pml;
 pub mod preemption;
 #[cfg(test)]
 mod testing;
@@ -51,5 +52,6 @@ pub use exit_reason::{ExitReason, RawExitReason};
 pub use feature_control::FeatureControl;
 pub use features::{Feature, Features};
 pub use fields::{Encoding, Field, VmcsReader, VmcsWriter};
+pub use pml::WriteTracking;
 pub use preemption::PreemptionTimer;
 pub use vpid::{Vpid, VpidAllocator};

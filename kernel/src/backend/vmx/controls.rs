@@ -71,6 +71,7 @@ impl Controls {
                     | SecondaryControls::ENABLE_RDTSCP
                     | SecondaryControls::ENABLE_INVPCID
                     | SecondaryControls::ENABLE_XSAVES
+                    | SecondaryControls::ENABLE_PML
                     | SecondaryControls::WBINVD_EXITING
                     | SecondaryControls::PAUSE_LOOP_EXITING,
             )?,

@@ -12,6 +12,7 @@ mod guard;
 mod host;
 mod instructions;
 mod loaded;
+mod pml;
 mod run;
 mod setup;
 mod space;
@@ -36,7 +37,7 @@ use vmx::apic::ApicLevel;
 use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
 use vmx::features::{Feature, Features, MissingFeatures};
-use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator};
+use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator, WriteTracking};
 
 use self::apic::VirtualApic;
 use self::bitmaps::Bitmaps;
@@ -45,6 +46,7 @@ use self::entry::{Entry, Frame as EntryFrame};
 use self::guard::Guard;
 use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
+use self::pml::WriteLog;
 use self::space::EptSpace;
 use self::switch::{HostExtendedState, SwitchedState};
 use self::tlb::Tlb;
@@ -61,6 +63,7 @@ pub(crate) struct Vmx {
     features: Features,
     controls: Controls,
     apic_level: ApicLevel,
+    tracking: WriteTracking,
     fixed: FixedBits,
     bitmaps: Bitmaps,
     tlb: Tlb,
@@ -140,6 +143,11 @@ impl Vmx {
         if !has_vpid {
             controls.secondary.remove(SecondaryControls::ENABLE_VPID);
         }
+        let tracking = WriteTracking::best(&features);
+        if tracking != WriteTracking::Log {
+            controls.secondary.remove(SecondaryControls::ENABLE_PML);
+        }
+        log::info!(target: "vmx", "memory that guests have written: {tracking}");
         let apic_level = apic_level(&features, apic);
         log::info!(target: "vmx", "local APICs of guests: {apic_level}");
         let guard = Guard::choose();
@@ -150,6 +158,7 @@ impl Vmx {
         Ok(Box::leak(Box::new(Self {
             controls,
             apic_level,
+            tracking,
             guard,
             fixed: FixedBits::of(&capabilities),
             bitmaps,
@@ -246,6 +255,7 @@ pub(crate) struct VmxVcpu {
     primary: vmx::PrimaryControls,
     secondary: SecondaryControls,
     apic: VirtualApic,
+    write_log: Option<WriteLog>,
 }
 
 /// Where a vCPU's state is.
@@ -307,9 +317,13 @@ impl Backend for VmxBackend {
 
     fn load<'a>(&self, vcpu: &'a mut VmxVcpu) -> VmxLoaded<'a> {
         let vmcs = match vcpu.residence {
-            // SAFETY: it is resident, so its VMCS is current here: whoever makes another one current unloads
-            // this one first.
-            Residence::Cpu { .. } => unsafe { CurrentVmcs::assume() },
+            Residence::Cpu { .. } => {
+                // SAFETY: it is resident, so its VMCS is current here: whoever makes another one current unloads
+                // this one first.
+                let vmcs = unsafe { CurrentVmcs::assume() };
+                vcpu.drain_log(&vmcs);
+                vmcs
+            }
             Residence::Memory { last } => vcpu.move_in(cpu::this().id(), last),
         };
         // Since its last turn the CPU may have set the host's timer for something else.
@@ -324,6 +338,8 @@ impl Backend for VmxBackend {
     fn unload(&self, vcpu: &mut VmxVcpu) {
         if let Residence::Cpu { id, .. } = vcpu.residence {
             vcpu.switched.unload();
+            // SAFETY: as in `load`.
+            vcpu.drain_log(&unsafe { CurrentVmcs::assume() });
             vcpu.frame.forget_host_stack();
             if let Err(failure) = vcpu.vmcs.clear() {
                 panic!("VMCLEAR of a VMCS of ours: {failure}");
@@ -340,6 +356,14 @@ impl Backend for VmxBackend {
 static TAKEN: [AtomicBool; MAX_CPUS] = [const { AtomicBool::new(false) }; MAX_CPUS];
 
 impl VmxVcpu {
+    /// Notes what the processor has logged.
+    #[inline]
+    fn drain_log(&self, vmcs: &CurrentVmcs) {
+        if let Some(log) = &self.write_log {
+            log.drain(vmcs, &self.space);
+        }
+    }
+
     /// From memory to this CPU; `last` is where it was before.
     fn move_in(&mut self, here: PcpuId, last: Option<PcpuId>) -> CurrentVmcs {
         if let Some(taken) = TAKEN.get(here.index()) {

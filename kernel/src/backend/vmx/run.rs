@@ -172,6 +172,10 @@ impl VmxLoaded<'_> {
         let exit = exit::decode(reason, &self.vmcs);
         match exit {
             VmExit::Exception(_) => self.block_nmis_again(reason),
+            VmExit::DirtyLogFull => {
+                self.vcpu.drain_log(&self.vmcs);
+                self.block_nmis_again(reason);
+            }
             // Where it was the timer, it is to be set again.
             VmExit::HostInterrupt(_) => self.vcpu.armed_tsc = 0,
             VmExit::EntryRefused { .. } => self.entry_kind().remove(Entry::RESUME),

@@ -3,11 +3,12 @@
 use alloc::sync::Arc;
 
 use vmx::apic::ApicMode;
-use vmx::{PinControls, SecondaryControls, fields};
+use vmx::{PinControls, SecondaryControls, WriteTracking, fields, pml};
 
 use super::apic::VirtualApic;
 use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
 use super::entry::Frame as EntryFrame;
+use super::pml::WriteLog;
 use super::space::EptSpace;
 use super::switch::SwitchedState;
 use super::vmcs::{CurrentVmcs, Vmcs};
@@ -48,6 +49,10 @@ pub(super) fn vcpu(
         primary: vmx.controls.primary | apic,
         secondary: secondary_controls(vmx, setup),
         apic: VirtualApic::new(&setup.apic_page),
+        write_log: match vmx.tracking {
+            WriteTracking::Log => Some(WriteLog::new()?),
+            WriteTracking::DirtyFlags | WriteTracking::Nothing => None,
+        },
     };
     let mut loaded = (&vmx).load(&mut vcpu);
     write_controls(&loaded.vmcs, vmx, loaded.vcpu);
@@ -97,6 +102,10 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &VmxVcpu) {
     }
     if secondary.contains(SecondaryControls::ENABLE_VPID) {
         vmcs.write(fields::VPID, vcpu.vpid.as_u16());
+    }
+    if let Some(log) = &vcpu.write_log {
+        vmcs.write(fields::PML_ADDRESS, log.address().as_u64());
+        vmcs.write(fields::PML_INDEX, pml::EMPTY);
     }
     if secondary.contains(SecondaryControls::PAUSE_LOOP_EXITING) {
         vmcs.write(fields::PLE_GAP, PLE_GAP);

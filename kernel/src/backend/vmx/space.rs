@@ -2,15 +2,19 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use alloc::sync::Arc;
+
 use machine::devices::lapic::Lapic;
 use memory::table::TableError;
-use memory::{HostPhys, PageSize, Tables};
+use memory::{GuestPhys, HostPhys, PageSize, Range, Tables, Written};
+use vmx::WriteTracking;
 use vmx::apic::ApicMode;
-use vmx::ept::{AccessedDirty, Ept, EptFlags, EptPointer};
+use vmx::ept::{Ept, EptFlags, EptPointer};
 use vmx::features::Feature;
 
 use super::tlb::Tlb;
 use super::{OutOfFrames, SecondaryControls, Vmx};
+use crate::backend::{AddressSpace, PageCounts};
 use crate::cpu::PcpuId;
 use crate::memory::{Frame, GuestRam, TableFrames};
 
@@ -24,6 +28,9 @@ pub(crate) struct EptSpace {
     id: SpaceId,
     plain: Root,
     with_apic: Option<WithApic>,
+    tracking: WriteTracking,
+    /// What of the RAM was written, which these tables and the logs of the vCPUs add to.
+    written: Arc<Written>,
 }
 
 /// The number of an address space, never used again while the hypervisor runs, as the frames of its tables may be.
@@ -70,10 +77,16 @@ impl EptSpace {
         } else {
             None
         };
+        let written = Arc::clone(ram.written());
+        if vmx.tracking == WriteTracking::Nothing {
+            written.mark_all();
+        }
         Ok(Self {
             id: SpaceId::next(),
             plain,
             with_apic,
+            tracking: vmx.tracking,
+            written,
         })
     }
 
@@ -93,12 +106,82 @@ impl EptSpace {
         }
     }
 
+    /// The log of a vCPU names this page. Where it is part of a larger one, that was logged as a whole.
+    pub(super) fn page_was_written(&self, page: GuestPhys) {
+        // The APIC-access page may be logged, too.
+        if let Some(size) = self.plain.size_of_page(page) {
+            self.written.mark_range(whole_page(page, size));
+        }
+    }
+
+    /// Looks for written pages in the tables. How many of them had not been noted?
+    fn look_for_dirty_flags(&self) -> u64 {
+        let mut news = 0;
+        let roots = [
+            Some(&self.plain),
+            self.with_apic.as_ref().map(|it| &it.root),
+        ];
+        for root in roots.into_iter().flatten() {
+            root.for_each_page(|address, size, flags| {
+                // A mark stands for all of a large page, and all of it is noted at once.
+                let is_new = flags.contains(EptFlags::DIRTY) && !self.written.is_marked(address);
+                if is_new && self.plain.size_of_page(address).is_some() {
+                    self.written.mark_range(whole_page(address, size));
+                    news += 1;
+                }
+            });
+        }
+        news
+    }
+
     /// To be called on a CPU before this space is first used there.
     pub(super) fn flush_before_first_use(&self, here: PcpuId, tlb: Tlb) {
         self.plain.flush_before_first_use(here, tlb);
         if let Some(with_apic) = &self.with_apic {
             with_apic.root.flush_before_first_use(here, tlb);
         }
+    }
+}
+
+impl AddressSpace for Arc<EptSpace> {
+    fn note_written(&self) {
+        if self.tracking == WriteTracking::DirtyFlags {
+            self.look_for_dirty_flags();
+        }
+    }
+
+    fn finish(&self) {
+        // Whatever the log says, what the tables say counts as well: memory that wrongly passes for clean would show
+        // the next guest what this one had in it.
+        let missed = match self.tracking {
+            WriteTracking::Log => self.look_for_dirty_flags(),
+            WriteTracking::DirtyFlags | WriteTracking::Nothing => {
+                self.note_written();
+                0
+            }
+        };
+        if missed != 0 {
+            log::error!(target: "vmx", "{missed} written pages were in no log: this is a bug in Plinth or the processor");
+        }
+    }
+
+    fn page_counts(&self) -> PageCounts {
+        let mut counts = PageCounts::default();
+        self.plain.for_each_page(|_, size, _| match size {
+            PageSize::Size4K => counts.of_4k += 1,
+            PageSize::Size2M => counts.of_2m += 1,
+            PageSize::Size1G => counts.of_1g += 1,
+        });
+        counts
+    }
+}
+
+/// The addresses of the page of this size that an address lies in.
+fn whole_page(address: GuestPhys, size: PageSize) -> Range<GuestPhys> {
+    let start = address.align_down(size);
+    Range {
+        start,
+        end: start.wrapping_add(size.bytes()),
     }
 }
 
@@ -124,7 +207,7 @@ impl Root {
         let mut memory = TableFrames::ANYWHERE;
         let tables = Tables::<Ept>::new(&mut memory).ok_or(OutOfFrames)?;
         let mut root = Self {
-            pointer: EptPointer::new(tables.root(), AccessedDirty::Ignored),
+            pointer: EptPointer::new(tables.root(), vmx.tracking.flags()),
             tables: Some(tables),
             flushed_on: Default::default(),
         };
@@ -158,6 +241,21 @@ impl Root {
             Ok(_) => Ok(()),
             Err(TableError::OutOfTables) => Err(OutOfFrames),
             Err(error) => panic!("mapping guest memory: {error}"),
+        }
+    }
+
+    /// How large the page is that maps this address, if one does.
+    fn size_of_page(&self, address: GuestPhys) -> Option<PageSize> {
+        let tables = self.tables.as_ref()?;
+        let found = tables.translate(&TableFrames::ANYWHERE, address.as_u64())?;
+        Some(found.size)
+    }
+
+    fn for_each_page(&self, mut each: impl FnMut(GuestPhys, PageSize, EptFlags)) {
+        if let Some(tables) = &self.tables {
+            tables.for_each_page(&TableFrames::ANYWHERE, |page| {
+                each(GuestPhys::new(page.address), page.size, page.flags);
+            });
         }
     }
 

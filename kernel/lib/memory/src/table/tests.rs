@@ -128,6 +128,50 @@ fn the_largest_page_that_alignment_allows_is_used() {
 }
 
 #[test]
+fn every_page_is_shown_once_with_its_size_frame_and_flags() {
+    let mut memory = Fake::new();
+    let mut tables = Tables::<Toy>::new(&mut memory).unwrap();
+    let top = u64::MAX - 0xfff;
+    for (start, frame, bytes, flags) in [
+        (
+            GIB - 2 * MIB - 0x1000,
+            2 * GIB - 2 * MIB - 0x1000,
+            GIB + 2 * MIB + 0x1000,
+            1,
+        ),
+        (top, 0x7000, 0x1000, 2),
+    ] {
+        let mapped = tables.map(
+            &mut memory,
+            start,
+            hpa(frame),
+            bytes,
+            flags,
+            PageSize::Size1G,
+        );
+        assert_eq!(mapped, Ok(TlbEffect::None));
+    }
+    let mut seen = vec![];
+    tables.for_each_page(&memory, |page| {
+        seen.push((page.address, page.frame.as_u64(), page.size, page.flags));
+    });
+    assert_eq!(
+        seen,
+        [
+            (
+                GIB - 2 * MIB - 0x1000,
+                2 * GIB - 2 * MIB - 0x1000,
+                PageSize::Size4K,
+                1
+            ),
+            (GIB - 2 * MIB, 2 * GIB - 2 * MIB, PageSize::Size2M, 1),
+            (GIB, 2 * GIB, PageSize::Size1G, 1),
+            (top, 0x7000, PageSize::Size4K, 2),
+        ]
+    );
+}
+
+#[test]
 fn a_frame_that_is_not_aligned_like_its_address_gets_small_pages() {
     let mut memory = Fake::new();
     let mut tables = Tables::<Toy>::new(&mut memory).unwrap();
