@@ -405,6 +405,24 @@ impl Session {
         }
     }
 
+    /// Waits for the epitaph of the hypervisor, which has been asked to crash, and returns its lines.
+    pub fn expect_epitaph(&mut self) -> Result<Vec<String>> {
+        let deadline = Instant::now() + self.patience;
+        let mut epitaph = Vec::new();
+        loop {
+            let Next::Line(line) = self.lines.next(deadline) else {
+                return Err(self.failure("the epitaph is not complete"));
+            };
+            self.heard.push(line.clone());
+            if line.starts_with("plinth: panic ends") {
+                return Ok(epitaph);
+            }
+            if !epitaph.is_empty() || line.starts_with("plinth: panic on CPU") {
+                epitaph.push(line);
+            }
+        }
+    }
+
     /// Types at the serial port.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.serial

@@ -13,6 +13,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ::log::{info, warn};
 use bundle::{Placement, VmConfig};
 use spin::Mutex;
+use vmm::monitor::command::EntryPart;
 use vmm::monitor::top::VcpuSample;
 use vmm::scheduler::balance::{
     self, CpuSet, Occupied, Plan, Published, SharedCpuSet, Summary, allowed, should_steal,
@@ -115,6 +116,8 @@ pub(crate) enum About {
     Trace,
     /// What the exits were, and what they cost.
     Exits,
+    /// Nothing but that its next entry will fail, which is to be done to it.
+    Spoil(EntryPart),
     /// The figures for the live view, which go to [`Crew::samples`].
     Figures,
 }

@@ -18,6 +18,7 @@ use vmm::power::{Drill, DrillStep, Power, Seen};
 use vmm::scheduler::NEVER;
 
 use crate::backend::{AddressSpace, Backend};
+use crate::crash;
 use crate::crew::{About, Crew, Question, Seat};
 use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
@@ -396,6 +397,8 @@ impl<'a, B: Backend> Desk<'a, B> {
                 LogLevel::Debug => LevelFilter::Debug,
                 LogLevel::Trace => LevelFilter::Trace,
             }),
+            Command::Crash(bug) => crash::crash(bug),
+            Command::Spoil(part, name) => self.ask_about(About::Spoil(part), &name)?,
             Command::Exit => self.close(),
         }
         Ok(())

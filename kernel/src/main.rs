@@ -6,6 +6,7 @@ extern crate alloc;
 
 mod backend;
 mod cpu;
+mod crash;
 mod crew;
 mod desk;
 mod doorbell;

@@ -3,6 +3,7 @@
 mod bad_input;
 mod bench;
 mod boot;
+mod bugs;
 mod commands;
 mod conformance;
 mod crowd;
@@ -22,6 +23,7 @@ fn main() {
     let groups = [
         bench::trials(),
         boot::trials(),
+        bugs::trials(),
         guests::trials(),
         bad_input::trials(),
         commands::trials(),

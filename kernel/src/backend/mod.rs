@@ -12,6 +12,7 @@ use arch::{Cr4, Xcr0};
 use machine::devices::lapic::{ApicPage, Lapic};
 use vmm::cpuid::Backing;
 use vmm::inject::Delivery;
+use vmm::monitor::command::EntryPart;
 use vmm::tsc::{GuestTsc, Scaling};
 use vmm::{Cpu, Event, VmExit};
 
@@ -151,6 +152,9 @@ pub(crate) trait LoadedVcpu: Cpu {
 
     /// Asks for exits as soon as the guest can take an interrupt, an NMI.
     fn request_windows(&mut self, windows: Windows);
+
+    /// Breaks a rule of the hardware's checks of this part, so that the next entry fails.
+    fn spoil(&mut self, part: EntryPart);
 
     /// Writes down what the hardware says about a failed entry or an exit that nobody expected.
     fn explain(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;

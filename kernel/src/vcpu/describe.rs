@@ -7,7 +7,7 @@ use vmm::inject::Activity;
 use vmm::monitor::top::{Doing, VcpuSample};
 
 use super::Vcpu;
-use crate::backend::Backend;
+use crate::backend::{Backend, LoadedVcpu};
 use crate::crew::About;
 use crate::vm::Stance;
 
@@ -54,6 +54,10 @@ impl<B: Backend> Vcpu<B> {
         }
         if matches!(about, About::Everything | About::Exits) {
             write!(out, "{}", inner.metrics)?;
+        }
+        if let About::Spoil(part) = about {
+            backend.load(&mut self.backend).spoil(part);
+            writeln!(out, "its next entry will fail")?;
         }
         Ok(())
     }

@@ -4,6 +4,7 @@ use core::fmt;
 
 use machine::devices::lapic::Lapic;
 use vmm::inject::Delivery;
+use vmm::monitor::command::EntryPart;
 use vmm::{Event, VmExit};
 use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
@@ -142,6 +143,15 @@ impl LoadedVcpu for VmxLoaded<'_> {
             );
             self.vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
             self.vcpu.windows = windows;
+        }
+    }
+
+    fn spoil(&mut self, part: EntryPart) {
+        match part {
+            // Bit 1 has to be set (SDM vol. 3, Checks on Guest RIP, RFLAGS, and SSP).
+            EntryPart::State => self.vmcs.write(fields::GUEST_RFLAGS, 0),
+            // No processor has more than four (SDM vol. 3, Checks on VM-Execution Control Fields).
+            EntryPart::Controls => self.vmcs.write(fields::CR3_TARGET_COUNT, u32::MAX),
         }
     }
 

@@ -35,8 +35,34 @@ pub enum Command {
     Console(String),
     /// How much is logged.
     Log(LogLevel),
+    /// The hypervisor is to end as by a bug of its own.
+    Crash(Bug),
+    /// The next entry of this VM is to fail.
+    Spoil(EntryPart, String),
     /// The monitor closes.
     Exit,
+}
+
+/// Bugs of the hypervisor, for those who want to see what becomes of one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bug {
+    /// Something that it asserts is not so.
+    Panic,
+    /// A stack overflows.
+    Stack,
+    /// Its text is written.
+    Text,
+    /// Its data is executed.
+    Data,
+}
+
+/// What of a VM can be made such that the hardware does not enter it. It checks the controls first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum EntryPart {
+    /// The state of the guest.
+    State,
+    /// What the hypervisor wants of the hardware.
+    Controls,
 }
 
 /// How much the hypervisor logs.
@@ -75,7 +101,7 @@ impl fmt::Display for CommandError {
 impl core::error::Error for CommandError {}
 
 /// Each command as it is written, and what it does.
-pub const COMMANDS: [(&str, &str); 20] = [
+pub const COMMANDS: [(&str, &str); 22] = [
     ("vms", "lists the VMs"),
     ("cpus", "lists the host's CPUs"),
     ("memory", "where the memory is"),
@@ -101,6 +127,14 @@ pub const COMMANDS: [(&str, &str); 20] = [
     (
         "log LEVEL",
         "how much is logged: error, warn, info, debug, trace",
+    ),
+    (
+        "crash BUG",
+        "ends Plinth as by a bug of its own: panic, stack, text, data",
+    ),
+    (
+        "spoil VM PART",
+        "makes its next entry fail by its state or controls",
     ),
     ("help", "this"),
     ("exit", "closes the monitor (also Ctrl-D)"),
@@ -165,6 +199,22 @@ impl Command {
                 "trace" => LogLevel::Trace,
                 _ => return Err(wrong()),
             }),
+            "crash" => Self::Crash(match rest {
+                "panic" => Bug::Panic,
+                "stack" => Bug::Stack,
+                "text" => Bug::Text,
+                "data" => Bug::Data,
+                _ => return Err(wrong()),
+            }),
+            "spoil" => {
+                let (name, part) = rest.rsplit_once(' ').ok_or_else(wrong)?;
+                let part = match part {
+                    "state" => EntryPart::State,
+                    "controls" => EntryPart::Controls,
+                    _ => return Err(wrong()),
+                };
+                Self::Spoil(part, name.trim().to_owned())
+            }
             // What is left takes nothing.
             _ if !rest.is_empty() => return Err(wrong()),
             "vms" => Self::Vms,
@@ -194,7 +244,9 @@ mod tests {
             let line = usage
                 .replace("VM", "linux")
                 .replace(" N", " 7")
-                .replace("LEVEL", "debug");
+                .replace("LEVEL", "debug")
+                .replace("BUG", "stack")
+                .replace("PART", "state");
             let command = parse(&line);
             assert!(command.is_ok(), "{line}: {command:?}");
             assert_eq!(command.unwrap().is_none(), usage.is_empty());
@@ -213,6 +265,10 @@ mod tests {
             parse("cycle my guest 1000"),
             Ok(Some(Command::Cycle("my guest".into(), 1000)))
         );
+        assert_eq!(
+            parse("spoil my guest controls"),
+            Ok(Some(Command::Spoil(EntryPart::Controls, "my guest".into())))
+        );
     }
 
     #[test]
@@ -230,6 +286,10 @@ mod tests {
             ("cycle tiny", "`cycle VM N`"),
             ("cycle tiny 0", "`cycle VM N`"),
             ("vms all", "`vms`"),
+            ("crash", "`crash BUG`"),
+            ("crash linux", "`crash BUG`"),
+            ("spoil linux", "`spoil VM PART`"),
+            ("spoil linux memory", "`spoil VM PART`"),
         ] {
             let error = parse(line).unwrap_err().to_string();
             assert!(error.contains(said), "{line}: {error}");
