@@ -6,6 +6,7 @@ use libtest_mimic::Trial;
 use plinth_tests::artifacts;
 use xtask::build::conformance_guests;
 use xtask::conformance;
+use xtask::emulator::CpuModel;
 use xtask::paths::Paths;
 
 use crate::trial;
@@ -31,7 +32,12 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn compare(name: &str) -> Result<()> {
-    let score = conformance::compare(&Paths::of_checkout(), artifacts()?, name)?;
+    let score = conformance::compare(
+        &Paths::of_checkout(),
+        artifacts()?,
+        name,
+        CpuModel::default(),
+    )?;
     ensure!(
         score.wrong.is_empty(),
         "not as on the bare machine:\n  {}",

@@ -2,6 +2,7 @@
 
 use crate::build::{Artifacts, conformance_guests};
 use crate::conformance::{Score, Totals, compare, exceptions};
+use crate::emulator::CpuModel;
 use crate::paths::Paths;
 use crate::report::say;
 use crate::system::packages::{Need, ensure};
@@ -17,6 +18,9 @@ pub struct ConformanceOptions {
     /// List the cases from which the emulator is excused, and why
     #[arg(long)]
     exceptions: bool,
+    /// The processor that Bochs emulates
+    #[arg(long, value_enum, default_value_t)]
+    cpu_model: CpuModel,
 }
 
 /// Runs them, and prints the score of each.
@@ -44,7 +48,7 @@ pub fn conformance(paths: &Paths, options: &ConformanceOptions) -> Result<ExitCo
     let mut totals = Totals::default();
     println!("{}", heading());
     for guest in wanted {
-        match compare(paths, &artifacts, guest) {
+        match compare(paths, &artifacts, guest, options.cpu_model) {
             Ok(score) => {
                 totals.add(&score);
                 println!("{}", row(guest, &score));

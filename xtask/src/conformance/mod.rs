@@ -92,7 +92,13 @@ fn apic(name: &str) -> ApicVirtualization {
 }
 
 /// The machine that a guest runs on.
-fn machine(artifacts: &Artifacts, guest: &Guest, side: Side, engine: Engine) -> Result<Machine> {
+fn machine(
+    artifacts: &Artifacts,
+    guest: &Guest,
+    side: Side,
+    engine: Engine,
+    cpu_model: CpuModel,
+) -> Result<Machine> {
     let (disk, memory_mib, msrs) = match side {
         Side::Bare => {
             let (disk, memory_mib) = bare::disk(artifacts, guest)?;
@@ -117,7 +123,7 @@ fn machine(artifacts: &Artifacts, guest: &Guest, side: Side, engine: Engine) -> 
         engine,
         firmware: Firmware::Bios,
         cpus: guest.config.cpus,
-        cpu_model: CpuModel::Skylake,
+        cpu_model,
         msrs,
         memory_mib,
         pace: Pace::Free,
@@ -133,9 +139,15 @@ pub fn engine() -> Engine {
 }
 
 /// Boots a guest, and collects its cases until the machine is off.
-pub fn run(paths: &Paths, artifacts: &Artifacts, name: &str, side: Side) -> Result<Cases> {
+pub fn run(
+    paths: &Paths,
+    artifacts: &Artifacts,
+    name: &str,
+    side: Side,
+    cpu_model: CpuModel,
+) -> Result<Cases> {
     let guest = guest(artifacts, name)?;
-    let mut running = machine(artifacts, &guest, side, engine())?.spawn(paths)?;
+    let mut running = machine(artifacts, &guest, side, engine(), cpu_model)?.spawn(paths)?;
     let lines = LineReader::start(running.serial()?)?;
     let deadline = Instant::now() + PATIENCE;
     let mut heard = Vec::new();
@@ -169,10 +181,15 @@ fn says_power_off(name: &str, line: &str) -> bool {
     )
 }
 
-/// Runs a guest on both machines and compares.
-pub fn compare(paths: &Paths, artifacts: &Artifacts, name: &str) -> Result<Score> {
-    let bare = run(paths, artifacts, name, Side::Bare)?;
-    let under_plinth = run(paths, artifacts, name, Side::Guest)?;
+/// Runs a guest on both machines, with this processor where it is emulated, and compares.
+pub fn compare(
+    paths: &Paths,
+    artifacts: &Artifacts,
+    name: &str,
+    cpu_model: CpuModel,
+) -> Result<Score> {
+    let bare = run(paths, artifacts, name, Side::Bare, cpu_model)?;
+    let under_plinth = run(paths, artifacts, name, Side::Guest, cpu_model)?;
     let excused = match engine() {
         Engine::Bochs => exceptions::of(name),
         // The list is about the emulator.
