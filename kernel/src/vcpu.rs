@@ -346,7 +346,8 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
             | VmExit::Exception(_)
             | VmExit::TaskSwitch(_)
             | VmExit::ApicAccess { .. }
-            | VmExit::DirtyLogFull => {
+            | VmExit::DirtyLogFull
+            | VmExit::MemoryMapped => {
                 let event = cpu.interrupted_event();
                 inner.state.unsettled |= event.is_some();
                 inner.state.pending.interrupted(event);
@@ -461,6 +462,9 @@ impl Inner {
         let signals = vm.posted(self.index).drain(&mut self.state.lapic);
         if signals.wake() {
             self.state.paravirt.wake();
+        }
+        if signals.a20() {
+            cpu.set_a20(vm.memory().a20());
         }
         if let Some(restart) =
             self.state

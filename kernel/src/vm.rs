@@ -19,7 +19,7 @@ use host::Tail;
 use machine::devices::TextView;
 use machine::devices::lapic::{Kick, PostedInterrupts};
 use machine::devices::routing::{RoutingTable, VcpuSet};
-use machine::{Board, BoardConfig, Display, Effects, InterruptMessage, Level, Request};
+use machine::{A20Gate, Board, BoardConfig, Display, Effects, InterruptMessage, Level, Request};
 use spin::{Mutex, Once};
 use vmm::VmError;
 use vmm::inject::PicAnswer;
@@ -518,11 +518,23 @@ impl<B: Backend> Vm<B> {
         }
         if let Some(request) = effects.request {
             self.finish(match request {
+                Request::AddressLine20(gate) => return self.move_a20(gate),
                 Request::PowerOff => End::PowerOff,
                 Request::Reset => End::Reset,
                 Request::Panic => End::Crash(VmError::GuestPanic),
                 Request::Exit(status) => End::Exit(status),
             });
+        }
+    }
+
+    /// The gate of address line 20 moves, for software now and for each vCPU before its next entry.
+    #[cold]
+    fn move_a20(&self, gate: A20Gate) {
+        self.ram.set_a20(gate);
+        for vcpu in 0..self.vcpus() {
+            if self.posted(vcpu).post_a20() == Kick::Needed {
+                self.kick(vcpu);
+            }
         }
     }
 

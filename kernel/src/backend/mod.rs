@@ -9,6 +9,7 @@ pub(crate) mod vmx;
 use alloc::sync::Arc;
 
 use arch::{Cr4, Xcr0};
+use machine::A20Gate;
 use machine::devices::lapic::{ApicPage, Lapic};
 use vmm::cpuid::Backing;
 use vmm::inject::Delivery;
@@ -142,6 +143,9 @@ pub(crate) trait LoadedVcpu: Cpu {
 
     /// Delivers `event` at the next entry.
     fn inject(&mut self, event: Event);
+
+    /// The gate of address line 20 has been moved.
+    fn set_a20(&mut self, gate: A20Gate);
 
     /// Who brings the local APIC's interrupts to the guest, as its APIC is now.
     fn delivery(&self) -> Delivery;

@@ -5,10 +5,11 @@
 //! instructions that the compiler does not look into.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use machine::A20Gate;
 use memory::written::GRANULE;
 use memory::{GuestMemory, GuestPhys, HostPhys, PageSize, Range, Unbacked, Written};
 
@@ -39,9 +40,11 @@ pub(crate) struct GuestRam {
     pieces: Vec<Piece>,
     /// By granule, what is to be added to a guest-physical address in it for the address in the direct map: page
     /// walks and instruction fetches ask all the time.
-    granules: Vec<u64>,
+    granules: Vec<AtomicU64>,
     /// Which granules may hold anything but zeroes. Pieces that are smaller always may.
     written: Arc<Written>,
+    /// A packed [`A20Gate`]. Written by [`set_a20`](Self::set_a20) only.
+    a20: AtomicU8,
 }
 
 /// The machine has less free memory than a guest wants.
@@ -138,11 +141,13 @@ impl DirtyRam {
             granules: granules(&pieces),
             written: Arc::new(Written::all(end)),
             pieces,
+            a20: AtomicU8::new(A20Gate::Open as u8),
         }))
     }
 
     /// The memory of a guest that is no more.
-    pub(crate) const fn reuse(ram: GuestRam) -> Self {
+    pub(crate) fn reuse(ram: GuestRam) -> Self {
+        ram.set_a20(A20Gate::Open);
         Self {
             ram,
             piece: 0,
@@ -238,6 +243,24 @@ impl GuestRam {
         })
     }
 
+    /// The gate of address line 20.
+    pub(crate) fn a20(&self) -> A20Gate {
+        A20Gate::open_if(self.a20.load(Ordering::Relaxed) == A20Gate::Open as u8)
+    }
+
+    /// Moves the gate of address line 20. While it is closed no granule lies in one piece, as half of each shows the
+    /// other half; so an open gate costs no access anything.
+    pub(crate) fn set_a20(&self, gate: A20Gate) {
+        self.a20.store(gate as u8, Ordering::Relaxed);
+        for piece in &self.pieces {
+            let (range, bias) = piece.granules();
+            for granule in self.granules.get(range).unwrap_or_default() {
+                let bias = if gate.is_open() { bias } else { NO_PIECE };
+                granule.store(bias, Ordering::Relaxed);
+            }
+        }
+    }
+
     /// A pointer to what lies at a guest-physical address, and how many bytes from there on are known to lie together.
     #[inline]
     fn locate(&self, gpa: GuestPhys) -> Option<(*mut u8, u64)> {
@@ -257,13 +280,15 @@ impl GuestRam {
     #[inline]
     fn granule_bias(&self, gpa: GuestPhys) -> Option<u64> {
         let granule = (gpa.as_u64() >> GRANULE.shift()) as usize;
-        let bias = *self.granules.get(granule)?;
+        let bias = self.granules.get(granule)?.load(Ordering::Relaxed);
         (bias != NO_PIECE).then_some(bias)
     }
 
     /// [`locate`](Self::locate) for what is in no granule: the small pieces, and what is no RAM.
     #[inline(never)]
     fn search(&self, gpa: GuestPhys) -> Option<(HostPhys, u64)> {
+        let gate = self.a20();
+        let gpa = GuestPhys::new(gpa.as_u64() & gate.mask());
         let at = self
             .pieces
             .partition_point(|piece| piece.start <= gpa)
@@ -275,6 +300,10 @@ impl GuestRam {
             .bytes()
             .checked_sub(offset)
             .filter(|&left| left > 0)?;
+        let left = match gate {
+            A20Gate::Open => left,
+            A20Gate::Closed => left.min(A20Gate::LINE - (gpa.as_u64() & (A20Gate::LINE - 1))),
+        };
         Some((piece.frames.address().wrapping_add(offset), left))
     }
 
@@ -327,18 +356,26 @@ impl GuestRam {
     }
 }
 
+impl Piece {
+    /// The granules that lie in it, and their bias. Pieces are aligned to their size, so a granule lies in one
+    /// altogether or not at all.
+    fn granules(&self) -> (core::ops::Range<usize>, u64) {
+        let pointer = direct_map(self.frames.address()).as_u64();
+        let bias = pointer.wrapping_sub(self.start.as_u64());
+        let first = (self.start.as_u64() >> GRANULE.shift()) as usize;
+        let count = (self.frames.bytes() >> GRANULE.shift()) as usize;
+        (first..first + count, bias)
+    }
+}
+
 /// The bias of each granule.
-fn granules(pieces: &[Piece]) -> Vec<u64> {
+fn granules(pieces: &[Piece]) -> Vec<AtomicU64> {
     let mut granules = Vec::new();
     for piece in pieces {
-        // Pieces are aligned to their size, so a granule lies in one altogether or not at all.
-        let pointer = direct_map(piece.frames.address()).as_u64();
-        let bias = pointer.wrapping_sub(piece.start.as_u64());
-        let first = (piece.start.as_u64() >> GRANULE.shift()) as usize;
-        let count = (piece.frames.bytes() >> GRANULE.shift()) as usize;
-        if count != 0 {
-            granules.resize(first, NO_PIECE);
-            granules.resize(first + count, bias);
+        let (range, bias) = piece.granules();
+        if !range.is_empty() {
+            granules.resize_with(range.start, || AtomicU64::new(NO_PIECE));
+            granules.resize_with(range.end, || AtomicU64::new(bias));
         }
     }
     granules

@@ -34,6 +34,15 @@ pub const WAIT_FOR_KEY: u16 = 0xe400;
 pub const CALL_TICK: u16 = 0xe410;
 /// Resets the machine by port 0xcf9.
 const RESTART: u16 = 0xe420;
+/// Where the wait of INT 0x15 goes on: STI, PAUSE, and to the stub of [`IS_WAIT_OVER`], which leads back here or to its
+/// IRET.
+pub const WAIT: u16 = 0xe428;
+/// A vector that nobody calls, whose stub asks whether a wait is over.
+pub const IS_WAIT_OVER: u8 = 0xff;
+/// What the machine is, for INT 0x15, AH=0xc0.
+pub const CONFIGURATION: u16 = 0xe500;
+/// That table: its length, model (AT), submodel, BIOS revision; a second 8259A, a real-time clock, an extended data area.
+const CONFIGURATION_TABLE: [u8; 10] = [8, 0, 0xfc, 0x01, 0, 0x64, 0, 0, 0, 0];
 /// One byte: whether there is a display.
 pub const HAS_DISPLAY: GuestPhys = GuestPhys::new(0xf_e430);
 /// The memory map: the number of entries in two bytes, then [`E820_ENTRY_BYTES`] for each, as E820 gives them.
@@ -77,6 +86,10 @@ pub mod data {
     pub const TICKS: u64 = 0x46c;
     /// Whether midnight has passed.
     pub const MIDNIGHT: u64 = 0x470;
+    /// When the wait that goes on is over.
+    pub const WAIT_UNTIL: u64 = 0x49c;
+    /// Whether a wait goes on.
+    pub const WAITS: u64 = 0x4a0;
     /// First and last place for keys, as offsets from 0x400.
     pub const KEYS_START: u64 = 0x480;
     /// The end of the places for keys.
@@ -143,6 +156,9 @@ pub fn install(
     let [low, high] = back(WAIT_FOR_KEY + 5, stub(0x16));
     image.code(WAIT_FOR_KEY, &[0xfb, 0xf4, 0xe9, low, high])?;
     image.code(CALL_TICK, &[0xcd, 0x1c, 0xcf])?;
+    let [low, high] = back(WAIT + 6, stub(IS_WAIT_OVER));
+    image.code(WAIT, &[0xfb, 0xf3, 0x90, 0xe9, low, high])?;
+    image.code(CONFIGURATION, &CONFIGURATION_TABLE)?;
     // MOV AL, 6; MOV DX, 0xcf9; OUT DX, AL; HLT.
     image.code(RESTART, &[0xb0, 0x06, 0xba, 0xf9, 0x0c, 0xee, 0xf4])?;
     // The processor's first address after a reset, and the date and model that a BIOS has behind it.
@@ -226,13 +242,17 @@ mod tests {
     }
 
     #[test]
-    fn waiting_for_a_key_leads_back_to_the_service() {
+    fn waiting_leads_back_to_the_service() {
         let memory = FakeMemory::new(1 << 20);
         install(&MachineLayout::new(1 << 20, 1), Display::Absent, &memory).unwrap();
         let code = memory.bytes(0xf_e400, 5);
         assert_eq!(code[..3], [0xfb, 0xf4, 0xe9]);
         let target = 0xe405u16.wrapping_add(u16::from_le_bytes([code[3], code[4]]));
         assert_eq!(service_at(target.into()), Some(0x16));
+        let code = memory.bytes(0xf_e428, 6);
+        assert_eq!(code[..4], [0xfb, 0xf3, 0x90, 0xe9]);
+        let target = 0xe42eu16.wrapping_add(u16::from_le_bytes([code[4], code[5]]));
+        assert_eq!(service_at(target.into()), Some(0xff));
         let jump = memory.bytes(0xf_fff0, 3);
         let target = 0xfff3u16.wrapping_add(u16::from_le_bytes([jump[1], jump[2]]));
         assert_eq!((jump[0], target), (0xe9, 0xe420));

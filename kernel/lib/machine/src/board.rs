@@ -14,7 +14,7 @@ use crate::devices::{
     ResetControl, Rtc, TestDevices, TextView, Uart, Vga, testdev,
 };
 use crate::layout::{ECAM, IOAPIC, MachineLayout};
-use crate::{Effects, Gsi, Level, bios};
+use crate::{Effects, Gsi, Level, Request, bios};
 
 /// Whether a machine has the test devices.
 #[derive(Clone, Debug, Default)]
@@ -406,13 +406,22 @@ impl Board {
                 self.pit_accessed();
             }
             Port::PitControl => self.pit.write_control(value, now_ns),
-            Port::KeyboardData => self.keyboard.write_data(value, fx),
-            Port::KeyboardCommand => self.keyboard.write_command(value, fx),
+            Port::KeyboardData => {
+                self.keyboard.write_data(value, fx);
+                self.a20_accessed(fx);
+            }
+            Port::KeyboardCommand => {
+                self.keyboard.write_command(value, fx);
+                self.a20_accessed(fx);
+            }
             Port::Rtc => {
                 self.rtc.write(port, value, now_ns, fx);
                 self.rtc_accessed();
             }
-            Port::SystemControl => self.reset.write_system(value, fx),
+            Port::SystemControl => {
+                self.reset.write_system(value, fx);
+                self.a20_accessed(fx);
+            }
             Port::Test => {
                 if let Some(test) = &mut self.test {
                     test.write(port, value, fx);
@@ -434,6 +443,14 @@ impl Board {
             }
             Port::Reset => self.reset.write_reset(value, fx),
             Port::PciData => self.pci.write_data(port, Width::Byte, u32::from(value)),
+        }
+    }
+
+    /// There is one gate of address line 20, whichever device has moved it.
+    const fn a20_accessed(&mut self, fx: &Effects) {
+        if let Some(Request::AddressLine20(gate)) = fx.request {
+            self.reset.set_a20(gate);
+            self.keyboard.set_a20(gate);
         }
     }
 

@@ -15,6 +15,46 @@ pub enum Request {
     Panic,
     /// The guest ends its run with this exit status (the test boards' debug-exit device).
     Exit(u32),
+    /// The gate of address line 20 moves.
+    AddressLine20(A20Gate),
+}
+
+/// What address line 20 of the processors does. The gate is there for programs that rely on addresses above 1 MiB
+/// wrapping to 0, as on an 8086.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(u8)]
+pub enum A20Gate {
+    /// What the address says.
+    #[default]
+    Open = 0,
+    /// It is always 0, so that every odd MiB shows the even one below it.
+    Closed = 1,
+}
+
+impl A20Gate {
+    /// The address line.
+    pub const LINE: u64 = 1 << 20;
+
+    /// Open if so.
+    #[must_use]
+    pub const fn open_if(open: bool) -> Self {
+        if open { Self::Open } else { Self::Closed }
+    }
+
+    /// Whether it is open.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Open)
+    }
+
+    /// The bits of a physical address that get through.
+    #[must_use]
+    pub const fn mask(self) -> u64 {
+        match self {
+            Self::Open => u64::MAX,
+            Self::Closed => !Self::LINE,
+        }
+    }
 }
 
 /// What happened to the interrupt lines during one access, one bit for each GSI; the three happen in the

@@ -29,5 +29,5 @@ pub mod loader;
 pub mod smbios;
 
 pub use board::{Board, BoardConfig, Display, Handover, TestBoard};
-pub use effects::{Effects, LineChanges, OutputLine, Request};
+pub use effects::{A20Gate, Effects, LineChanges, OutputLine, Request};
 pub use interrupt::{DeliveryMode, DestinationMode, Gsi, InterruptMessage, Level, TriggerMode};

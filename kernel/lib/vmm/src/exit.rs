@@ -98,6 +98,8 @@ pub enum VmExit {
     HostSmi,
     /// The log of written pages is full.
     DirtyLogFull,
+    /// The backend has mapped memory that was missing in the second-level page tables: the guest goes on.
+    MemoryMapped,
     /// The hardware refused to enter the guest: the state that we gave it breaks a rule.
     EntryRefused {
         /// The hardware's own number for the rule's group.

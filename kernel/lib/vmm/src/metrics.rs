@@ -91,6 +91,8 @@ exit_kinds! {
     HostTimer = "host timer", VmExit::HostTimer,
     /// The log of written pages.
     DirtyLog = "dirty log", VmExit::DirtyLogFull,
+    /// Memory of the guest that was missing in its second-level page tables.
+    Mapped = "memory mapped", VmExit::MemoryMapped,
     /// What ends a VM.
     Fatal = "fatal", VmExit::TripleFault | VmExit::HostMachineCheck | VmExit::EntryRefused { .. }
         | VmExit::Unexpected { .. },

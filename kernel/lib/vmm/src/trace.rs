@@ -162,7 +162,8 @@ fn detail<C: Cpu>(cpu: &C, exit: &VmExit) -> u64 {
         | VmExit::HostTimer
         | VmExit::HostInit
         | VmExit::HostSmi
-        | VmExit::DirtyLogFull => 0,
+        | VmExit::DirtyLogFull
+        | VmExit::MemoryMapped => 0,
     }
 }
 
@@ -218,7 +219,8 @@ impl fmt::Display for Record {
             | ExitKind::Window
             | ExitKind::SingleStep
             | ExitKind::HostTimer
-            | ExitKind::DirtyLog => Ok(()),
+            | ExitKind::DirtyLog
+            | ExitKind::Mapped => Ok(()),
         }
     }
 }

@@ -14,7 +14,9 @@ use vmx::apic::ApicMode;
 use vmx::{PrimaryControls, SecondaryControls, fields};
 
 use super::loaded::VmxLoaded;
+use super::private::{Peculiarity, PrivateView};
 use super::space::View;
+use super::{OutOfFrames, VmxVcpu};
 
 /// The secondary controls that [`ApicLevel::controls`](vmx::apic::ApicLevel::controls) decides on.
 const APIC_CONTROLS: SecondaryControls = SecondaryControls::VIRTUALIZE_APIC_ACCESSES
@@ -76,14 +78,7 @@ impl VmxLoaded<'_> {
             vmx.bitmaps.msr()
         };
         self.vmcs.write(fields::MSR_BITMAPS, bitmap.as_u64());
-        let accesses = apic.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES);
-        let view = if accesses {
-            View::WithApic
-        } else {
-            View::Plain
-        };
-        let pointer = self.vcpu.space.pointer(view);
-        self.vmcs.write(fields::EPT_POINTER, pointer.as_u64());
+        self.choose_view();
         self.vcpu.apic.delivery = if apic.contains(SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY) {
             // Not looked at then, but the entry checks look at it once that control is clear again.
             self.set_threshold(0);
@@ -91,6 +86,40 @@ impl VmxLoaded<'_> {
         } else {
             Delivery::Software
         };
+    }
+
+    /// Sets which second-level page tables the guest runs on: one of those that its VM has, or its own where it is to
+    /// see anything else.
+    pub(super) fn choose_view(&mut self) {
+        let VmxVcpu {
+            peculiarity,
+            private,
+            vmx,
+            ..
+        } = &mut *self.vcpu;
+        if *peculiarity == Peculiarity::NONE {
+            *private = None;
+        } else if private.as_ref().map(PrivateView::peculiarity) != Some(*peculiarity) {
+            *private = match PrivateView::new(*peculiarity, vmx.tracking.flags(), vmx.tlb) {
+                Ok(view) => Some(view),
+                Err(OutOfFrames) => {
+                    log::warn!(
+                        target: "vmx",
+                        "no memory is left to show a guest {peculiarity:x?}: it sees its RAM as ever"
+                    );
+                    None
+                }
+            };
+        }
+        let accesses = SecondaryControls::VIRTUALIZE_APIC_ACCESSES;
+        let pointer = match &self.vcpu.private {
+            Some(view) => view.pointer(),
+            None if self.vcpu.secondary.contains(accesses) => {
+                self.vcpu.space.pointer(View::WithApic)
+            }
+            None => self.vcpu.space.pointer(View::Plain),
+        };
+        self.vmcs.write(fields::EPT_POINTER, pointer.as_u64());
     }
 
     #[inline]

@@ -355,6 +355,8 @@ impl Cpu for VmxLoaded<'_> {
     }
 
     fn apic_mode_changed(&mut self, lapic: &Lapic) {
+        let ram = self.vcpu.space.pieces();
+        self.vcpu.peculiarity.hidden = lapic.mmio_base().filter(|&page| ram.contain(page));
         self.virtualise_apic(ApicMode::of(lapic));
         // The manual wants it where the APIC-access page comes or goes.
         self.flush_all();

@@ -13,6 +13,7 @@ mod host;
 mod instructions;
 mod loaded;
 mod pml;
+mod private;
 mod run;
 mod setup;
 mod space;
@@ -47,6 +48,7 @@ use self::guard::Guard;
 use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
 use self::pml::WriteLog;
+use self::private::{Peculiarity, PrivateView};
 use self::space::EptSpace;
 use self::switch::{HostExtendedState, SwitchedState};
 use self::tlb::Tlb;
@@ -256,6 +258,9 @@ pub(crate) struct VmxVcpu {
     secondary: SecondaryControls,
     apic: VirtualApic,
     write_log: Option<WriteLog>,
+    /// What it is to see otherwise than the other vCPUs of its VM, and the tables for that.
+    peculiarity: Peculiarity,
+    private: Option<PrivateView>,
 }
 
 /// Where a vCPU's state is.
@@ -380,6 +385,9 @@ impl VmxVcpu {
             host::write_state(&vmcs, self.vmx.guard.exit());
             // This CPU may hold translations of an earlier stay, or of this VPID's last owner.
             self.vmx.tlb.flush_vpid(self.vpid);
+            if let Some(view) = &self.private {
+                view.flush(self.vmx.tlb);
+            }
         }
         self.space.flush_before_first_use(here, self.vmx.tlb);
         self.vmx.guard.change_vm(here, self.space.id());

@@ -2,7 +2,10 @@
 
 use core::fmt;
 
+use machine::A20Gate;
 use machine::devices::lapic::Lapic;
+use memory::GuestPhys;
+use vmm::exit::MemoryAccess;
 use vmm::inject::Delivery;
 use vmm::monitor::command::EntryPart;
 use vmm::{Event, VmExit};
@@ -12,10 +15,10 @@ use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
 use vmx::{PinControls, PrimaryControls, entry_checks, fields};
 
-use super::Residence;
 use super::entry::{Entry, Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
+use super::{Residence, VmxVcpu};
 use crate::backend::{ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::apic;
 
@@ -72,7 +75,10 @@ impl LoadedVcpu for VmxLoaded<'_> {
             RDMSR => visitor.visit(self, VmExit::ReadMsr),
             WRMSR => visitor.visit(self, VmExit::WriteMsr),
             EPT_VIOLATION => {
-                let exit = exit::ept_violation(&self.vmcs);
+                let exit = match self.vcpu.private {
+                    None => exit::ept_violation(&self.vmcs),
+                    Some(_) => self.private_violation(),
+                };
                 self.block_nmis_again(reason);
                 visitor.visit(self, exit)
             }
@@ -117,6 +123,14 @@ impl LoadedVcpu for VmxLoaded<'_> {
         // The processor clears the valid bit of this field at the exit that follows.
         self.vmcs
             .write(fields::ENTRY_INTERRUPTION_INFO, event.info.0);
+    }
+
+    #[cold]
+    fn set_a20(&mut self, gate: A20Gate) {
+        if self.vcpu.peculiarity.gate != gate {
+            self.vcpu.peculiarity.gate = gate;
+            self.choose_view();
+        }
     }
 
     #[inline]
@@ -201,6 +215,31 @@ impl VmxLoaded<'_> {
         self.vcpu.vmx.guard.enable_here();
         let code = self.vmcs.read(fields::VM_INSTRUCTION_ERROR);
         visitor.visit(self, VmExit::EntryRefused { code })
+    }
+
+    /// An EPT violation of a vCPU that has second-level page tables of its own: they may just lack a page.
+    #[cold]
+    fn private_violation(&mut self) -> VmExit {
+        let gpa = GuestPhys::new(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS));
+        let VmxVcpu {
+            private,
+            space,
+            vmx,
+            ..
+        } = &mut *self.vcpu;
+        let Some(view) = private else {
+            return exit::ept_violation(&self.vmcs);
+        };
+        if view.fill(space, gpa, vmx.tlb) {
+            return VmExit::MemoryMapped;
+        }
+        match exit::ept_violation(&self.vmcs) {
+            VmExit::Memory(access) => VmExit::Memory(MemoryAccess {
+                gpa: view.seen(gpa),
+                ..access
+            }),
+            exit => exit,
+        }
     }
 
     /// Where an IRET had ended the blocking of NMIs and then exited, it will be repeated: it must find them

@@ -9,6 +9,7 @@ use super::apic::VirtualApic;
 use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
 use super::entry::Frame as EntryFrame;
 use super::pml::WriteLog;
+use super::private::Peculiarity;
 use super::space::EptSpace;
 use super::switch::SwitchedState;
 use super::vmcs::{CurrentVmcs, Vmcs};
@@ -53,6 +54,8 @@ pub(super) fn vcpu(
             WriteTracking::Log => Some(WriteLog::new()?),
             WriteTracking::DirtyFlags | WriteTracking::Nothing => None,
         },
+        peculiarity: Peculiarity::NONE,
+        private: None,
     };
     let mut loaded = (&vmx).load(&mut vcpu);
     write_controls(&loaded.vmcs, vmx, loaded.vcpu);

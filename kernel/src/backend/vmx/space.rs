@@ -12,6 +12,7 @@ use vmx::apic::ApicMode;
 use vmx::ept::{Ept, EptFlags, EptPointer};
 use vmx::features::Feature;
 
+use super::private::Pieces;
 use super::tlb::Tlb;
 use super::{OutOfFrames, SecondaryControls, Vmx};
 use crate::backend::{AddressSpace, PageCounts};
@@ -23,7 +24,7 @@ use crate::memory::{Frame, GuestRam, TableFrames};
 ///
 /// Where the processor virtualises accesses to xAPICs there are two, which differ in one page: vCPUs whose APIC is
 /// to be found there use the one that maps it, all others the one that does not. So no access to that page ever
-/// reaches the frame behind it.
+/// reaches the frame behind it. A vCPU that sees memory otherwise than this has a view of its own ([`super::private`]).
 pub(crate) struct EptSpace {
     id: SpaceId,
     plain: Root,
@@ -31,6 +32,7 @@ pub(crate) struct EptSpace {
     tracking: WriteTracking,
     /// What of the RAM was written, which these tables and the logs of the vCPUs add to.
     written: Arc<Written>,
+    pieces: Pieces,
 }
 
 /// The number of an address space, never used again while the hypervisor runs, as the frames of its tables may be.
@@ -87,12 +89,18 @@ impl EptSpace {
             with_apic,
             tracking: vmx.tracking,
             written,
+            pieces: Pieces::new(ram.pieces()),
         })
     }
 
     /// The frame that the APIC-access page leads to; nothing is ever read from it or written to it.
     pub(super) fn apic_access_page(&self) -> Option<HostPhys> {
         Some(self.with_apic.as_ref()?.page.address())
+    }
+
+    /// Where the RAM lies.
+    pub(super) fn pieces(&self) -> &Pieces {
+        &self.pieces
     }
 
     pub(super) fn id(&self) -> SpaceId {

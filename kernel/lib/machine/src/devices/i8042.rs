@@ -1,6 +1,6 @@
 //! [`I8042`]: a keyboard controller, with a [`Keyboard`] in machines that have a screen.
 //!
-//! It passes its self test, keeps its command byte, pulses the reset line and reads the A20 gate back. What the
+//! It passes its self test, keeps its command byte, pulses the reset line and moves the A20 gate. What the
 //! keyboard sends it passes on, byte by byte, in scan code set 1 where the command byte asks for that. Without a
 //! keyboard a byte sent to it times out, as on a PC. There is no mouse port. The FADT does not announce the
 //! controller, so operating systems with ACPI do not look for a keyboard.
@@ -10,7 +10,7 @@
 use bitflags::bitflags;
 
 use super::keyboard::{Keyboard, to_set_1};
-use crate::{Effects, Gsi, Level, OutputLine, Request};
+use crate::{A20Gate, Effects, Gsi, Level, OutputLine, Request};
 
 bitflags! {
     /// The status port.
@@ -184,8 +184,8 @@ impl I8042 {
             0xd2 => self.target = Target::OutputBuffer,
             // To the mouse, or from it: the byte goes nowhere.
             0xd3 | 0xd4 => self.target = Target::Nowhere,
-            0xdd => self.output_port &= !A20,
-            0xdf => self.output_port |= A20,
+            0xdd => self.set_output_port(self.output_port & !A20, fx),
+            0xdf => self.set_output_port(self.output_port | A20, fx),
             // Pulses those lines of the output port whose bits are 0; line 0 is the reset.
             0xf0..=0xff if value & NOT_RESET == 0 => fx.ask(Request::Reset),
             _ => {}
@@ -219,7 +219,15 @@ impl I8042 {
         if value & NOT_RESET == 0 {
             fx.ask(Request::Reset);
         }
+        if (value ^ self.output_port) & A20 != 0 {
+            fx.ask(Request::AddressLine20(A20Gate::open_if(value & A20 != 0)));
+        }
         self.output_port = value;
+    }
+
+    /// The gate of address line 20 was moved, here or elsewhere.
+    pub const fn set_a20(&mut self, gate: A20Gate) {
+        self.output_port = self.output_port & !A20 | if gate.is_open() { A20 } else { 0 };
     }
 
     fn command_byte(&self) -> CommandByte {
@@ -319,14 +327,24 @@ mod tests {
     }
 
     #[test]
-    fn the_a20_gate_reads_back() {
-        let (mut controller, mut fx) = bench();
-        controller.write_command(0xdd, &mut fx);
-        controller.write_command(0xd0, &mut fx);
-        assert_eq!(controller.read_data(&mut fx), 0x01);
-        controller.write_command(0xdf, &mut fx);
-        controller.write_command(0xd0, &mut fx);
-        assert_eq!(controller.read_data(&mut fx), 0x03);
+    fn the_a20_gate_moves_by_each_command_and_reads_back() {
+        let mut controller = I8042::new(Gsi(1), None);
+        let mut command = |command: u8, data: Option<u8>| {
+            let mut fx = Effects::new();
+            controller.write_command(command, &mut fx);
+            if let Some(data) = data {
+                controller.write_data(data, &mut fx);
+            }
+            controller.write_command(0xd0, &mut fx);
+            (fx.request, controller.read_data(&mut fx))
+        };
+        let closes = Some(Request::AddressLine20(A20Gate::Closed));
+        let opens = Some(Request::AddressLine20(A20Gate::Open));
+        assert_eq!(command(0xdd, None), (closes, 0x01));
+        assert_eq!(command(0xdd, None), (None, 0x01));
+        assert_eq!(command(0xdf, None), (opens, 0x03));
+        assert_eq!(command(0xd1, Some(0xdd)), (closes, 0xdd));
+        assert_eq!(command(0xd1, Some(0xdf)), (opens, 0xdf));
     }
 
     #[test]

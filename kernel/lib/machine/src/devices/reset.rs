@@ -1,9 +1,9 @@
 //! [`ResetControl`]: the chipset's two reset ports, 0xcf9 (RST_CNT) and 0x92 (fast reset and A20).
 //!
-//! The address line A20 is never cut off: its gate reads back as it was written, which satisfies the guests
-//! that switch it on, and no guest since DOS switches it off.
+//! The gate of address line A20 is one, here and in the keyboard controller: whoever wrote last has moved it, and both
+//! read it back. The board keeps them alike.
 
-use crate::{Effects, Request};
+use crate::{A20Gate, Effects, Request};
 
 /// RST_CNT: a change from 0 to 1 resets.
 const RESET_CPU: u8 = 1 << 2;
@@ -59,7 +59,15 @@ impl ResetControl {
         if value & !self.system & FAST_RESET != 0 {
             fx.ask(Request::Reset);
         }
+        if (value ^ self.system) & A20 != 0 {
+            fx.ask(Request::AddressLine20(A20Gate::open_if(value & A20 != 0)));
+        }
         self.system = value & (FAST_RESET | A20);
+    }
+
+    /// The gate was moved, here or elsewhere.
+    pub const fn set_a20(&mut self, gate: A20Gate) {
+        self.system = self.system & !A20 | if gate.is_open() { A20 } else { 0 };
     }
 }
 
@@ -80,9 +88,24 @@ mod tests {
     fn the_fast_reset_port_resets_and_keeps_the_a20_gate() {
         let (mut ports, mut fx) = (ResetControl::new(), Effects::new());
         assert_eq!(ports.read_system(), 0x02);
-        ports.write_system(0x00, &mut fx);
-        assert_eq!((ports.read_system(), fx.request), (0x00, None));
+        ports.write_system(0x02, &mut fx);
+        assert_eq!((ports.read_system(), fx.request), (0x02, None));
         ports.write_system(0x03, &mut fx);
         assert_eq!(fx.request, Some(Request::Reset));
+    }
+
+    #[test]
+    fn only_a_change_moves_the_a20_gate() {
+        let mut ports = ResetControl::new();
+        for (value, wanted) in [
+            (0x02, None),
+            (0x00, Some(Request::AddressLine20(A20Gate::Closed))),
+            (0x00, None),
+            (0x02, Some(Request::AddressLine20(A20Gate::Open))),
+        ] {
+            let mut fx = Effects::new();
+            ports.write_system(value, &mut fx);
+            assert_eq!((fx.request, ports.read_system()), (wanted, value));
+        }
     }
 }

@@ -144,7 +144,8 @@ pub fn handle<C: Cpu, M: Machine>(
         | VmExit::HostTimer
         | VmExit::HostInit
         | VmExit::HostSmi
-        | VmExit::DirtyLogFull => Ok(Next::Resume),
+        | VmExit::DirtyLogFull
+        | VmExit::MemoryMapped => Ok(Next::Resume),
         VmExit::HostMachineCheck => Ok(Next::Stop(VmError::MachineCheck)),
         VmExit::TripleFault => Ok(Next::Stop(VmError::TripleFault)),
         VmExit::MemoryMisconfigured(gpa) => Ok(Next::Stop(VmError::MemoryMisconfigured(gpa))),

@@ -47,12 +47,18 @@ impl Signals {
     const INTR: u32 = 1 << 5;
     const TIMER: u32 = 1 << 6;
     const WAKE: u32 = 1 << 7;
+    const A20: u32 = 1 << 16;
     const START_UP_SHIFT: u32 = 8;
     const START_UP_VECTOR: u32 = 0xff << Self::START_UP_SHIFT;
 
     /// What the CPU is to be told; the rest is the local APIC's.
-    const FOR_CPU: u32 =
-        Self::NMIS | Self::INIT | Self::START_UP | Self::START_UP_VECTOR | Self::TIMER | Self::WAKE;
+    const FOR_CPU: u32 = Self::NMIS
+        | Self::INIT
+        | Self::START_UP
+        | Self::START_UP_VECTOR
+        | Self::TIMER
+        | Self::WAKE
+        | Self::A20;
 
     /// Whether there are none.
     #[inline]
@@ -88,6 +94,11 @@ impl Signals {
         self.0 & Self::WAKE != 0
     }
 
+    /// Whether the gate of address line 20 has moved.
+    pub const fn a20(self) -> bool {
+        self.0 & Self::A20 != 0
+    }
+
     pub(super) const fn add_nmi(&mut self) {
         self.0 = with_nmi(self.0);
     }
@@ -110,7 +121,7 @@ impl Signals {
             all = with_nmi(all);
             nmis -= 1;
         }
-        Self(all | later.0 & (Self::TIMER | Self::WAKE))
+        Self(all | later.0 & (Self::TIMER | Self::WAKE | Self::A20))
     }
 }
 
@@ -224,6 +235,11 @@ impl PostedInterrupts {
     /// Makes the CPU go on if it has halted, interrupts off or not.
     pub fn post_wake(&self) -> Kick {
         self.post_signals(|signals| signals | Signals::WAKE)
+    }
+
+    /// Tells the CPU that the gate of address line 20 has moved.
+    pub fn post_a20(&self) -> Kick {
+        self.post_signals(|signals| signals | Signals::A20)
     }
 
     /// Whether there may be something to drain.

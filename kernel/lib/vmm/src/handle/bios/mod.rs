@@ -1,11 +1,12 @@
 //! The services of the BIOS that guests call in real mode, by INT: what its stubs ([`machine::bios`]) ask for.
 //!
-//! Enough for boot loaders and their kin: text on the display, keys, memory map, time, and the truth about what is
+//! Enough for boot loaders and their kin: text on the display, keys, memory map and moves, time, and the truth about what is
 //! not there (disks, VESA, APM). Without a display, text goes to the serial port, and keys come from there.
 //!
 //! By IBM's Personal System/2 and Personal Computer BIOS Interface technical reference; INT 0x15, AX=0xe820 by the ACPI
 //! specification, "INT 15H, E820H - Query System Address Map".
 
+mod extended;
 mod keyboard;
 mod system;
 mod video;
@@ -71,7 +72,8 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
             // Serial port: time-out. Printer: time-out.
             0x14 => self.set_ah(0x80),
             0x17 => self.set_ah(0x01),
-            0x15 => self.system(),
+            0x15 => return self.system(),
+            bios::IS_WAIT_OVER => return self.is_over(),
             0x16 => return self.keyboard(),
             0x18 | 0x19 => self.nothing_to_boot(),
             0x1a => self.time(),

@@ -1,4 +1,4 @@
-//! INT 0x15 (memory map and A20), time, and what there is nothing of.
+//! INT 0x15 (memory; the rest of it is in `extended`), time, and what there is nothing of.
 
 use arch::{Gpr, SegmentName, Width};
 use machine::bios::{self, data};
@@ -38,10 +38,15 @@ struct Entry {
 
 impl<C: Cpu, M: Machine> Call<'_, C, M> {
     /// INT 0x15.
-    pub(super) fn system(&mut self) {
+    pub(super) fn system(&mut self) -> After {
         match (self.ah(), self.al()) {
             (0xe8, 0x20) => self.memory_map(),
-            (0xe8, 0x01) => {
+            // The latter is the former for callers that look at 32 bits.
+            (0xe8, 0x01 | 0x81) => {
+                let width = match self.al() {
+                    0x01 => Width::Word,
+                    _ => Width::Dword,
+                };
                 let (kib, blocks) = self.memory_above_1_mib();
                 for (register, value) in [
                     (Gpr::Rax, kib),
@@ -49,7 +54,7 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
                     (Gpr::Rcx, kib),
                     (Gpr::Rdx, blocks),
                 ] {
-                    self.set(register, value);
+                    self.cpu.write_gpr(register, width, u64::from(value));
                 }
                 self.set_flags(CARRY, false);
             }
@@ -60,23 +65,14 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
                 self.set_ax(u16::try_from(all).unwrap_or(u16::MAX));
                 self.set_flags(CARRY, false);
             }
-            // A20 is always on: on or off by the keyboard controller or port 0x92, as one likes.
-            (0x24, 0x00 | 0x01) => self.succeed(),
-            (0x24, 0x02) => {
-                self.set_ax(0x0001);
-                self.set_flags(CARRY, false);
-            }
-            (0x24, 0x03) => {
-                self.set(Gpr::Rbx, 0x0003);
-                self.succeed();
-            }
+            (0x24, _) => self.a20_service(),
+            (0x86, _) => return self.wait(),
+            (0x87, _) => self.move_block(),
+            (0xc0, _) => self.configuration(),
+            (0xc1, _) => self.extended_data_area(),
             _ => self.fail(UNSUPPORTED),
         }
-    }
-
-    fn succeed(&mut self) {
-        self.set_ah(0);
-        self.set_flags(CARRY, false);
+        After::Return
     }
 
     fn entry(&self, index: u64) -> Option<Entry> {

@@ -320,6 +320,11 @@ fn the_memory_map_is_told_entry_by_entry() {
         (bench.ax(), bench.get(Gpr::Rbx) as u16),
         (15 << 10, 16 << 4)
     );
+    bench.int(0x15, &[(Gpr::Rax, 0xffff_e881), (Gpr::Rdx, 0xffff_ffff)]);
+    assert_eq!(
+        (bench.get(Gpr::Rax), bench.get(Gpr::Rdx)),
+        (15 << 10, 16 << 4)
+    );
     bench.int(0x15, &[(Gpr::Rax, 0x8800)]);
     assert_eq!(bench.ax(), 31 << 10);
     bench.int(0x12, &[]);
@@ -344,6 +349,95 @@ fn the_timer_counts_and_calls_its_hook() {
         (0, 1),
         "midnight"
     );
+}
+
+#[test]
+fn a_wait_goes_on_until_its_time_and_then_returns() {
+    let mut bench = Bench::new(Display::Vga);
+    bench.machine.now_ns = 5_000_000;
+    let asked = [(Gpr::Rax, 0x8600), (Gpr::Rcx, 1), (Gpr::Rdx, 0x86a0)];
+    assert_eq!(bench.int(0x15, &asked), After::At(0xe428));
+    assert_eq!(bench.flags() & CARRY, 0);
+    let mut ask_again = |now_ns| {
+        bench.machine.now_ns = now_ns;
+        bench.cpu.set_rip(0xe3fc);
+        serve(&mut bench.cpu, &mut bench.machine).unwrap()
+    };
+    assert_eq!(ask_again(5_000_000), After::At(0xe428));
+    assert_eq!(ask_again(104_999_999), After::At(0xe428));
+    assert_eq!(ask_again(105_008_000), After::Return);
+    // Nothing waits any more: whoever gets here now is let go.
+    assert_eq!(ask_again(0), After::Return);
+}
+
+#[test]
+fn of_two_waits_at_once_the_second_is_refused() {
+    let mut bench = Bench::new(Display::Vga);
+    let asked = [(Gpr::Rax, 0x8600), (Gpr::Rcx, 1), (Gpr::Rdx, 0)];
+    bench.int(0x15, &asked);
+    assert_eq!(bench.int(0x15, &asked), After::Return);
+    assert_eq!((bench.flags() & CARRY, bench.ax() >> 8), (CARRY, 0x83));
+}
+
+#[test]
+fn blocks_move_above_1_mib_and_back_with_address_line_20_open() {
+    let mut bench = Bench::new(Display::Vga);
+    let descriptor = |base: u32| {
+        let [low, middle, high, top] = base.to_le_bytes();
+        [0xff, 0xff, low, middle, high, 0x93, 0, top]
+    };
+    bench.machine.memory.put(0x5_0000, b"up and away!");
+    bench.machine.memory.put(0x6010, &descriptor(0x5_0000));
+    bench.machine.memory.put(0x6018, &descriptor(0x0110_0000));
+    let asked = [(Gpr::Rax, 0x8700), (Gpr::Rcx, 6), (Gpr::Rsi, 0x6000)];
+    // The gate is closed: it is opened, and closed again.
+    bench.machine.script_port(0x92, &[0, 0, 2]);
+    bench.int(0x15, &asked);
+    assert_eq!(bench.machine.memory.get(0x110_0000), *b"up and away!");
+    let (flags, status) = (bench.flags(), bench.ax() >> 8);
+    assert_eq!((flags & CARRY, flags & ZERO, status), (0, ZERO, 0));
+    assert_eq!(
+        bench.machine.port_writes,
+        [(0x92, Width::Byte, 2), (0x92, Width::Byte, 0)]
+    );
+    // More than the limit of a segment has room for, and more than there may be.
+    bench.machine.memory.put(0x6018, &[9, 0]);
+    for words in [6, 0x8001] {
+        bench.int(0x15, &[asked[0], (Gpr::Rcx, words), asked[2]]);
+        let (flags, status) = (bench.flags(), bench.ax() >> 8);
+        assert_eq!((flags & CARRY, flags & ZERO, status), (CARRY, 0, 2));
+    }
+}
+
+#[test]
+fn address_line_20_is_switched_by_port_0x92() {
+    let mut bench = Bench::new(Display::Vga);
+    bench.machine.script_port(0x92, &[2, 0, 0]);
+    bench.int(0x15, &[(Gpr::Rax, 0x2400)]);
+    assert_eq!((bench.flags() & CARRY, bench.ax()), (0, 0));
+    bench.int(0x15, &[(Gpr::Rax, 0x2401)]);
+    bench.int(0x15, &[(Gpr::Rax, 0x2402)]);
+    assert_eq!((bench.flags() & CARRY, bench.ax()), (0, 0));
+    assert_eq!(
+        bench.machine.port_writes,
+        [(0x92, Width::Byte, 0), (0x92, Width::Byte, 2)]
+    );
+    bench.int(0x15, &[(Gpr::Rax, 0x2403)]);
+    assert_eq!((bench.ax(), bench.get(Gpr::Rbx) as u16), (3, 3));
+    bench.int(0x15, &[(Gpr::Rax, 0x2404)]);
+    assert_eq!((bench.flags() & CARRY, bench.ax() >> 8), (CARRY, 0x86));
+}
+
+#[test]
+fn the_configuration_and_the_extended_data_area_are_where_they_are_said_to_be() {
+    let mut bench = Bench::new(Display::Vga);
+    bench.int(0x15, &[(Gpr::Rax, 0xc000)]);
+    let at = bench.cpu.segment(SegmentName::Es).base + bench.get(Gpr::Rbx);
+    assert_eq!((bench.flags() & CARRY, bench.ax()), (0, 0));
+    assert_eq!(bench.machine.memory.get(at), [8, 0, 0xfc]);
+    bench.int(0x15, &[(Gpr::Rax, 0xc100)]);
+    let segment = bench.cpu.segment(SegmentName::Es);
+    assert_eq!((segment.selector, segment.base), (0x9fc0, 0x9_fc00));
 }
 
 #[test]

@@ -1,0 +1,194 @@
+//! A vCPU's own view of its VM's memory, where that is not what all others see.
+//!
+//! Two things make it so: the gate of address line 20 is closed, so that every odd MiB shows the even one below it; or
+//! the guest has moved its local APIC over RAM, which is then hidden from that CPU alone. Both are rare, so such a
+//! view costs nothing before it is there: it begins empty, and each EPT violation maps what was missing
+//! ([`PrivateView::fill`]). Its tables come from a few frames of its own; once they are used up, all of it is
+//! forgotten and begins anew. So it neither takes long to make nor grows.
+
+use alloc::vec::Vec;
+
+use machine::A20Gate;
+use memory::table::TableError;
+use memory::{GuestPhys, HostPhys, PageSize, Range, TableMemory, Tables};
+use vmx::ept::{AccessedDirty, Ept, EptFlags, EptPointer};
+
+use super::OutOfFrames;
+use super::space::EptSpace;
+use super::tlb::Tlb;
+use crate::memory::{Frame, TableFrames};
+
+/// Frames for the tables of one view: enough for 60 pieces of 2 MiB and what leads there.
+const FRAMES: usize = 64;
+
+/// What makes a vCPU's view differ from the others'.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Peculiarity {
+    /// The gate of address line 20.
+    pub(super) gate: A20Gate,
+    /// The page of the local APIC, which hides what else is there.
+    pub(super) hidden: Option<GuestPhys>,
+}
+
+impl Peculiarity {
+    /// What is usual.
+    pub(super) const NONE: Self = Self {
+        gate: A20Gate::Open,
+        hidden: None,
+    };
+}
+
+/// The second-level page tables of one vCPU.
+pub(super) struct PrivateView {
+    peculiarity: Peculiarity,
+    tables: Tables<Ept>,
+    pool: Pool,
+    pointer: EptPointer,
+}
+
+/// Frames of the view that are no tables now.
+struct Pool {
+    free: Vec<HostPhys>,
+    /// All of them, for as long as the view is there.
+    _frames: Vec<Frame>,
+}
+
+impl PrivateView {
+    /// An empty one, of which this CPU has nothing cached.
+    pub(super) fn new(
+        peculiarity: Peculiarity,
+        flags: AccessedDirty,
+        tlb: Tlb,
+    ) -> Result<Self, OutOfFrames> {
+        let mut frames = Vec::with_capacity(FRAMES);
+        for _ in 0..FRAMES {
+            frames.push(Frame::zeroed().ok_or(OutOfFrames)?);
+        }
+        let mut pool = Pool {
+            free: frames.iter().map(|frame| frame.address()).collect(),
+            _frames: frames,
+        };
+        let tables = Tables::<Ept>::new(&mut pool).ok_or(OutOfFrames)?;
+        let view = Self {
+            peculiarity,
+            pointer: EptPointer::new(tables.root(), flags),
+            tables,
+            pool,
+        };
+        view.flush(tlb);
+        Ok(view)
+    }
+
+    pub(super) fn peculiarity(&self) -> Peculiarity {
+        self.peculiarity
+    }
+
+    pub(super) fn pointer(&self) -> EptPointer {
+        self.pointer
+    }
+
+    /// To be called when the vCPU comes to a CPU: what that has cached is of an earlier stay, or of another use of the
+    /// frames.
+    pub(super) fn flush(&self, tlb: Tlb) {
+        tlb.flush_ept(self.pointer);
+    }
+
+    /// What of the RAM is seen at an address.
+    pub(super) fn seen(&self, gpa: GuestPhys) -> GuestPhys {
+        GuestPhys::new(gpa.as_u64() & self.peculiarity.gate.mask())
+    }
+
+    /// Maps what an access to this address was missing; false where no RAM is to be seen there. Whoever looks for
+    /// written memory does not look here: what is mapped counts as written.
+    pub(super) fn fill(&mut self, space: &EptSpace, gpa: GuestPhys, tlb: Tlb) -> bool {
+        let seen = self.seen(gpa);
+        let Some((size, hpa)) = self.leaf(space.pieces(), seen) else {
+            return false;
+        };
+        space.page_was_written(seen);
+        // With the gate closed pages are of 4 KiB, so that both addresses have the same offset in theirs.
+        let page = gpa.align_down(size).as_u64();
+        loop {
+            let Self { tables, pool, .. } = self;
+            match tables.map(pool, page, hpa, size.bytes(), EptFlags::RAM, size) {
+                // What was empty is cached nowhere.
+                Ok(_) => return true,
+                Err(TableError::OutOfTables) => self.forget(tlb),
+                Err(error) => panic!("mapping guest memory: {error}"),
+            }
+        }
+    }
+
+    /// The largest page that shows an address as it is to be seen.
+    fn leaf(&self, ram: &Pieces, seen: GuestPhys) -> Option<(PageSize, HostPhys)> {
+        let is_hidden = |size: PageSize| {
+            let hidden = self.peculiarity.hidden;
+            hidden.is_some_and(|hidden| hidden.align_down(size) == seen.align_down(size))
+        };
+        [PageSize::Size2M, PageSize::Size4K]
+            .into_iter()
+            .filter(|&size| size == PageSize::Size4K || self.peculiarity.gate.is_open())
+            .filter(|&size| !is_hidden(size))
+            .find_map(|size| Some((size, ram.page(seen, size)?)))
+    }
+
+    /// Takes all away again. With an empty pool that needs no table, as all pages go.
+    fn forget(&mut self, tlb: Tlb) {
+        const ADDRESSES: u64 = 1 << 48;
+        let Self { tables, pool, .. } = self;
+        if let Err(error) = tables.unmap(pool, 0, ADDRESSES) {
+            panic!("unmapping guest memory: {error}");
+        }
+        self.flush(tlb);
+    }
+}
+
+impl TableMemory for Pool {
+    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
+        TableFrames::ANYWHERE.read_entry(table, index)
+    }
+
+    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
+        let mut frames = TableFrames::ANYWHERE;
+        frames.write_entry(table, index, entry);
+    }
+
+    fn allocate_table(&mut self) -> Option<HostPhys> {
+        let table = self.free.pop()?;
+        for index in 0..memory::table::ENTRIES {
+            self.write_entry(table, index, 0);
+        }
+        Some(table)
+    }
+
+    fn free_table(&mut self, table: HostPhys) {
+        self.free.push(table);
+    }
+}
+
+/// Where a VM's RAM lies, sorted: which guest-physical addresses at which physical address on. Both are multiples of
+/// the piece's size, a power of two.
+pub(super) struct Pieces(Vec<(Range<GuestPhys>, HostPhys)>);
+
+impl Pieces {
+    pub(super) fn new(pieces: impl Iterator<Item = (Range<GuestPhys>, HostPhys)>) -> Self {
+        Self(pieces.collect())
+    }
+
+    /// Whether RAM lies there.
+    pub(super) fn contain(&self, gpa: GuestPhys) -> bool {
+        self.page(gpa, PageSize::Size4K).is_some()
+    }
+
+    /// The frames of the page of this size that holds an address, where they lie together.
+    fn page(&self, gpa: GuestPhys, size: PageSize) -> Option<HostPhys> {
+        let Self(pieces) = self;
+        let at = pieces.partition_point(|(guest, _)| guest.start <= gpa);
+        let (guest, host) = pieces.get(at.checked_sub(1)?)?;
+        if !guest.contains(gpa) || guest.len() < size.bytes() {
+            return None;
+        }
+        let page = gpa.align_down(size);
+        Some(host.wrapping_add(page.as_u64() - guest.start.as_u64()))
+    }
+}
