@@ -540,3 +540,166 @@ real_case a20_is_open, "real-a20-is-open"
     expect dx, 0x1111
     expect cx, 0x2222
     passes
+
+// Writes the two words that a closed gate makes one, and leaves what is then read of them in dx and cx.
+a20_probe:
+    mov ax, 0xffff
+    mov es, ax
+    mov bx, es:[0x610]
+    mov word ptr [0x600], 0x1111
+    mov word ptr es:[0x610], 0x2222
+    mov dx, [0x600]
+    mov cx, es:[0x610]
+    mov es:[0x610], bx
+    mov [0x600], bx
+    xor ax, ax
+    mov es, ax
+    near_return
+
+.macro expect_closed
+    near_call 16, a20_probe
+    expect dx, 0x2222
+    expect cx, 0x2222
+    in al, 0x92
+    and al, 2
+    expect_al 0
+.endm
+
+.macro expect_open
+    near_call 16, a20_probe
+    expect dx, 0x1111
+    expect cx, 0x2222
+    in al, 0x92
+    and al, 2
+    expect_al 2
+.endm
+
+real_case a20_by_port_92, "real-a20-by-port-92"
+    near_call 16, a20_close
+    expect_closed
+    near_call 16, a20_close     // a second time
+    expect_closed
+    near_call 16, a20_open
+    expect_open
+    passes
+a20_close:
+    in al, 0x92
+    and al, 0xfc
+    out 0x92, al
+    near_return
+a20_open:
+    in al, 0x92
+    or al, 2
+    and al, 0xfe
+    out 0x92, al
+    near_return
+
+// The command byte in al to the keyboard controller, once that can take it.
+keyboard_command:
+    mov ah, al
+1:  in al, 0x64
+    test al, 2
+    jnz 1b
+    mov al, ah
+    out 0x64, al
+2:  in al, 0x64
+    test al, 2
+    jnz 2b
+    near_return
+
+real_case a20_by_the_keyboard_controller, "real-a20-by-the-keyboard-controller"
+    mov al, 0xdd
+    near_call 16, keyboard_command
+    expect_closed
+    mov al, 0xdf
+    near_call 16, keyboard_command
+    expect_open
+    mov al, 0xd1
+    near_call 16, keyboard_command
+    mov al, 0xdd
+    out 0x60, al
+    expect_closed
+    mov al, 0xd1
+    near_call 16, keyboard_command
+    mov al, 0xdf
+    out 0x60, al
+    expect_open
+    mov al, 0xdd                // closed here, opened there
+    near_call 16, keyboard_command
+    near_call 16, a20_open
+    expect_open
+    passes
+
+real_case a20_code, "real-a20-closed-runs-code-that-wraps"
+    near_call 16, a20_close
+    mov ax, [0x600]
+    push ax
+    mov byte ptr [0x600], 0xcb  // retf
+    xor ax, ax
+    .byte 0x9a                  // call 0xffff:0x0610, which is 0x600 now
+    .short 0x0610
+    .short 0xffff
+    near_call 16, a20_open
+    pop ax
+    mov [0x600], ax
+    passes
+
+real_case a20_strings_and_devices, "real-a20-closed-for-strings-and-port-input"
+    near_call 16, a20_close
+    mov ax, 0xffff
+    mov es, ax
+    mov dword ptr [0x600], 0x44332211
+    mov si, 0x600
+    mov di, 0x620               // 0x610 without the gate
+    mov cx, 2
+    rep movsw
+    mov di, 0x624
+    mov dx, 0x92
+    insb                        // an exit writes here
+    near_call 16, a20_open
+    xor ax, ax
+    mov es, ax
+    expect "word ptr [0x610]", 0x2211
+    expect "word ptr [0x612]", 0x4433
+    mov al, [0x614]
+    and al, 2
+    expect_al 0
+    passes
+
+real_case a20_above, "real-a20-closed-in-every-odd-mib"
+    limit_of_fs 0x10
+    mov esi, 0x200000
+    mov edi, 0x300000
+    mov dword ptr fs:[esi], 0x11111111
+    mov dword ptr fs:[edi], 0x22222222
+    near_call 16, a20_close
+    mov edx, fs:[edi]
+    mov dword ptr fs:[edi + 4], 0x33333333
+    mov ebp, fs:[esi + 4]
+    near_call 16, a20_open
+    mov ecx, fs:[edi]
+    limit_of_fs 0x20
+    expect dx, 0x1111
+    expect bp, 0x3333
+    expect cx, 0x2222
+    passes
+
+real_case a20_instructions, "real-a20-closed-survives-exits-and-nmis"
+    near_call 16, a20_close
+    set_vector 2, count_interrupts
+    mov word ptr [counter], 0
+    limit_of_fs 0x10
+    mov esi, 0xfee00020
+    mov eax, fs:[esi]           // to this processor's own ID
+    and eax, 0xff000000
+    mov dword ptr fs:[esi + 0x2f0], eax
+    mov dword ptr fs:[esi + 0x2e0], 0x4400
+    mov cx, 100
+1:  pause
+    loop 1b
+    xor eax, eax
+    cpuid
+    limit_of_fs 0x20
+    near_call 16, a20_open
+    expect "word ptr [counter]", 1
+    passes

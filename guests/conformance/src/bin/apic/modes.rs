@@ -2,6 +2,7 @@
 
 use plinth_guests::apic::{self, base, register as reg};
 use plinth_guests::cpu::{self, cpuid, leaf1_edx, msr};
+use plinth_guests::paging::{self, peek, poke};
 use plinth_guests::{Case, Report, Vector, x86};
 
 use crate::{LOW, came, prepare, taken};
@@ -32,6 +33,10 @@ fn read_at(page: u64, register: u32) -> u32 {
     let value;
     x86!("mov {:e}, [{}]", out(reg) value, in(reg) page + u64::from(register), options(nostack, preserves_flags));
     value
+}
+
+fn write_at(page: u64, register: u32, value: u32) {
+    x86!("mov [{}], {:e}", in(reg) page + u64::from(register), in(reg) value, options(nostack, preserves_flags));
 }
 
 /// Checks the state that a reset of the APIC leaves (SDM vol. 3, Local APIC State After Power-Up or Reset).
@@ -133,6 +138,66 @@ pub(super) fn moves(report: &mut Report) {
             0x30,
         );
         apic::write(reg::TASK_PRIORITY, 0);
+    });
+    report.case("register-page-hides-the-ram-below", |case| {
+        prepare();
+        let original = apic_base();
+        let page = paging::new_frame();
+        let pattern = |offset: u64| 0x5a5a_0000_0000 | offset;
+        for offset in (0..4096).step_by(8) {
+            poke(page + offset, pattern(offset));
+        }
+        apic::write(reg::TASK_PRIORITY, 0x30);
+        set_apic_base(original & !base::ADDRESS | page);
+        paging::invlpg(page);
+        let priority = read_at(page, reg::TASK_PRIORITY);
+        let version = read_at(page, reg::VERSION);
+        write_at(page, reg::TASK_PRIORITY, 0x40);
+        let changed = cpu::read_cr8();
+        // The neighbours are RAM as before.
+        let before = peek(page - 8);
+        poke(page - 8, !before);
+        let beside = peek(page - 8);
+        poke(page - 8, before);
+        set_apic_base(original);
+        paging::invlpg(page);
+        case.equal("TPR over RAM", priority, 0x30);
+        case.equal("the version there", version, apic::read(reg::VERSION));
+        case.equal("CR8 after a write there", changed, 4);
+        case.equal("the word below the page", beside, !before);
+        case.equal(
+            "TPR back in its place",
+            apic::read(reg::TASK_PRIORITY),
+            0x40,
+        );
+        case.ensure(
+            (0..4096)
+                .step_by(8)
+                .all(|offset| peek(page + offset) == pattern(offset)),
+            "the RAM below was changed",
+        );
+        apic::write(reg::TASK_PRIORITY, 0);
+    });
+    report.case("register-page-over-ram-takes-interrupts", |case| {
+        prepare();
+        let original = apic_base();
+        let page = paging::new_frame();
+        set_apic_base(original & !base::ADDRESS | page);
+        paging::invlpg(page);
+        // To itself.
+        write_at(page, reg::COMMAND, 0x4_0000 | u32::from(LOW));
+        let log = taken();
+        // The handler's went to where the page was.
+        write_at(page, reg::EOI, 0);
+        let in_service = read_at(page, reg::IN_SERVICE + u32::from(LOW / 32) * 0x10);
+        set_apic_base(original);
+        paging::invlpg(page);
+        came(case, "an interrupt to itself", log, &[LOW]);
+        case.equal("in service after the EOI", in_service, 0);
+        case.ensure(
+            (0..4096).step_by(8).all(|offset| peek(page + offset) == 0),
+            "the RAM below was changed",
+        );
     });
 }
 
