@@ -22,6 +22,7 @@
 //! | `screen`     | PVH     | a text display and a keyboard; waits for `k` and Escape                  |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
+//! | `panicked`   | PVH     | says that it has panicked and spins, or was not serious: no `DONE` line   |
 //! | `halted`     | PVH     | halts with interrupts off, for ever: no `DONE` line                      |
 //! | `reboot`     | PVH     | finds its memory empty, fills it and asks for a reset: no `DONE` line    |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |

@@ -210,6 +210,7 @@ pub(crate) fn vm<B: Backend>(
         console: console_style(config),
         tail: Arc::clone(plan.tail),
         vcpus: cpus,
+        on_panic: config.on_panic,
     }));
     // A BIOS leaves the timer running: from now on it is looked after.
     vm.expire_board();

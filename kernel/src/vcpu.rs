@@ -13,6 +13,7 @@ use vmm::advance::Advance;
 use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
+use vmm::panic_watch::Sight;
 use vmm::pending::Restart;
 use vmm::trace::Trace;
 use vmm::{GuestFault, Machine, VcpuState, VmExit};
@@ -239,52 +240,16 @@ impl<B: Backend> Vcpu<B> {
             ..
         } = self;
         let vm: &Vm<B> = vm;
-        let index = inner.index;
-        let posted = vm.posted(index);
-        vm.set_whereabouts(index, Whereabouts::Running(cpu::this().id()));
+        vm.set_whereabouts(inner.index, Whereabouts::Running(cpu::this().id()));
         let mut cpu = backend.load(vcpu);
         inner.make_up_for_pauses(vm, &mut cpu);
         let _epitaph = LastExits::are_those_of(&raw const inner.trace);
         inner.exit_tsc = 0;
-        // Whether what the vCPU takes next has to be decided anew.
-        let mut unsettled = true;
-        loop {
-            match vm.stance() {
-                Stance::Run => {}
-                Stance::Pause => return Turn::Paused,
-                Stance::End => return Turn::Ended,
-            }
-            if unsettled || posted.is_outstanding() {
-                if inner.sleep == Sleep::Deep {
-                    inner.sleep = Sleep::Light;
-                    vm.rests_no_more(index);
-                }
-                inner.settle(vm, &mut cpu);
-                if inner.activity != Activity::Active {
-                    if !inner.wakes_by_interrupts(&cpu) {
-                        inner.sleep = Sleep::Deep;
-                        vm.rests(index);
-                    }
-                    return Turn::Asleep;
-                }
-            }
-            let deadline = turn_end.load(Ordering::Relaxed).min(inner.deadline_tsc);
-            let entry_tsc = clock::tsc();
-            if inner.exit_tsc != 0 {
-                let ticks = entry_tsc.wrapping_sub(inner.exit_tsc);
-                inner.metrics.count(inner.exit_kind, ticks);
-            }
-            let round = Round {
-                vm,
-                inner,
-                turn_end,
-            };
-            unsettled = match cpu.enter(entry_tsc, deadline, round) {
-                Flow::Enter => false,
-                Flow::Settle => true,
-                Flow::End => return inner.end,
-            };
+        let turn = inner.rounds(vm, &mut cpu, turn_end);
+        if vm.may_be_dead() {
+            vm.seen(inner.sight(&cpu, turn));
         }
+        turn
     }
 }
 
@@ -385,6 +350,67 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
 }
 
 impl Inner {
+    /// Enters the guest again and again until its turn is over.
+    #[inline]
+    fn rounds<B: Backend, C: LoadedVcpu>(
+        &mut self,
+        vm: &Vm<B>,
+        cpu: &mut C,
+        turn_end: &AtomicU64,
+    ) -> Turn {
+        let index = self.index;
+        let posted = vm.posted(index);
+        // Whether what the vCPU takes next has to be decided anew.
+        let mut unsettled = true;
+        loop {
+            match vm.stance() {
+                Stance::Run => {}
+                Stance::Pause => return Turn::Paused,
+                Stance::End => return Turn::Ended,
+            }
+            if unsettled || posted.is_outstanding() {
+                if self.sleep == Sleep::Deep {
+                    self.sleep = Sleep::Light;
+                    vm.rests_no_more(index);
+                }
+                self.settle(vm, cpu);
+                if self.activity != Activity::Active {
+                    if !self.wakes_by_interrupts(cpu) {
+                        self.sleep = Sleep::Deep;
+                        vm.rests(index);
+                    }
+                    return Turn::Asleep;
+                }
+            }
+            let deadline = turn_end.load(Ordering::Relaxed).min(self.deadline_tsc);
+            let entry_tsc = clock::tsc();
+            if self.exit_tsc != 0 {
+                let ticks = entry_tsc.wrapping_sub(self.exit_tsc);
+                self.metrics.count(self.exit_kind, ticks);
+            }
+            let round = Round {
+                vm,
+                inner: self,
+                turn_end,
+            };
+            unsettled = match cpu.enter(entry_tsc, deadline, round) {
+                Flow::Enter => false,
+                Flow::Settle => true,
+                Flow::End => return self.end,
+            };
+        }
+    }
+
+    /// What the vCPU was doing when its turn ended.
+    fn sight<C: LoadedVcpu>(&self, cpu: &C, turn: Turn) -> Sight {
+        match turn {
+            Turn::Asleep if !self.wakes_by_interrupts(cpu) => Sight::Stopped,
+            Turn::Expired | Turn::Yielded if cpu.cpl() == 0 => Sight::Busy,
+            Turn::Paused | Turn::Ended => Sight::Stopped,
+            Turn::Asleep | Turn::Expired | Turn::Yielded => Sight::Alive,
+        }
+    }
+
     /// The turn is over.
     const fn ends(&mut self, why: Turn) -> Flow {
         self.end = why;

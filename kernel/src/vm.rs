@@ -15,6 +15,7 @@ use core::fmt;
 use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
+use bundle::PanicPolicy;
 use host::Tail;
 use machine::devices::TextView;
 use machine::devices::lapic::{Kick, PostedInterrupts};
@@ -23,6 +24,7 @@ use machine::{A20Gate, Board, BoardConfig, Display, Effects, InterruptMessage, L
 use spin::{Mutex, Once};
 use vmm::VmError;
 use vmm::inject::PicAnswer;
+use vmm::panic_watch::{PanicWatch, Sight};
 use vmm::scheduler::Slot;
 
 use crate::backend::{AddressSpace, Backend};
@@ -82,6 +84,7 @@ pub(crate) struct VmParts<B: Backend> {
     /// What takes the last of its console.
     pub(crate) tail: Arc<Mutex<Tail>>,
     pub(crate) vcpus: u8,
+    pub(crate) on_panic: PanicPolicy,
 }
 
 /// A virtual machine, shared by its vCPUs.
@@ -103,6 +106,8 @@ pub(crate) struct Vm<B: Backend> {
     stance: AtomicU8,
     end: Once<End>,
     freeze: Mutex<Freeze>,
+    on_panic: PanicPolicy,
+    panic_watch: PanicWatch,
 }
 
 /// What the vCPUs of a VM are to do.
@@ -216,6 +221,8 @@ impl<B: Backend> Vm<B> {
                 pauses: 0,
                 since_tsc: None,
             }),
+            on_panic: parts.on_panic,
+            panic_watch: PanicWatch::new(),
         }
     }
 
@@ -394,6 +401,20 @@ impl<B: Backend> Vm<B> {
         self.resting.lock().remove(vcpu);
     }
 
+    /// Whether its kernel has said that it has panicked, and nothing since.
+    #[inline]
+    pub(crate) fn may_be_dead(&self) -> bool {
+        self.panic_watch.is_on()
+    }
+
+    /// What one of its vCPUs was found doing, where the VM [may be dead](Self::may_be_dead); that it is dead ends it.
+    #[cold]
+    pub(crate) fn seen(&self, sight: Sight) {
+        if self.panic_watch.look(sight, self.now_ns()) {
+            self.finish(End::Crash(VmError::GuestPanic));
+        }
+    }
+
     /// Nanoseconds since its time began.
     #[inline]
     pub(crate) fn now_ns(&self) -> u64 {
@@ -476,6 +497,11 @@ impl<B: Backend> Vm<B> {
         if !effects.output.is_empty() {
             console.write(&effects.output);
             effects.output.clear();
+            if console.is_last_word() && self.on_panic == PanicPolicy::Crash {
+                self.panic_watch.begin(now_ns);
+            } else {
+                self.panic_watch.end();
+            }
         }
         let asserted = devices.board.pic_asserted();
         if asserted != devices.pic_asserted {

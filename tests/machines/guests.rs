@@ -1,7 +1,7 @@
 //! The tiny guests: each reports its own cases, and each must pass all of them.
 
 use anyhow::Result;
-use bundle::{ApicVirtualization, Console, KernelFormat};
+use bundle::{ApicVirtualization, Console, KernelFormat, PanicPolicy};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -60,6 +60,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         "a_machine_that_has_halted_for_ever_is_told_and_ended",
         halted_for_ever,
     ));
+    trials.push(trial(
+        "a_kernel_that_spins_behind_its_panic_has_crashed",
+        panicked,
+    ));
+    trials.push(trial("a_shown_log_of_a_panic_is_no_panic", shown_panics));
     trials.push(trial("a_tight_loop_starves_nobody", tight_loop));
     trials.push(trial(
         "clocks_agree_across_the_turns_of_others_at_any_tsc_frequency",
@@ -169,6 +174,47 @@ fn no_scaling() -> Result<()> {
         "it was refused with `{detail}`"
     );
     machine.expect_all_passed("hello")
+}
+
+/// What Linux does without a driver of pvpanic.
+fn panicked() -> Result<()> {
+    // Of one that nobody has listened to, the last lines are told as well.
+    let mut machine = Boot::tiny(&["dying", "hello"])?
+        .with_guests(|guests| guests[0].config.console = Console::None)
+        .start()?;
+    machine.expect_all_passed("hello")?;
+    machine.expect("plinth: dying said: [    0.520000] ---[ end Kernel panic")?;
+    let detail = machine.expect_end("dying", End::Crash)?;
+    anyhow::ensure!(
+        detail.contains("the guest's kernel has panicked"),
+        "the end was told as `{detail}`"
+    );
+    Ok(())
+}
+
+/// Guests that show such a report and go on, in three ways, and one whose owner does not want to be disturbed.
+fn shown_panics() -> Result<()> {
+    let ways = ["but-halts", "but-talks", "but-runs"];
+    let mut machine = Boot::tiny(&["dying"; 4])?
+        .with_guests(|guests| {
+            for (guest, way) in guests.iter_mut().zip(ways) {
+                guest.config.name = way.to_owned();
+                guest.config.cmdline = way.to_owned();
+            }
+            guests[3].config.on_panic = PanicPolicy::Ignore;
+        })
+        .start()?;
+    for way in ways {
+        machine.expect_end(way, End::PowerOff)?;
+    }
+    anyhow::ensure!(
+        !machine
+            .heard()
+            .iter()
+            .any(|line| line.contains("plinth: end dying")),
+        "a panic that was to be ignored has ended its machine"
+    );
+    Ok(())
 }
 
 /// `paravirt` and `spin` on one CPU: what the one loses to the other it reads as stolen time.

@@ -40,6 +40,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             panic,
         ),
         trial(
+            "a_panic_before_there_is_a_driver_to_tell_it_ends_the_vm_as_well",
+            early_panic,
+        ),
+        trial(
             "a_linux_kernel_with_a_damaged_header_is_refused",
             damaged_header,
         ),
@@ -96,6 +100,21 @@ fn panic(linux: &Linux) -> Result<()> {
     ensure!(
         machine.heard().iter().any(|line| line.contains(warning)),
         "nobody was warned of what the kernel said"
+    );
+    machine.expect_power_off()
+}
+
+/// Without an initial file system there is nothing to start: the kernel panics before it has any module.
+fn early_panic() -> Result<()> {
+    let mut guest = linux(Task::Shell(None), "early-panic")?;
+    guest.initrd = None;
+    guest.config.cmdline.push_str(BRIEF);
+    let mut machine = Boot::of(vec![guest]).patience(BOOT).start()?;
+    machine.expect("---[ end Kernel panic - not syncing: VFS: Unable to mount root fs")?;
+    let detail = machine.expect_end(NAME, End::Crash)?;
+    ensure!(
+        detail.contains("the guest's kernel has panicked"),
+        "its end was told as `{detail}`"
     );
     machine.expect_power_off()
 }

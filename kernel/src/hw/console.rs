@@ -501,6 +501,12 @@ impl GuestConsole {
         });
     }
 
+    /// Whether the last that the guest has said is the last that a kernel says which has panicked.
+    #[inline]
+    pub(crate) fn is_last_word(&self) -> bool {
+        self.panic.is_last_word()
+    }
+
     fn pass_on(&mut self, bytes: &[u8]) {
         if self.style == GuestStyle::Silent {
             return;

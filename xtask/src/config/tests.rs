@@ -1,7 +1,7 @@
 //! Good configurations and what becomes of them; bad ones and what is said about them.
 
 use super::*;
-use bundle::{Autostart, EndPolicy, KernelFormat, Placement, Screen, TestDevices};
+use bundle::{Autostart, EndPolicy, KernelFormat, PanicPolicy, Placement, Screen, TestDevices};
 use std::collections::BTreeMap;
 
 const EMULATED: ForMachine = ForMachine::Emulated { cpus: None };
@@ -69,6 +69,7 @@ fn every_key_of_a_machine_reaches_its_guest() {
         autostart = false
         on-crash = "restart"
         on-reboot = "restart"
+        on-panic = "ignore"
     "#;
     let configuration = read(text, EMULATED).unwrap();
     assert_eq!(configuration.host_cpus(), Some(4));
@@ -103,6 +104,7 @@ fn every_key_of_a_machine_reaches_its_guest() {
     assert_eq!(config.autostart, Autostart::No);
     assert_eq!(config.on_crash, EndPolicy::Restart);
     assert_eq!(config.on_reboot, EndPolicy::Restart);
+    assert_eq!(config.on_panic, PanicPolicy::Ignore);
 }
 
 #[test]

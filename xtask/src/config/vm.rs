@@ -4,7 +4,8 @@ use super::section::{Found, Section, did_you_mean};
 use crate::guests::{Guest, TSC_MHZ, module_cmdline, parse_format, tsc_hz};
 use crate::linux::NAME as LINUX;
 use bundle::{
-    Autostart, Console, EndPolicy, KernelFormat, Placement, Screen, TestDevices, VmConfig,
+    Autostart, Console, EndPolicy, KernelFormat, PanicPolicy, Placement, Screen, TestDevices,
+    VmConfig,
 };
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
@@ -32,6 +33,7 @@ pub(super) const KEYS: &[&str] = &[
     "autostart",
     "on-crash",
     "on-reboot",
+    "on-panic",
 ];
 
 /// Names are on the log, before each line of a console, and in announcements that programs read.
@@ -62,6 +64,11 @@ const PLACEMENTS: [(&str, Placement); 2] = [
 
 const POLICIES: [(&str, EndPolicy); 2] =
     [("stop", EndPolicy::Stop), ("restart", EndPolicy::Restart)];
+
+const PANIC_POLICIES: [(&str, PanicPolicy); 2] = [
+    ("crash", PanicPolicy::Crash),
+    ("ignore", PanicPolicy::Ignore),
+];
 
 /// Where a kernel comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +105,7 @@ pub(super) struct Vm {
     tsc_hz: Option<u64>,
     on_crash: EndPolicy,
     on_reboot: EndPolicy,
+    on_panic: PanicPolicy,
 }
 
 impl Vm {
@@ -151,6 +159,9 @@ impl Vm {
                     .map(|found| tsc_hz(found.value)),
                 on_crash: chosen(table.choice("on-crash", &POLICIES)),
                 on_reboot: chosen(table.choice("on-reboot", &POLICIES)),
+                on_panic: table
+                    .choice("on-panic", &PANIC_POLICIES)
+                    .map_or_else(PanicPolicy::default, |found| found.value),
                 cpus,
                 name: name?,
                 kernel: kernel?,
@@ -187,6 +198,7 @@ impl Vm {
         config.autostart = self.autostart;
         config.on_crash = self.on_crash;
         config.on_reboot = self.on_reboot;
+        config.on_panic = self.on_panic;
         config.screen = self.screen;
         config.test_devices = self.test_devices;
         if let Some(format) = self.format {

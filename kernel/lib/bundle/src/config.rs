@@ -111,6 +111,8 @@ pub struct VmConfig {
     pub on_crash: EndPolicy,
     /// What happens when it asks for a reset.
     pub on_reboot: EndPolicy,
+    /// Whether a kernel that says on its console that it has panicked, and then does nothing else, has crashed.
+    pub on_panic: PanicPolicy,
 }
 
 impl VmConfig {
@@ -140,6 +142,7 @@ impl VmConfig {
             autostart: Autostart::default(),
             on_crash: EndPolicy::default(),
             on_reboot: EndPolicy::default(),
+            on_panic: PanicPolicy::default(),
         }
     }
 
@@ -239,6 +242,16 @@ pub enum Autostart {
     Yes,
     /// It waits for the operator.
     No,
+}
+
+/// What follows where a kernel says on its console that it has panicked, and then turns in a circle for ever.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PanicPolicy {
+    /// The machine has crashed.
+    #[default]
+    Crash,
+    /// The operator is told, and the machine goes on: for those who want to look at it.
+    Ignore,
 }
 
 /// What follows a machine's end.

@@ -39,7 +39,8 @@ mod writer;
 
 pub use config::{
     ApicVirtualization, Autostart, Config, Console, EndPolicy, FileIndex, HypervisorOptions,
-    KernelFormat, LogLevel, Module, Placement, Screen, TestDevices, VmConfig, WhenDone,
+    KernelFormat, LogLevel, Module, PanicPolicy, Placement, Screen, TestDevices, VmConfig,
+    WhenDone,
 };
 pub use error::{BundleError, FileError};
 pub use format::{FILE_ALIGNMENT, MAX_BUNDLE_BYTES, VERSION};

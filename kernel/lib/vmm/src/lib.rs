@@ -32,6 +32,7 @@ pub mod machine;
 pub mod metrics;
 pub mod monitor;
 pub mod mtrr;
+pub mod panic_watch;
 pub mod paravirt;
 pub mod pending;
 pub mod power;
