@@ -2,6 +2,7 @@
 
 mod describe;
 mod last_exits;
+mod restart;
 mod stop;
 
 use alloc::sync::Arc;
@@ -14,9 +15,8 @@ use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::panic_watch::Sight;
-use vmm::pending::Restart;
 use vmm::trace::Trace;
-use vmm::{GuestFault, Machine, VcpuState, VmExit};
+use vmm::{GuestFault, VcpuState, VmExit};
 
 use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::interrupts;
@@ -566,38 +566,5 @@ impl Inner {
     fn wakes_by_interrupts<C: LoadedVcpu>(&self, cpu: &C) -> bool {
         self.activity == Activity::Halted
             && (cpu.rflags().contains(Rflags::IF) || self.state.lapic.may_take_nmi_from_pic())
-    }
-
-    /// INIT or a start-up IPI.
-    #[cold]
-    fn restart<B: Backend, C: LoadedVcpu>(&mut self, restart: Restart, vm: &Vm<B>, cpu: &mut C) {
-        let start_up = match restart {
-            Restart::Init => {
-                self.init(vm, cpu);
-                None
-            }
-            Restart::InitThenStartUp(vector) => {
-                self.init(vm, cpu);
-                Some(vector)
-            }
-            Restart::StartUp(vector) => Some(vector),
-        };
-        if let Some(vector) = start_up {
-            vmm::reset::start_up(cpu, vector);
-            self.activity = Activity::Active;
-        }
-    }
-
-    fn init<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
-        vmm::reset::init(cpu, &mut self.state);
-        VmPort {
-            vm,
-            vcpu: self.index,
-        }
-        .reroute(self.state.lapic.route());
-        self.activity = match self.state.lapic.role() {
-            Role::Bootstrap => Activity::Active,
-            Role::Application => Activity::WaitingForStartUp,
-        };
     }
 }
