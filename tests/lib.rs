@@ -7,9 +7,12 @@
 
 #![forbid(unsafe_code)]
 
+mod picture;
+
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -19,6 +22,7 @@ use bundle::{ApicVirtualization, Compression, HypervisorOptions, LogLevel};
 use xtask::bare;
 use xtask::build::{Artifacts, ImageMaker, lock};
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
+use xtask::emulator::monitor::Monitor;
 use xtask::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, Running};
 use xtask::guests::{Guest, host_memory_mib, pack};
 use xtask::paths::Paths;
@@ -63,7 +67,17 @@ pub struct Boot {
     bundle: BundleSource,
     delivery: Delivery,
     hypervisor: Hypervisor,
+    watch: Watch,
     patience: Duration,
+}
+
+/// Whether its screen is looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Watch {
+    /// It may be, also when the machine is off.
+    Screen,
+    /// It is not.
+    Nothing,
 }
 
 /// What runs between the machine and its guests.
@@ -80,6 +94,8 @@ enum Hypervisor {
 enum BundleSource {
     Guests,
     Bytes(Vec<u8>),
+    /// A disk image that somebody else has made, with everything in it.
+    Image(PathBuf),
 }
 
 /// How the bundle gets into the machine.
@@ -116,6 +132,7 @@ impl Boot {
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
             hypervisor: Hypervisor::Plinth,
+            watch: Watch::Nothing,
             patience: PATIENCE,
         }
     }
@@ -183,6 +200,20 @@ impl Boot {
         self
     }
 
+    /// From this image, as a machine from a stick; what was said about guests does not count.
+    #[must_use]
+    pub fn from_image(mut self, image: PathBuf) -> Self {
+        self.bundle = BundleSource::Image(image);
+        self
+    }
+
+    /// With a screen that can be looked at ([`Session::screen_when_off`]), which only QEMU has.
+    #[must_use]
+    pub fn watched(mut self) -> Self {
+        self.watch = Watch::Screen;
+        self
+    }
+
     /// Without Plinth: the one guest has the bare machine to itself. Its lines come without its name, and it ends
     /// with the machine ([`Session::expect_power_off`]).
     #[must_use]
@@ -223,6 +254,13 @@ impl Boot {
         let bundle = match &self.bundle {
             BundleSource::Guests => self.pack()?,
             BundleSource::Bytes(bytes) => bytes.clone(),
+            BundleSource::Image(image) => {
+                let disk = Disk::Complete {
+                    image: image.clone(),
+                };
+                let memory_mib = self.memory_mib.unwrap_or(256);
+                return self.switch_on(&paths, disk, memory_mib, Msrs::default());
+            }
         };
         let memory_mib = self
             .memory_mib
@@ -248,6 +286,16 @@ impl Boot {
     }
 
     fn switch_on(self, paths: &Paths, disk: Disk, memory_mib: u32, msrs: Msrs) -> Result<Session> {
+        let listener = match self.watch {
+            Watch::Screen => Some(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?),
+            Watch::Nothing => None,
+        };
+        let debugger = match &listener {
+            Some(listener) => Debugger::Monitor {
+                port: listener.local_addr()?.port(),
+            },
+            None => Debugger::None,
+        };
         let machine = Machine {
             engine: self.engine,
             firmware: self.firmware,
@@ -256,10 +304,11 @@ impl Boot {
             msrs,
             memory_mib,
             pace: Pace::Free,
-            debugger: Debugger::None,
+            debugger,
             disk,
         };
         let running = machine.spawn(paths)?;
+        let monitor = listener.as_ref().map(Monitor::accept).transpose()?;
         let serial = running.serial()?;
         let screen = Arc::new(Mutex::new(vt100::Parser::new(
             TERMINAL_ROWS,
@@ -278,6 +327,7 @@ impl Boot {
             lines,
             screen,
             heard: Vec::new(),
+            monitor,
             patience: self.patience,
         })
     }
@@ -308,6 +358,8 @@ pub struct Session {
     screen: Arc<Mutex<vt100::Parser>>,
     /// Everything that the serial port has said, for the report of a failure.
     heard: Vec<String>,
+    /// QEMU's monitor, of a machine that is watched.
+    monitor: Option<Monitor>,
     /// How long it waits for the next thing that is expected.
     patience: Duration,
 }
@@ -423,6 +475,17 @@ impl Session {
         }
     }
 
+    /// Waits until a machine that is watched has switched itself off, and returns the lines on its screen.
+    pub fn screen_when_off(&mut self) -> Result<Vec<String>> {
+        let monitor = self
+            .monitor
+            .as_mut()
+            .context("the machine is not watched")?;
+        monitor.wait_for_power_off(self.patience)?;
+        let picture = monitor.picture(&self.running)?;
+        picture::text(&picture)
+    }
+
     /// Types at the serial port.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.serial
@@ -456,6 +519,10 @@ impl Session {
     /// Waits for the emulator itself to end.
     pub fn expect_power_off(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.patience;
+        if let Some(mut monitor) = self.monitor.take() {
+            monitor.wait_for_power_off(self.patience)?;
+            monitor.quit()?;
+        }
         while self.next_line(deadline)?.is_some() {}
         self.running.finish(Duration::from_secs(5));
         match self.running.try_wait()? {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -34,12 +34,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_guest_runs_on_tigerlake", || {
             on_model(CpuModel::Tigerlake)
         }),
-        trial("qemu_with_seabios_says_that_vtx_is_missing", || {
-            without_vtx(Firmware::Bios)
-        }),
-        trial("qemu_with_ovmf_says_that_vtx_is_missing", || {
-            without_vtx(Firmware::Uefi)
-        }),
+        trial(
+            "qemu_with_seabios_says_that_vtx_is_missing_and_shows_it",
+            || without_vtx(Firmware::Bios),
+        ),
+        trial(
+            "qemu_with_ovmf_says_that_vtx_is_missing_and_shows_it",
+            || without_vtx(Firmware::Uefi),
+        ),
     ]
 }
 
@@ -82,8 +84,22 @@ fn without_vtx(firmware: Firmware) -> Result<()> {
         .engine(Engine::Qemu)
         .firmware(firmware)
         .as_ram_disk()
+        .watched()
         .start()?;
-    machine.expect("VT-x is missing")?;
+    let said = machine.expect("VT-x is missing")?;
+    let (_, said) = said
+        .split_once("supervisor: ")
+        .context("somebody else says so")?;
+    let screen = machine.screen_when_off()?;
+    // Lines that are too long go on in the next row.
+    let shown = screen.concat();
+    for text in ["plinth: Plinth 0.1.0", said] {
+        ensure!(
+            shown.contains(text),
+            "`{text}` is not on the screen:\n{}",
+            screen.join("\n").trim_end()
+        );
+    }
     machine.expect_power_off()
 }
 

@@ -94,7 +94,7 @@ fn touches(address: u64, bytes: u64) -> String {
 /// What Bochs's debugger does first. For gdb it does nothing, and waits to be told.
 fn debugger_script(debugger: Debugger) -> &'static str {
     match debugger {
-        Debugger::None => RUN_SCRIPT,
+        Debugger::None | Debugger::Monitor { .. } => RUN_SCRIPT,
         Debugger::Gdb { .. } => "",
     }
 }

@@ -7,6 +7,7 @@
 pub mod bochs;
 pub mod cleanup;
 pub mod console;
+pub mod monitor;
 pub mod qemu;
 
 use crate::paths::Paths;
@@ -114,6 +115,11 @@ pub enum Debugger {
         /// On the loopback interface.
         port: u16,
     },
+    /// Nobody, but QEMU's monitor connects to this port, and the machine stays for it when it has switched itself off.
+    Monitor {
+        /// On the loopback interface.
+        port: u16,
+    },
 }
 
 /// What the machine boots from.
@@ -211,6 +217,9 @@ impl Machine {
 
     fn check(&self) -> Result<()> {
         match (self.engine, self.firmware) {
+            (Engine::Bochs, _) if matches!(self.debugger, Debugger::Monitor { .. }) => {
+                bail!("Bochs has no monitor: use --engine qemu")
+            }
             (Engine::Bochs, Firmware::Uefi) => {
                 bail!("Bochs has no UEFI firmware: use --engine qemu or kvm, or --firmware bios")
             }

@@ -123,8 +123,16 @@ pub fn arguments(
             ),
         ]);
     }
-    if let Debugger::Gdb { port } = machine.debugger {
-        add(&["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]);
+    match machine.debugger {
+        Debugger::None => {}
+        Debugger::Gdb { port } => add(&["-S", "-gdb", &format!("tcp:127.0.0.1:{port}")]),
+        Debugger::Monitor { port } => add(&[
+            "-chardev",
+            &format!("socket,id=monitor,host=127.0.0.1,port={port}"),
+            "-mon",
+            "chardev=monitor",
+            "-no-shutdown",
+        ]),
     }
     arguments
 }
@@ -197,6 +205,18 @@ mod tests {
         let mut machine = machine(Engine::Kvm, Firmware::Bios);
         machine.debugger = Debugger::Gdb { port: 1234 };
         assert!(line(&machine).contains("-S -gdb tcp:127.0.0.1:1234"));
+    }
+
+    #[test]
+    fn a_machine_with_a_monitor_stays_when_it_is_off() {
+        let mut machine = machine(Engine::Qemu, Firmware::Bios);
+        machine.debugger = Debugger::Monitor { port: 1234 };
+        let line = line(&machine);
+        assert!(line.contains("-mon chardev=monitor -no-shutdown"), "{line}");
+        assert!(
+            line.contains("id=monitor,host=127.0.0.1,port=1234"),
+            "{line}"
+        );
     }
 
     #[test]
