@@ -1,20 +1,48 @@
-//! The way from the hypervisor's first instruction to the first guest's, by phase, and how large everything is.
+//! The way from the hypervisor's first instruction to the first guest's, by phase; what zeroing memory costs, for a new
+//! guest and for a restart; how soon a guest is seen by whoever types the command; and how large everything is.
 
 use super::exits::Host;
-use super::{Row, capture};
+use super::{Row, Target, capture};
 use crate::build::Artifacts;
 use crate::guests::Guest;
 use crate::paths::Paths;
-use anyhow::{Context, Result};
+use crate::toolchain::plain_cargo;
+use anyhow::{Context, Result, ensure};
+use bundle::EndPolicy;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use object::{Object, ObjectSection};
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
+use std::process::Stdio;
+use std::time::Instant;
 
 /// The name of the suite.
 pub const SUITE: &str = "startup";
 
 /// The guest that is started.
 const GUEST: &str = "hello";
+
+/// The guest that starts again and again.
+const RESTARTED: &str = "reboot";
+
+/// Commands that show a guest, and how its first line begins or goes on.
+const FIRST_LINES: [(&str, &[&str], &str); 2] = [
+    (
+        "`xtask run` to Linux's first line",
+        &["run"],
+        "Linux version ",
+    ),
+    (
+        "`xtask run hello` to the first",
+        &["run", GUEST],
+        "[hello] ",
+    ),
+];
+
+/// Within this time a warm `cargo xtask run` is to show a guest's first line, in Bochs.
+const FIRST_LINE_MS: u64 = 15_000;
 
 /// The parts of the hypervisor's program.
 const SECTIONS: [&str; 4] = [".text", ".rodata", ".data", ".bss"];
@@ -88,11 +116,70 @@ pub fn measure(paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<R
     for (phase, ticks) in &told.phases {
         rows.push(Row::ticks(SUITE, phase.as_str(), *ticks));
     }
+    rows.extend(zeroing(paths, artifacts, host)?);
+    for (name, arguments, line) in FIRST_LINES {
+        rows.push(Row {
+            unit: "ms".to_owned(),
+            target: Some(Target::AtMost(FIRST_LINE_MS)),
+            ..Row::ticks(SUITE, name, first_line_ms(paths, arguments, line)?)
+        });
+    }
     rows.push(kib("resident", told.own_kib));
     rows.push(kib("image", fs::metadata(&artifacts.image)?.len() >> 10));
     rows.push(kib("program", fs::metadata(&artifacts.kernel)?.len() >> 10));
     rows.extend(sections(&artifacts.kernel_with_symbols)?);
     Ok(rows)
+}
+
+/// What zeroing the memory of a guest costs that is new, and of one that starts again.
+fn zeroing(paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<Row>> {
+    let mut guest = Guest::tiny(artifacts, RESTARTED)?;
+    guest.config.on_reboot = EndPolicy::Restart;
+    let lives = std::cell::Cell::new(0);
+    let captured = capture::run(paths, &host.plinth(artifacts, &[guest], 1)?, |line| {
+        lives.set(lives.get() + u32::from(zeroed_ticks(line).is_some()));
+        lives.get() == 2
+    })?;
+    let ticks = captured.lines.iter().filter_map(|line| zeroed_ticks(line));
+    let names = ["zeroing 32 MiB", "the same at a restart"];
+    let rows: Vec<_> = names
+        .into_iter()
+        .zip(ticks)
+        .map(|(name, ticks)| Row::ticks(SUITE, name, ticks))
+        .collect();
+    ensure!(rows.len() == names.len(), "the guest did not start again");
+    Ok(rows)
+}
+
+/// `...: 16 of 32 MiB zeroed, 123 ticks`
+fn zeroed_ticks(line: &str) -> Option<u64> {
+    let (_, ticks) = line.split_once(" MiB zeroed, ")?;
+    ticks.strip_suffix(" ticks")?.parse().ok()
+}
+
+/// How long it takes from a command to a line with this in it, with everything built.
+fn first_line_ms(paths: &Paths, arguments: &[&str], text: &str) -> Result<u64> {
+    let begin = Instant::now();
+    let mut run = plain_cargo(paths)
+        .arg("xtask")
+        .args(arguments)
+        .args(["--timeout", "300"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot run cargo")?;
+    let output = run.stdout.take().context("cargo says nothing")?;
+    let mut lines = BufReader::new(output).split(b'\n').map_while(Result::ok);
+    let found = lines.find(|line| String::from_utf8_lossy(line).contains(text));
+    let passed = found.map(|_| begin.elapsed());
+    // It clears away what it has started; cargo has made way for it.
+    if let Ok(pid) = i32::try_from(run.id()) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+    run.wait()?;
+    let passed = passed.with_context(|| format!("no guest said `{text}`"))?;
+    Ok(u64::try_from(passed.as_millis())?)
 }
 
 pub(super) fn kib(name: &str, kib: u64) -> Row {
@@ -131,5 +218,12 @@ mod tests {
         );
         assert_eq!(told.vm_kib, [33]);
         assert!(Told::find(&lines[..1]).is_err());
+    }
+
+    #[test]
+    fn what_zeroing_costs_is_read() {
+        let line = "[    0.827874] 0 INFO  vm: reboot: 16 of 32 MiB zeroed, 2109271 ticks";
+        assert_eq!(zeroed_ticks(line), Some(2_109_271));
+        assert_eq!(zeroed_ticks("[reboot] DONE 2 passed, 0 failed"), None);
     }
 }
