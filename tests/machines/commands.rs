@@ -1,14 +1,39 @@
-//! `cargo xtask run` as people and scripts use it: how each kind of end is told by the exit status.
+//! `cargo xtask` as people and scripts use it: how each kind of end of `run` is told by the exit status, and the
+//! other commands from the first word to the last.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use libtest_mimic::Trial;
+use plinth_tests::Boot;
+use xtask::emulator::Engine;
 use xtask::paths::Paths;
+use xtask::system::packages::Need;
 
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
+    let mut trials = vec![
+        trial(
+            "doctor_finds_that_this_machine_has_what_run_and_test_need",
+            doctor,
+        ),
+        trial("an_image_boots_with_its_guest_and_nothing_else", image),
+        trial(
+            "flash_refuses_what_is_no_disk_before_it_builds_anything",
+            no_disk,
+        ),
+        trial(
+            "gdb_stops_at_the_hypervisors_first_instruction_and_knows_its_symbols",
+            debug,
+        )
+        .with_ignored_flag(Need::Gdb.find().is_none()),
+    ];
+    trials.extend(ends());
+    trials
+}
+
+fn ends() -> Vec<Trial> {
     [
         (
             "run_ends_with_0_where_the_guest_switched_itself_off",
@@ -84,16 +109,23 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 /// Runs the command to its end, which must have this status and something like this among its last words.
 fn run(arguments: &[&str], status: i32, said: &str) -> Result<()> {
-    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     // A guest that hangs is to fail one test and not to stop them all.
     let patience = match arguments.contains(&"--timeout") {
         true => &[][..],
         false => &["--timeout", "300"],
     };
+    let text = xtask(&[&["run"], arguments, patience].concat(), status)?;
+    ensure!(text.contains(said), "it did not say `{said}`:\n{text}");
+    Ok(())
+}
+
+/// Runs a command to its end, which must have this status, and returns all that it said.
+fn xtask(arguments: &[&str], status: i32) -> Result<String> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
-        .args(["xtask", "run"])
+        .arg("xtask")
         .args(arguments)
-        .args(patience)
+        .stdin(Stdio::null())
         .current_dir(Paths::of_checkout().root())
         .output()
         .context("cannot run cargo")?;
@@ -105,6 +137,80 @@ fn run(arguments: &[&str], status: i32, said: &str) -> Result<()> {
         "it ended with {} and not with {status}:\n{text}",
         output.status
     );
-    ensure!(text.contains(said), "it did not say `{said}`:\n{text}");
+    Ok(text)
+}
+
+/// The tests run here, so nothing is missing.
+fn doctor() -> Result<()> {
+    let text = xtask(&["doctor"], 0)?;
+    let needs = Need::ALL.map(Need::name);
+    let others = [
+        "Rust",
+        "rust-src",
+        "llvm-tools",
+        "guest linux",
+        "guest memtest86+",
+        "guest ipxe",
+        "guest grub",
+        "KVM",
+        "VT-x",
+        "nested VT-x",
+        "default engine",
+    ];
+    for what in needs.into_iter().chain(others) {
+        let row = text.lines().find(|line| line.starts_with(what));
+        let row = row.with_context(|| format!("there is no row for {what}:\n{text}"))?;
+        ensure!(!row.contains("MISSING"), "it is missing: {row}");
+    }
+    Ok(())
+}
+
+/// The image as it comes, without an emulator that brings the guest: all is in the RAM disk, which is packed.
+fn image() -> Result<()> {
+    let file = Paths::of_checkout().artifacts().join("test-command.img");
+    let place = file.to_str().context("the checkout's path is no text")?;
+    let text = xtask(
+        &["image", "hello", "--when-done", "power-off", "--out", place],
+        0,
+    )?;
+    ensure!(text.contains("is ready"), "it does not say so:\n{text}");
+    let mut machine = Boot::tiny(&[])?
+        .engine(Engine::Bochs)
+        .from_image(file)
+        .start()?;
+    machine.expect_all_passed("hello")?;
+    ensure!(machine.expect_all_ended()? == 0, "the status was not 0");
+    machine.expect_power_off()
+}
+
+fn no_disk() -> Result<()> {
+    let text = xtask(&["flash", "/dev/nobody"], 125)?;
+    ensure!(text.contains("there is no /dev/nobody. Disks: "), "{text}");
+    ensure!(!text.contains("building"), "it has built first:\n{text}");
+    let text = xtask(&["flash", "/dev/null", "--yes"], 125)?;
+    ensure!(text.contains("/dev/null is no disk. Disks: "), "{text}");
+    Ok(())
+}
+
+/// From the reset vector to the first instruction, and on to the hypervisor's own stack.
+fn debug() -> Result<()> {
+    let commands = [
+        "printf \"at %#lx\\n\", $pc",
+        "continue",
+        "info symbol $pc",
+        "thbreak own_ground",
+        "continue",
+        "info symbol $pc",
+        "kill",
+    ];
+    let mut arguments = vec!["debug", "hello", "--engine", "bochs"];
+    arguments.extend(commands.iter().flat_map(|command| ["--execute", command]));
+    let text = xtask(&arguments, 0)?;
+    let mut rest = text.as_str();
+    for said in ["at 0xfff0", "_start in section .text", "own_ground + "] {
+        let at = rest.find(said);
+        let at = at.with_context(|| format!("`{said}` is not there in its place:\n{text}"))?;
+        rest = &rest[at..];
+    }
     Ok(())
 }

@@ -70,7 +70,19 @@ impl Packaged {
         }
     }
 
-    fn packages(self) -> &'static [&'static str] {
+    /// Whether it has been fetched.
+    #[must_use]
+    pub fn is_there(self, paths: &Paths) -> bool {
+        self.folder(paths).exists()
+    }
+
+    fn folder(self, paths: &Paths) -> PathBuf {
+        paths.fetched().join(self.name())
+    }
+
+    /// The packages that it comes from.
+    #[must_use]
+    pub fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Memtest => &["memtest86+"],
             Self::Ipxe => &["ipxe"],
@@ -92,7 +104,7 @@ impl Packaged {
 
     /// The guest, fetched if need be. It has a screen.
     pub fn guest(self, paths: &Paths) -> Result<Guest> {
-        let root = paths.fetched().join(self.name());
+        let root = self.folder(paths);
         if !root.exists() {
             self.fetch(paths, &root)
                 .with_context(|| format!("{} cannot be fetched", self.name()))?;

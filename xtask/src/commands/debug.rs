@@ -6,7 +6,7 @@ use crate::gdb::bochs::BochsDebugger;
 use crate::gdb::server::serve;
 use crate::paths::Paths;
 use crate::report::say;
-use crate::system::packages::Need;
+use crate::system::packages::{Need, ensure};
 use anyhow::{Context, Result};
 use clap::Args;
 use std::fs::{self, File};
@@ -48,9 +48,9 @@ pub fn debug(paths: &Paths, options: &DebugOptions) -> Result<()> {
         .machine(paths, &content, Debugger::Gdb { port })?;
     // Bochs is served by us; QEMU listens itself, so the port must be free again.
     let listener = (machine.engine == Engine::Bochs).then_some(listener);
+    let starts_gdb = options.port.is_none() && provide_gdb(paths);
     let mut running = machine.spawn(paths)?;
 
-    let starts_gdb = options.port.is_none() && Need::Gdb.find().is_some();
     let log = paths.artifacts().join("debug-serial.log");
     let serial = running.serial()?;
     if starts_gdb {
@@ -86,6 +86,17 @@ pub fn debug(paths: &Paths, options: &DebugOptions) -> Result<()> {
         gdb.wait()?;
     }
     Ok(())
+}
+
+/// Whether there is a gdb to be started. Without one the machine still waits, for a gdb from elsewhere.
+fn provide_gdb(paths: &Paths) -> bool {
+    match ensure(paths, &[Need::Gdb]) {
+        Ok(()) => true,
+        Err(error) => {
+            say(format!("{error:#}"));
+            false
+        }
+    }
 }
 
 fn copy_in_background(mut from: TcpStream, mut to: impl Write + Send + 'static) -> Result<()> {

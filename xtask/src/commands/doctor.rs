@@ -1,10 +1,13 @@
 //! `cargo xtask doctor`: what this machine has and lacks, and what to do about it.
 
+use crate::linux::KernelPackage;
+use crate::packaged::Packaged;
 use crate::paths::Paths;
 use crate::system::apt::can_fetch_packages;
 use crate::system::host::Virtualisation;
 use crate::system::packages::{Manager, Need};
 use crate::toolchain::Active;
+use clap::ValueEnum;
 use std::process::Command;
 
 /// The state of one thing.
@@ -56,6 +59,7 @@ pub fn doctor(paths: &Paths) -> bool {
     let manager = Manager::of_this_machine();
     let mut rows = toolchain_rows(paths, manager);
     rows.extend(Need::ALL.iter().map(|need| need_row(*need, manager)));
+    rows.extend(guest_rows(paths, can_fetch_packages()));
     rows.extend(virtualisation_rows(Virtualisation::of_this_machine()));
     print!("{}", table(&rows));
     let is_healthy = rows.iter().all(|row| row.state != State::Bad);
@@ -122,19 +126,8 @@ fn need_row(need: Need, manager: Option<Manager>) -> Row {
     let package = manager.and_then(|manager| Some((manager, need.package(manager)?)));
     match package {
         Some((Manager::Apt, package)) => {
-            let state = if need == Need::Gdb {
-                State::Optional
-            } else {
-                State::Later
-            };
-            let remedy = match state {
-                State::Optional => format!(
-                    "for `cargo xtask debug`: {}",
-                    Manager::Apt.command(&[package])
-                ),
-                _ => format!("package {package}, by itself"),
-            };
-            Row::new(need.name(), state, "", remedy)
+            let remedy = format!("package {package}, by itself");
+            Row::new(need.name(), State::Later, "", remedy)
         }
         Some((manager, package)) => {
             let state = if need == Need::Gdb {
@@ -146,6 +139,50 @@ fn need_row(need: Need, manager: Option<Manager>) -> Row {
         }
         None => Row::new(need.name(), State::Bad, "", "install it by hand"),
     }
+}
+
+/// The guests that come out of Debian's packages: the one that `run` boots, which is needed, and others.
+fn guest_rows(paths: &Paths, can_fetch: bool) -> Vec<Row> {
+    let row = |what: &str, packages: &[&str], is_there: bool, without: State, instead: &str| {
+        let packages = packages.join(", ");
+        if is_there {
+            Row::new(what, State::Good, packages, "")
+        } else if can_fetch {
+            let remedy = format!("packages {packages}, by itself");
+            Row::new(what, State::Later, "", remedy)
+        } else {
+            Row::new(what, without, "", instead)
+        }
+    };
+    let usual = KernelPackage::default();
+    let mut rows = vec![row(
+        "guest linux",
+        &usual.packages(),
+        usual.is_there(paths),
+        State::Bad,
+        "no Debian mirror is known: bring your own (--kernel FILE --initrd FILE)",
+    )];
+    rows.extend(Packaged::value_variants().iter().map(|guest| {
+        row(
+            &format!("guest {}", guest.name()),
+            guest.packages(),
+            guest.is_there(paths),
+            State::Optional,
+            "no Debian mirror is known",
+        )
+    }));
+    rows.extend(KernelPackage::others().iter().map(|kernel| {
+        let there = kernel.is_there(paths);
+        let state = if there { State::Good } else { State::Optional };
+        let found = if there { "fetched" } else { "" };
+        let remedy = match (there, can_fetch) {
+            (true, _) => "",
+            (false, true) => "fetched by `run --kernel-package`, for who wants it",
+            (false, false) => "no Debian mirror is known",
+        };
+        Row::new(&kernel.to_string(), state, found, remedy)
+    }));
+    rows
 }
 
 /// A program's version, or where a file is.
@@ -253,6 +290,42 @@ mod tests {
             table(&rows),
             "a       ok       x\nlonger  MISSING     do this\n"
         );
+    }
+
+    #[test]
+    fn guests_that_are_fetched_or_can_be_are_told_with_their_packages() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::of(folder.path());
+        let find =
+            |rows: &[Row], what: &str| rows.iter().find(|row| row.what == what).unwrap().clone();
+        let linux = find(&guest_rows(&paths, true), "guest linux");
+        assert_eq!(linux.state, State::Later);
+        assert!(
+            linux
+                .remedy
+                .contains("linux-image-cloud-amd64, busybox-static"),
+            "{linux:?}"
+        );
+        std::fs::create_dir_all(paths.fetched().join("linux")).unwrap();
+        let rows = guest_rows(&paths, false);
+        assert_eq!(find(&rows, "guest linux").state, State::Good);
+        // Nobody needs these for `run`.
+        for what in [
+            "guest memtest86+",
+            "guest ipxe",
+            "guest grub",
+            "sid/linux-image-amd64",
+        ] {
+            assert_eq!(find(&rows, what).state, State::Optional);
+        }
+    }
+
+    #[test]
+    fn a_machine_without_a_mirror_is_told_how_to_get_a_guest() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = guest_rows(&Paths::of(folder.path()), false);
+        assert_eq!(rows[0].state, State::Bad);
+        assert!(rows[0].remedy.contains("--kernel FILE --initrd FILE"));
     }
 
     #[test]

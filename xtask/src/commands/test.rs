@@ -100,6 +100,10 @@ pub fn test(paths: &Paths, options: &TestOptions) -> Result<ExitCode> {
         let mut needs = Need::FOR_BOCHS.to_vec();
         needs.extend([Need::Qemu, Need::Ovmf]);
         ensure(paths, &needs)?;
+        // Only one test is about it, which is skipped without.
+        if let Err(error) = ensure(paths, &[Need::Gdb]) {
+            say(format!("{error:#}"));
+        }
         Artifacts::build(paths)?;
         let engine = Engine::choose(Virtualisation::of_this_machine());
         say(format!(

@@ -12,6 +12,7 @@ const SYSFS_SECTOR: u64 = 512;
 pub struct Kernel {
     sys: PathBuf,
     proc: PathBuf,
+    dev: PathBuf,
 }
 
 impl Default for Kernel {
@@ -19,6 +20,7 @@ impl Default for Kernel {
         Self {
             sys: "/sys".into(),
             proc: "/proc".into(),
+            dev: "/dev".into(),
         }
     }
 }
@@ -123,6 +125,12 @@ impl Kernel {
         })
     }
 
+    /// What is written to in order to overwrite a disk.
+    #[must_use]
+    pub fn device(&self, disk: &DiskInfo) -> PathBuf {
+        self.dev.join(&disk.name)
+    }
+
     /// The names of all disks that have a size.
     #[must_use]
     pub fn disk_names(&self) -> Vec<String> {
@@ -210,7 +218,7 @@ fn unescaped(place: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::os::unix::fs::symlink;
     use tempfile::TempDir;
@@ -238,7 +246,13 @@ pub(super) mod tests {
             Kernel {
                 sys: self.folder.path().join("sys"),
                 proc: self.folder.path().join("proc"),
+                dev: self.folder.path().join("dev"),
             }
+        }
+
+        /// Where the device of this name is.
+        pub(crate) fn device(&self, name: &str) -> PathBuf {
+            self.folder.path().join("dev").join(name)
         }
 
         pub(crate) fn write(&self, path: &str, contents: &str) {
@@ -247,8 +261,11 @@ pub(super) mod tests {
             fs::write(path, contents).unwrap();
         }
 
-        /// A disk with partitions, all of 1 MiB, at this place in the device tree.
+        /// A disk of 2 MiB with partitions of 1 MiB, at this place in the device tree; a file stands for the device.
         pub(crate) fn disk(&self, place: &str, name: &str, removable: &str, partitions: &[&str]) {
+            self.write(&format!("dev/{name}"), "");
+            let device = fs::File::options().write(true).open(self.device(name));
+            device.unwrap().set_len(2 << 20).unwrap();
             let folder = format!("sys/devices/{place}/block/{name}");
             self.write(&format!("{folder}/size"), "4096\n");
             self.write(&format!("{folder}/removable"), removable);

@@ -89,6 +89,25 @@ impl fmt::Display for KernelPackage {
 }
 
 impl KernelPackage {
+    /// Those that the guest is tried with besides the usual one, as one names them.
+    #[must_use]
+    pub fn others() -> Vec<Self> {
+        OTHERS.iter().filter_map(|name| name.parse().ok()).collect()
+    }
+
+    /// Whether it has been fetched.
+    #[must_use]
+    pub fn is_there(&self, paths: &Paths) -> bool {
+        self.folder(paths).exists()
+    }
+
+    /// The packages that one gets by it, but for those that the kernel's depends on.
+    #[must_use]
+    pub fn packages(&self) -> Vec<&str> {
+        let tools = (*self == Self::default()).then_some(TOOLS);
+        [self.name.as_str()].into_iter().chain(tools).collect()
+    }
+
     /// Where its contents are.
     pub(super) fn folder(&self, paths: &Paths) -> PathBuf {
         if *self == Self::default() {
@@ -189,5 +208,6 @@ mod tests {
         folders.sort();
         folders.dedup();
         assert_eq!(folders.len(), OTHERS.len() + 1);
+        assert_eq!(KernelPackage::others().len(), OTHERS.len());
     }
 }
