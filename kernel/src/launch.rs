@@ -9,7 +9,6 @@ use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 
 use arch::cpuid::CpuidResult;
-use arch::speculation::ArchCapabilities;
 use arch::{Gpr, SegmentName, msr};
 use bundle::{Bundle, FileIndex, KernelFormat, Screen, TestDevices, VmConfig};
 use host::Tail;
@@ -341,10 +340,7 @@ fn vcpu<B: Backend>(
     let mut state = VcpuState::new(cpuid, lapic);
     state.msrs.mtrrs = mtrrs;
     state.msrs.microcode = try_read_msr(msr::IA32_BIOS_SIGN_ID).unwrap_or(0);
-    if let Some(capabilities) = try_read_msr(msr::IA32_ARCH_CAPABILITIES) {
-        let capabilities = ArchCapabilities::from_bits_retain(capabilities);
-        state.msrs.arch_capabilities = capabilities.for_guest().bits();
-    }
+    state.msrs.arch_capabilities = offered.capabilities.bits();
     state.msrs.platform_id = try_read_msr(msr::IA32_PLATFORM_ID).unwrap_or(0);
     Ok(Box::new(Vcpu::new(
         Arc::clone(vm),

@@ -8,6 +8,7 @@ pub(crate) mod vmx;
 
 use alloc::sync::Arc;
 
+use arch::speculation::ArchCapabilities;
 use arch::{Cr4, Xcr0};
 use machine::A20Gate;
 use machine::devices::lapic::{ApicPage, Lapic};
@@ -99,6 +100,8 @@ pub(crate) struct GuestFeatures {
     pub(crate) delivery: Delivery,
     /// Whether a guest's TSC may run at another frequency than the host's.
     pub(crate) tsc_scaling: Scaling,
+    /// IA32_ARCH_CAPABILITIES.
+    pub(crate) capabilities: ArchCapabilities,
 }
 
 /// What a new vCPU is told about the machine that it sits in.

@@ -37,6 +37,8 @@ bitflags! {
         const RFDS_NO = 1 << 27;
         /// VERW clears the register files as well.
         const RFDS_CLEAR = 1 << 28;
+        /// Not susceptible to indirect target selection.
+        const ITS_NO = 1 << 62;
         const _ = !0;
     }
 
@@ -58,15 +60,8 @@ bitflags! {
 impl ArchCapabilities {
     /// What a guest may be told of the processor that it runs on: that it does not have a leak, or has a command
     /// against it that works in the guest as well. Beside those named above RSBA, SSB_NO, SBDR_SSDP_NO, FBSDP_NO,
-    /// PSDP_NO, FB_CLEAR, RRSBA, GDS_NO and ITS_NO.
+    /// PSDP_NO, FB_CLEAR, RRSBA and GDS_NO.
     const TELLABLE: u64 = 0x4000_0000_1d1a_e177;
-
-    /// IA32_ARCH_CAPABILITIES of a guest. It is told not to flush the L1 data cache for guests of its own.
-    #[must_use]
-    pub const fn for_guest(self) -> Self {
-        let tellable = self.bits() & Self::TELLABLE;
-        Self::from_bits_retain(tellable).union(Self::SKIP_L1DFL_VMENTRY)
-    }
 }
 
 /// What the processor says about itself.
@@ -80,8 +75,42 @@ pub struct Facts {
     pub leaf_7_2_edx: u32,
     /// CPUID.7.0:EBX says that there are transactions (RTM).
     pub transactions: bool,
+    /// CPUID.1:ECX says that this is a virtual machine itself, whose signature need not be that of the processor.
+    pub hypervisor: bool,
     /// The MSR, or nothing where CPUID does not show it.
     pub capabilities: ArchCapabilities,
+}
+
+impl Facts {
+    /// IA32_ARCH_CAPABILITIES of a guest, which has this MSR whether the processor has it or not. It is told not to
+    /// flush the L1 data cache for guests of its own.
+    ///
+    /// ITS_NO may be ours: a system that finds itself in a virtual machine looks at that bit only, and not at the
+    /// model, since it might move to another one. Guests of ours do not, and without need Linux makes every return a
+    /// jump to a thunk.
+    pub fn guest_capabilities(&self) -> ArchCapabilities {
+        let tellable = self.capabilities.bits() & ArchCapabilities::TELLABLE;
+        let mut told = ArchCapabilities::from_bits_retain(tellable);
+        told.insert(ArchCapabilities::SKIP_L1DFL_VMENTRY);
+        if self.selects_targets_well() {
+            told.insert(ArchCapabilities::ITS_NO);
+        }
+        told
+    }
+
+    /// Whether the processor is one without indirect target selection, by Intel's list of affected ones.
+    fn selects_targets_well(&self) -> bool {
+        if self.leaf_7_2_edx & BHI_CTRL != 0 {
+            return true;
+        }
+        let stepping = (self.signature & 0xf) as u8;
+        let is_affected = |model: u8| {
+            TARGET_SELECTION
+                .iter()
+                .any(|&(affected, since)| affected == model && stepping >= since)
+        };
+        !self.hypervisor && model(self.signature).is_some_and(|model| !is_affected(model))
+    }
 }
 
 /// CPUID.7.2:EDX: IA32_SPEC_CTRL.BHI_DIS_S is there.
@@ -94,6 +123,28 @@ const NO_TERMINAL_FAULT: [u8; 12] = [
 ];
 /// Of these, the ones that do not leak through their buffers either (Goldmont and Goldmont Plus).
 const NO_DATA_SAMPLING: [u8; 3] = [0x5c, 0x5f, 0x7a];
+
+/// Models of family 6 that take others' targets for those of their own indirect branches (indirect target selection),
+/// and the first stepping of each that does. Later models have BHI_CTRL, or say that they do not.
+const TARGET_SELECTION: [(u8, u8); 11] = [
+    // Cascade Lake and Cooper Lake, which are Skylake servers by their model.
+    (0x55, 6),
+    // Ice Lake.
+    (0x6a, 0),
+    (0x6c, 0),
+    (0x7e, 0),
+    // Tiger Lake.
+    (0x8c, 0),
+    (0x8d, 0),
+    // Whiskey, Amber and Coffee Lake of the later kinds.
+    (0x8e, 0xc),
+    (0x9e, 0xd),
+    // Comet Lake.
+    (0xa5, 0),
+    (0xa6, 0),
+    // Rocket Lake.
+    (0xa7, 0),
+];
 
 /// What is done about one kind of leak.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -331,6 +382,7 @@ mod tests {
         leaf_7_edx: Leaf7Edx::empty(),
         leaf_7_2_edx: 0,
         transactions: true,
+        hypervisor: false,
         capabilities: ArchCapabilities::empty(),
     };
     const NEW_MICROCODE: Leaf7Edx = Leaf7Edx::SPEC_CTRL
@@ -344,6 +396,7 @@ mod tests {
             leaf_7_edx: NEW_MICROCODE | Leaf7Edx::FLUSH_CMD | Leaf7Edx::ARCH_CAPABILITIES,
             leaf_7_2_edx: 0,
             transactions: true,
+            hypervisor: false,
             capabilities: ArchCapabilities::from_bits_retain(0x0000_0000_0000_016b),
         }
     }
@@ -441,6 +494,60 @@ mod tests {
         });
         assert_eq!(silvermont.l1_cache, Answer::NotNeeded);
         assert_eq!(silvermont.buffers, Answer::Do(Buffers::Verw));
+    }
+
+    const ITS_NO: u64 = 0x4000_0000_0000_0000;
+
+    #[test]
+    fn a_guest_is_told_that_its_processor_does_not_mix_up_targets_only_where_that_is_known() {
+        let told = |facts: &Facts| facts.guest_capabilities().bits() & ITS_NO != 0;
+        assert!(told(&SKYLAKE));
+        let cascade_lake = Facts {
+            signature: 0x0005_0657,
+            ..SKYLAKE
+        };
+        assert!(!told(&cascade_lake) && !told(&ice_lake()));
+        let haswell = 0x0003_06c3;
+        for (signature, hypervisor, expected) in [
+            (haswell, false, true),
+            (haswell, true, false),
+            (0x0008_06eb, false, true),
+            (0x0008_06ec, false, false),
+            (0x000a_0655, false, false),
+            // Another family: not a processor that is known.
+            (0x0000_0f43, false, false),
+        ] {
+            let facts = Facts {
+                signature,
+                hypervisor,
+                ..SKYLAKE
+            };
+            assert_eq!(told(&facts), expected, "{signature:#x}");
+        }
+        // What the processor says of itself holds anywhere.
+        for facts in [
+            Facts {
+                capabilities: ArchCapabilities::from_bits_retain(ITS_NO),
+                hypervisor: true,
+                ..cascade_lake
+            },
+            Facts {
+                leaf_7_2_edx: 1 << 4,
+                hypervisor: true,
+                ..ice_lake()
+            },
+        ] {
+            assert!(told(&facts));
+        }
+    }
+
+    #[test]
+    fn a_guest_is_told_what_its_processor_says_but_not_to_flush_caches_itself() {
+        let mut facts = ice_lake();
+        // MISC_PACKAGE_CTLS and ENERGY_FILTERING_CTL among others: guests have no such MSR.
+        facts.capabilities = ArchCapabilities::from_bits_retain(0x0000_0000_0000_0c6b);
+        assert_eq!(facts.guest_capabilities().bits(), 0x6b);
+        assert_eq!(SKYLAKE.guest_capabilities().bits(), ITS_NO | 8);
     }
 
     #[test]

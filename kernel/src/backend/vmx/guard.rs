@@ -20,10 +20,14 @@ use crate::cpu::smp::MAX_CPUS;
 
 /// CPUID.7.0:EBX: transactions.
 const RTM: u32 = 1 << 11;
+/// CPUID.1:ECX: a hypervisor is below.
+const HYPERVISOR: u32 = 1 << 31;
 
 /// The decisions, made once at boot.
 pub(super) struct Guard {
     mitigations: Mitigations,
+    /// IA32_ARCH_CAPABILITIES of guests.
+    guest_capabilities: ArchCapabilities,
     /// What every entry takes beside VMRESUME or VMLAUNCH.
     entry: Entry,
     data_selector: u16,
@@ -34,7 +38,8 @@ pub(super) struct Guard {
 impl Guard {
     /// Looks at this CPU; all others are of its kind.
     pub(super) fn choose() -> Self {
-        let mitigations = Mitigations::choose(&facts());
+        let facts = facts();
+        let mitigations = Mitigations::choose(&facts);
         let mut entry = Entry::empty();
         entry.set(Entry::SPEC_CTRL, mitigations.guard_exits());
         let flush = mitigations.l1_cache == Answer::Do(L1Cache::Flush);
@@ -46,6 +51,7 @@ impl Guard {
         unsafe { asm!("mov {0:x}, ss", out(reg) data_selector, options(nomem, nostack)) };
         Self {
             mitigations,
+            guest_capabilities: facts.guest_capabilities(),
             entry,
             data_selector,
             last_vm: [const { AtomicU64::new(0) }; MAX_CPUS],
@@ -55,6 +61,11 @@ impl Guard {
     /// For the operator.
     pub(super) const fn mitigations(&self) -> &Mitigations {
         &self.mitigations
+    }
+
+    /// IA32_ARCH_CAPABILITIES of guests.
+    pub(super) const fn guest_capabilities(&self) -> ArchCapabilities {
+        self.guest_capabilities
     }
 
     /// What an entry takes; VMLAUNCH or VMRESUME is to be added.
@@ -153,11 +164,13 @@ fn facts() -> Facts {
     } else {
         0
     };
+    let main = __cpuid(1);
     Facts {
-        signature: __cpuid(1).eax,
+        signature: main.eax,
         leaf_7_edx,
         leaf_7_2_edx,
         transactions: leaf_7.0 & RTM != 0,
+        hypervisor: main.ecx & HYPERVISOR != 0,
         capabilities: ArchCapabilities::from_bits_retain(capabilities),
     }
 }

@@ -309,6 +309,7 @@ impl Backend for VmxBackend {
             } else {
                 Scaling::Absent
             },
+            capabilities: self.guard.guest_capabilities(),
         }
     }
 

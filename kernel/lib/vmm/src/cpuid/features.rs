@@ -86,8 +86,7 @@ const LEAF_7_EDX: Leaf7Edx = Leaf7Edx::FAST_SHORT_REP_MOV
     .union(AVX512_EDX)
     .union(Leaf7Edx::MD_CLEAR)
     .union(Leaf7Edx::SERIALIZE)
-    .union(SPECULATION_EDX)
-    .union(Leaf7Edx::ARCH_CAPABILITIES);
+    .union(SPECULATION_EDX);
 
 const LEAF_7_1_EAX: Leaf7s1Eax = Leaf7s1Eax::AVX_VNNI
     .union(Leaf7s1Eax::AVX512_BF16)
@@ -266,6 +265,7 @@ impl Features {
         self.leaf_1_edx
             .insert(Leaf1Edx::APIC | Leaf1Edx::MTRR | Leaf1Edx::MCE | Leaf1Edx::MCA);
         self.leaf_7_ebx.insert(Leaf7Ebx::TSC_ADJUST);
+        self.leaf_7_edx.insert(Leaf7Edx::ARCH_CAPABILITIES);
         if config.vcpus > 1 {
             self.leaf_1_edx.insert(Leaf1Edx::HTT);
         }
