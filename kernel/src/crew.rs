@@ -123,10 +123,10 @@ pub(crate) enum About {
 }
 
 impl<B: Backend> Seat<B> {
-    fn new(cpu: PcpuId) -> Self {
+    fn new(cpu: PcpuId, queue: RunQueue<Box<Vcpu<B>>>) -> Self {
         Self {
             cpu,
-            queue: Mutex::new(RunQueue::new(Use::Shared)),
+            queue: Mutex::new(queue),
             inbox: Mutex::new(Vec::new()),
             arriving: AtomicU32::new(0),
             members: AtomicU32::new(0),
@@ -195,7 +195,11 @@ impl<B: Backend> Crew<B> {
         let mut seats: Vec<Option<Seat<B>>> = Vec::new();
         seats.resize_with(last + 1, || None);
         for cpu in cpus {
-            seats[cpu.index()] = Some(Seat::new(*cpu));
+            let queue = match cpus {
+                [_] => RunQueue::new(Use::Shared).of_only_cpu(),
+                _ => RunQueue::new(Use::Shared),
+            };
+            seats[cpu.index()] = Some(Seat::new(*cpu, queue));
         }
         let all: CpuSet = cpus.iter().map(|cpu| cpu.0 as u16).collect();
         let shared = SharedCpuSet::default();

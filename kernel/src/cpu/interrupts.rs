@@ -9,6 +9,7 @@ use core::arch::asm;
 use arch::Vector;
 
 use super::apic;
+use crate::doorbell;
 use crate::hw::console;
 
 /// A vector of the hypervisor. They are above all those that a firmware may have left in an interrupt
@@ -55,7 +56,10 @@ pub(crate) fn acknowledged(vector: Vector) {
     match HostVector::from_vector(vector) {
         Some(HostVector::Timer | HostVector::Kick) => apic::end_of_interrupt(),
         Some(HostVector::Serial) => {
-            console::service();
+            if console::service() {
+                // The turn of the guest that was interrupted is over: the desk reads.
+                doorbell::ring(super::this().id());
+            }
             apic::end_of_interrupt();
         }
         Some(HostVector::Spurious) => {}

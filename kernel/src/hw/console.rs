@@ -399,9 +399,9 @@ pub(crate) fn enable_interrupts() {
     without_interrupts(|| CONSOLE.lock().serial.enable_interrupts());
 }
 
-/// Handles the serial port's interrupt; interrupts are off.
-pub(crate) fn service() {
-    CONSOLE.lock().serial.service();
+/// Handles the serial port's interrupt; interrupts are off. Whether something that was typed waits to be read.
+pub(crate) fn service() -> bool {
+    CONSOLE.lock().serial.service()
 }
 
 /// The stream in the hands of a panicking CPU.

@@ -215,9 +215,11 @@ impl Serial {
         }
     }
 
-    /// Handles the UART's interrupt.
-    pub(crate) fn service(&mut self) {
-        let Self::Uart(uart) = self else { return };
+    /// Handles the UART's interrupt. Whether something is there for [`try_read`](Self::try_read).
+    pub(crate) fn service(&mut self) -> bool {
+        let Self::Uart(uart) = self else {
+            return false;
+        };
         // The interrupt comes at an edge: until the UART has nothing more to report, there will be no
         // other.
         for _ in 0..SERVICE_ROUNDS {
@@ -228,6 +230,7 @@ impl Serial {
             uart.receive();
             uart.pump();
         }
+        !uart.received.is_empty()
     }
 
     /// Waits until the last byte has left the machine: what is still in the transmitter when an emulator

@@ -38,6 +38,8 @@ const ROUND_NS: u64 = 10_000_000;
 const MIN_SLICE_NS: u64 = 200_000;
 /// How long one that is alone on a shared CPU runs before it is looked whether another CPU has too much to do.
 const BALANCE_NS: u64 = 5_000_000;
+/// The same where there is no other CPU: whoever comes ends the turn anyway.
+const ALONE_NS: u64 = 250_000_000;
 /// How far a vCPU that comes from another CPU may be behind the others, in rounds of its new queue.
 const CATCH_UP_ROUNDS: u64 = 3;
 /// How far one may be ahead, in the same measure; more than borrowing makes up for, lest somebody who sleeps and

@@ -8,8 +8,8 @@ use arrayvec::ArrayVec;
 
 use super::balance::{Occupied, Summary};
 use super::{
-    AHEAD_ROUNDS, BALANCE_NS, BORROW_LIMIT_NS, BORROW_ROUNDS, CATCH_UP_ROUNDS, Grant, MIN_SLICE_NS,
-    ROUND_NS, Share, VirtualTime, Weight,
+    AHEAD_ROUNDS, ALONE_NS, BALANCE_NS, BORROW_LIMIT_NS, BORROW_ROUNDS, CATCH_UP_ROUNDS, Grant,
+    MIN_SLICE_NS, ROUND_NS, Share, VirtualTime, Weight,
 };
 
 /// Why a vCPU joins a queue.
@@ -143,6 +143,8 @@ impl Running {
 #[derive(Debug)]
 pub struct RunQueue<T> {
     cpu_use: Use,
+    /// How long a turn lasts that nobody waits for.
+    alone_ns: u64,
     ready: BinaryHeap<Reverse<Ready<T>>>,
     /// Those whose VM has used up its cap.
     throttled: Vec<Throttled<T>>,
@@ -161,6 +163,7 @@ impl<T> RunQueue<T> {
     pub const fn new(cpu_use: Use) -> Self {
         Self {
             cpu_use,
+            alone_ns: BALANCE_NS,
             ready: BinaryHeap::new(),
             throttled: Vec::new(),
             next_release_ns: u64::MAX,
@@ -169,6 +172,13 @@ impl<T> RunQueue<T> {
             passed: VirtualTime(0),
             arrivals: 0,
         }
+    }
+
+    /// The same where there is no other CPU that might have too much to do.
+    #[must_use]
+    pub fn of_only_cpu(mut self) -> Self {
+        self.alone_ns = ALONE_NS;
+        self
     }
 
     /// Who uses the CPU.
@@ -382,7 +392,8 @@ impl<T> RunQueue<T> {
         let (slice, granted_ns) = match share.cap.as_deref() {
             None if self.cpu_use == Use::Dedicated => (Slice::Unlimited, None),
             None => (Slice::Ns(slice_ns), None),
-            Some(cap) => match cap.take(now_ns, slice_ns) {
+            // It takes its time beforehand, and leaves some to its siblings.
+            Some(cap) => match cap.take(now_ns, slice_ns.min(BALANCE_NS)) {
                 Grant::Run { ns } => (Slice::Ns(ns), Some(ns)),
                 Grant::Wait { until_ns } => {
                     self.next_release_ns = self.next_release_ns.min(until_ns);
@@ -417,7 +428,11 @@ impl<T> RunQueue<T> {
     /// How long the vCPU may run before the one behind it has its turn.
     fn slice(&self, key: VirtualTime, weight: Weight, borrowing_ns: u64) -> u64 {
         let Some(Reverse(next)) = self.ready.peek() else {
-            return BALANCE_NS;
+            return if self.throttled.is_empty() {
+                self.alone_ns
+            } else {
+                BALANCE_NS
+            };
         };
         // Those that sleep do not count: the round is theirs that are ready.
         let until = next.key.saturating_add(self.round());

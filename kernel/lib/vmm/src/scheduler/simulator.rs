@@ -63,7 +63,10 @@ pub(super) struct Simulator {
 impl Simulator {
     pub(super) fn new(cpus: usize, seed: u64) -> Self {
         let cpu = |_| Cpu {
-            queue: RunQueue::new(Use::Shared),
+            queue: match cpus {
+                1 => RunQueue::new(Use::Shared).of_only_cpu(),
+                _ => RunQueue::new(Use::Shared),
+            },
             running: None,
         };
         Self {

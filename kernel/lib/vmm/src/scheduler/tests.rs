@@ -320,6 +320,38 @@ fn a_dedicated_cpu_has_turns_without_an_end() {
 }
 
 #[test]
+fn who_is_alone_on_the_only_cpu_has_long_turns_and_makes_way_for_who_comes() {
+    let mut queue = RunQueue::new(Use::Shared).of_only_cpu();
+    let _ = queue.enqueue('a', share(256), Arrival::New, 0);
+    let turn = queue.choose(0).unwrap();
+    assert!(matches!(turn.slice, Slice::Ns(ns) if ns >= 100 * MS));
+    assert_eq!(
+        queue.enqueue('b', share(256), Arrival::New, 50 * MS),
+        Preemption::Within { ns: 5 * MS }
+    );
+    let (a, its_share) = queue.end_turn(turn, 55 * MS);
+    let _ = queue.enqueue(a, its_share, Arrival::Again, 55 * MS);
+    let turn = queue.choose(55 * MS).unwrap();
+    assert_eq!(turn.vcpu, 'b');
+    assert!(matches!(turn.slice, Slice::Ns(ns) if ns <= 10 * MS));
+}
+
+#[test]
+fn who_waits_for_its_cap_ends_long_turns_and_who_has_one_leaves_some_to_its_siblings() {
+    let mut queue = RunQueue::new(Use::Shared).of_only_cpu();
+    let cap = Arc::new(Cap::percent(100));
+    let _ = queue.enqueue('a', capped(256, &cap), Arrival::New, 0);
+    assert_eq!(queue.choose(0).unwrap().slice, Slice::Ns(5 * MS));
+    let mut queue = RunQueue::new(Use::Shared).of_only_cpu();
+    let cap = Arc::new(Cap::percent(10));
+    cap.take(0, MS);
+    let _ = queue.enqueue('a', capped(256, &cap), Arrival::New, 0);
+    let _ = queue.enqueue('b', share(256), Arrival::New, 0);
+    let turn = queue.choose(0).unwrap();
+    assert_eq!((turn.vcpu, turn.slice), ('b', Slice::Ns(5 * MS)));
+}
+
+#[test]
 fn a_stopped_vms_vcpus_leave_the_queue() {
     let mut queue = RunQueue::new(Use::Shared);
     let cap = Arc::new(Cap::percent(1));
