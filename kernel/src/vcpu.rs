@@ -4,13 +4,13 @@ mod describe;
 mod last_exits;
 mod restart;
 mod stop;
+mod timing;
 
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
-use machine::devices::lapic::{Deadline, Now, Role};
-use vmm::advance::Advance;
+use machine::devices::lapic::Role;
 use vmm::handle::{Next, handle};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
@@ -28,6 +28,7 @@ use crate::vm::{Stance, Vm, VmPort, Whereabouts};
 use self::last_exits::LastExits;
 pub(crate) use self::last_exits::write_last_exits;
 use self::stop::stop;
+use self::timing::Timing;
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
 pub(crate) struct Vcpu<B: Backend> {
@@ -46,14 +47,7 @@ struct Inner {
     index: u8,
     state: VcpuState,
     activity: Activity,
-    /// The host's TSC when its local APIC's timer is due; `u64::MAX` for never.
-    timer_tsc: u64,
-    /// The host's TSC when it has to be looked after for the sake of a timer: some time before `timer_tsc`, or when
-    /// a timer of the board is due.
-    deadline_tsc: u64,
-    /// How long before `timer_tsc` to begin: while it runs, and while it is halted.
-    running_advance: Advance,
-    halted_advance: Advance,
+    timing: Timing,
     /// The last exit of this turn, and the host's TSC at it; 0 for none.
     exit_kind: ExitKind,
     exit_tsc: u64,
@@ -78,13 +72,6 @@ enum Sleep {
     /// By another vCPU only.
     Deep,
 }
-
-/// By how much timers begin early at first, and at most, in ticks: an exit and an entry, or the end of a halt and the
-/// way to the run loop. The guest waits for so long at most, in its own turn.
-const RUNNING_GUESS: u64 = 256;
-const RUNNING_MOST: u64 = 4096;
-const HALTED_GUESS: u64 = 1024;
-const HALTED_MOST: u64 = 16384;
 
 /// Why a vCPU's turn on a CPU ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -118,10 +105,7 @@ impl<B: Backend> Vcpu<B> {
             index,
             state,
             activity,
-            timer_tsc: u64::MAX,
-            deadline_tsc: u64::MAX,
-            running_advance: Advance::new(RUNNING_GUESS, RUNNING_MOST),
-            halted_advance: Advance::new(HALTED_GUESS, HALTED_MOST),
+            timing: Timing::new(),
             exit_kind: ExitKind::Fatal,
             exit_tsc: 0,
             end: Turn::Expired,
@@ -199,7 +183,8 @@ impl<B: Backend> Vcpu<B> {
     /// The host's TSC when it wakes up by a timer; `u64::MAX` for never.
     pub(crate) fn wakes_at(&self) -> u64 {
         self.inner
-            .begins_at(&self.inner.halted_advance)
+            .timing
+            .begins_at(Activity::Halted)
             .min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
@@ -288,7 +273,7 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
         let is_over = || exit_tsc >= turn_end.load(Ordering::Relaxed);
         match exit {
             VmExit::HostTimer if is_over() => return inner.ends(Turn::Expired),
-            VmExit::HostTimer => return Flow::Settle,
+            VmExit::HostTimer => return inner.fire(vm, cpu, exit_tsc),
             VmExit::HostInterrupt(vector) => {
                 match vector {
                     Some(vector) => interrupts::acknowledged(vector),
@@ -332,11 +317,8 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
                 | VmExit::Xsetbv
                 | VmExit::Wbinvd => Flow::Enter,
                 // These may have to do with the local APIC, and then they say so.
-                VmExit::ReadMsr | VmExit::WriteMsr | VmExit::Memory(_)
-                    if !inner.state.unsettled =>
-                {
-                    Flow::Enter
-                }
+                VmExit::WriteMsr if !inner.state.unsettled => inner.rearm(vm, cpu, exit_tsc),
+                VmExit::ReadMsr | VmExit::Memory(_) if !inner.state.unsettled => Flow::Enter,
                 _ => Flow::Settle,
             },
             Ok(Next::Halt) => {
@@ -382,7 +364,9 @@ impl Inner {
                     return Turn::Asleep;
                 }
             }
-            let deadline = turn_end.load(Ordering::Relaxed).min(self.deadline_tsc);
+            let deadline = turn_end
+                .load(Ordering::Relaxed)
+                .min(self.timing.deadline_tsc());
             let entry_tsc = clock::tsc();
             if self.exit_tsc != 0 {
                 let ticks = entry_tsc.wrapping_sub(self.exit_tsc);
@@ -468,22 +452,10 @@ impl Inner {
         if vm.board_deadline_tsc(self.index) <= now_tsc {
             vm.expire_board();
         }
-        let was_halted = self.activity == Activity::Halted;
-        let advance = if was_halted {
-            &self.halted_advance
-        } else {
-            &self.running_advance
-        };
-        let due_tsc = self.timer_tsc;
-        let is_due = self.begins_at(advance) <= now_tsc;
-        if is_due {
-            // Shortly before its time, the timer is told the time that it will be when the guest runs again.
-            let ahead = due_tsc.saturating_sub(now_tsc);
-            let now = Now {
-                guest_tsc: cpu.guest_tsc_at(now_tsc.saturating_add(ahead)),
-                ns: vm.now_ns().saturating_add(clock::ticks_to_ns(ahead)),
-            };
-            self.state.lapic.expire(&now);
+        let was = self.activity;
+        let due_tsc = self.timing.due_tsc(was, now_tsc);
+        if due_tsc.is_some() {
+            self.expire_timer(vm, cpu, now_tsc);
         }
         let signals = vm.posted(self.index).drain(&mut self.state.lapic);
         if signals.wake() {
@@ -527,38 +499,11 @@ impl Inner {
         windows.set(Windows::NMI, decision.want_nmi_window);
         cpu.request_windows(windows);
         cpu.present(&mut self.state.lapic);
-        self.timer_tsc = match self.state.lapic.next_deadline() {
-            None => u64::MAX,
-            Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),
-            Some(Deadline::GuestTsc(tsc)) => cpu.host_tsc_at(tsc, now_tsc),
-        };
-        self.deadline_tsc = self
-            .begins_at(&self.running_advance)
-            .min(vm.board_deadline_tsc(self.index));
-        if is_due {
-            self.meet(due_tsc, was_halted);
-        }
-    }
-
-    /// When to begin with what has to be done for the timer.
-    #[inline]
-    fn begins_at(&self, advance: &Advance) -> u64 {
-        match self.timer_tsc {
-            u64::MAX => u64::MAX,
-            timer_tsc => timer_tsc.saturating_sub(advance.ticks()),
-        }
-    }
-
-    /// All is ready for the guest to take its timer's interrupt: waits for the moment, which is not far.
-    fn meet(&mut self, due_tsc: u64, was_halted: bool) {
-        let ready_tsc = clock::tsc();
-        if was_halted {
-            self.halted_advance.learn(ready_tsc, due_tsc);
-        } else {
-            self.running_advance.learn(ready_tsc, due_tsc);
-        }
-        while clock::tsc() < due_tsc {
-            core::hint::spin_loop();
+        self.look_ahead(vm, cpu, now_tsc);
+        if let Some(due_tsc) = due_tsc
+            && self.activity == Activity::Active
+        {
+            self.timing.meet(cpu, due_tsc, was);
         }
     }
 

@@ -138,6 +138,12 @@ pub(crate) trait LoadedVcpu: Cpu {
     where
         Self: Sized;
 
+    /// The next entry, and it alone, waits until the host's TSC reads this: at the last moment before the guest runs.
+    fn hold_until(&mut self, tsc: u64);
+
+    /// The host's TSC when the last entry that was held was ready to happen.
+    fn ready_tsc(&self) -> u64;
+
     /// The event whose delivery the last exit interrupted, if it did.
     fn interrupted_event(&self) -> Option<Event>;
 

@@ -12,7 +12,7 @@ pub struct Advance {
 }
 
 /// What is waited in any case: ways through the code differ by about that much.
-const SLACK: u64 = 32;
+const SLACK: u64 = 24;
 
 impl Advance {
     /// Begins with this guess, and never becomes more than `most`.
@@ -26,7 +26,8 @@ impl Advance {
         self.ticks
     }
 
-    /// All was ready at `ready`, and was to be at `deadline`.
+    /// All was ready at `ready`, and was to be at `deadline`. One that was far from what is usual, since something else
+    /// came between, changes little.
     pub fn learn(&mut self, ready: u64, deadline: u64) {
         if ready > deadline {
             let late = ready - deadline;
@@ -34,11 +35,12 @@ impl Advance {
                 // It was held up by something else, such as somebody else's turn.
                 return;
             }
-            // Up fast, and down slowly.
-            self.ticks = self.ticks.saturating_add(late / 2 + 1).min(self.most);
+            // Quickly, but a delay of any length does not count for more than a usual one.
+            let step = (late / 2 + 1).min(self.ticks / 8 + 8);
+            self.ticks = self.ticks.saturating_add(step).min(self.most);
         } else {
             let excess = (deadline - ready).saturating_sub(SLACK);
-            self.ticks = self.ticks.saturating_sub(excess / 8);
+            self.ticks = self.ticks.saturating_sub(excess.div_ceil(8));
         }
     }
 }

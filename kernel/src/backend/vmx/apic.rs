@@ -132,7 +132,8 @@ impl VmxLoaded<'_> {
     pub(super) fn present_apic(&mut self, lapic: &mut Lapic) {
         match self.vcpu.apic.delivery {
             Delivery::Hardware => {
-                if let Some(status) = lapic.take_guest_interrupt_status() {
+                let present = || self.vmcs.read(fields::GUEST_INTERRUPT_STATUS);
+                if let Some(status) = lapic.take_guest_interrupt_status(present) {
                     self.vmcs.write(fields::GUEST_INTERRUPT_STATUS, status);
                 }
                 if let Some(bitmap) = lapic.take_eoi_exits() {

@@ -19,6 +19,12 @@ use super::guard::Guard;
 pub(super) struct Frame {
     /// The guest's registers; the slot of RSP is not used, the VMCS has it.
     pub(super) gprs: Gprs,
+    /// What the next entry takes.
+    pub(super) entry: Entry,
+    /// The host's TSC before which an entry with [`Entry::HOLD`] does not happen, and what it was when such an entry
+    /// was ready to happen.
+    not_before_tsc: u64,
+    ready_tsc: u64,
     /// What the VMCS's host RSP was last set to; 0 before the first entry.
     host_rsp: u64,
     /// The guest's IA32_SPEC_CTRL and the hypervisor's, where `guard` switches it.
@@ -34,6 +40,9 @@ impl Frame {
     pub(super) fn new(guard: &Guard) -> Self {
         Self {
             gprs: Gprs::new(),
+            entry: guard.entry(),
+            not_before_tsc: 0,
+            ready_tsc: 0,
             host_rsp: 0,
             guest_spec_ctrl: 0,
             host_spec_ctrl: guard.host_spec_ctrl(),
@@ -42,9 +51,21 @@ impl Frame {
         }
     }
 
-    /// Forgets the host stack, after a VMCLEAR or when the vCPU moves to another CPU.
-    pub(super) const fn forget_host_stack(&mut self) {
+    /// After a VMCLEAR: the next entry is a launch, on whatever CPU it will be.
+    pub(super) fn vmcs_cleared(&mut self) {
         self.host_rsp = 0;
+        self.entry.remove(Entry::RESUME | Entry::HOLD);
+    }
+
+    /// The next entry waits until the host's TSC reads this.
+    pub(super) fn hold_until(&mut self, tsc: u64) {
+        self.not_before_tsc = tsc;
+        self.entry.insert(Entry::HOLD);
+    }
+
+    /// The host's TSC when the last entry that was held was ready.
+    pub(super) const fn ready_tsc(&self) -> u64 {
+        self.ready_tsc
     }
 }
 
@@ -65,6 +86,8 @@ bitflags::bitflags! {
         const FLUSH_L1 = 1 << 2;
         /// Clear the processor's buffers.
         const VERW = 1 << 3;
+        /// Wait, this once.
+        const HOLD = 1 << 4;
     }
 }
 
@@ -136,7 +159,7 @@ macro_rules! clear_guest_registers {
 /// The VMCS current on this CPU is complete, its host state describes this CPU with [`exit_address`] as RIP, no
 /// other CPU uses `frame`, and interrupts are off.
 #[unsafe(naked)]
-pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> Outcome {
+pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
     naked_asm!(
         // 1. Save the host's registers, and the frame's address where the exit finds it.
         "push rbx",
@@ -154,7 +177,7 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "mov [rdi + {host_rsp}], rsp",
         "2:",
         // 3. Load the guest's registers, RDI last. ZF says VMRESUME from here on.
-        "cmp esi, {RESUME}",
+        "cmp qword ptr [rdi + {entry}], {RESUME}",
         "jne 7f",
         "6:",
         "mov rax, [rdi + {rax}]",
@@ -187,6 +210,10 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "jmp 5f",
         // 3a. Entries that take more, the flush last.
         "7:",
+        "mov rsi, [rdi + {entry}]",
+        "test esi, {HOLD}",
+        "jnz 17f",
+        "18:",
         "test esi, {SPEC_CTRL}",
         "jz 8f",
         "mov ecx, {IA32_SPEC_CTRL}",
@@ -208,6 +235,24 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         "and esi, {RESUME}",
         "cmp esi, {RESUME}",
         "jmp 6b",
+        // 3b. The wait, for this entry only.
+        "17:",
+        "and qword ptr [rdi + {entry}], {NO_HOLD}",
+        "mov rcx, [rdi + {not_before_tsc}]",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "mov [rdi + {ready_tsc}], rax",
+        "cmp rax, rcx",
+        "jae 18b",
+        "19:",
+        "pause",
+        "rdtsc",
+        "shl rdx, 32",
+        "or rax, rdx",
+        "cmp rax, rcx",
+        "jb 19b",
+        "jmp 18b",
         // 6. The exit: the host's RIP in the VMCS. The stack is as step 1 left it.
         ".global plinth_vmx_exit",
         "plinth_vmx_exit:",
@@ -263,6 +308,11 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame, entry: Entry) -> O
         SPEC_CTRL = const Entry::SPEC_CTRL.bits(),
         FLUSH_L1 = const Entry::FLUSH_L1.bits(),
         VERW = const Entry::VERW.bits(),
+        HOLD = const Entry::HOLD.bits(),
+        NO_HOLD = const !(Entry::HOLD.bits() as i64),
+        entry = const offset_of!(Frame, entry),
+        not_before_tsc = const offset_of!(Frame, not_before_tsc),
+        ready_tsc = const offset_of!(Frame, ready_tsc),
         IA32_SPEC_CTRL = const msr::IA32_SPEC_CTRL,
         IA32_FLUSH_CMD = const msr::IA32_FLUSH_CMD,
         guest_spec_ctrl = const offset_of!(Frame, guest_spec_ctrl),

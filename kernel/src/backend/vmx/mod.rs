@@ -43,7 +43,7 @@ use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator, WriteTracking
 use self::apic::VirtualApic;
 use self::bitmaps::Bitmaps;
 use self::controls::{Controls, FixedBits};
-use self::entry::{Entry, Frame as EntryFrame};
+use self::entry::Frame as EntryFrame;
 use self::guard::Guard;
 use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
@@ -269,7 +269,7 @@ enum Residence {
     /// In memory only; the VMCS is clear and was last current on this CPU, if on any.
     Memory { last: Option<PcpuId> },
     /// On this CPU, with its VMCS current, and launched or not.
-    Cpu { id: PcpuId, entry: Entry },
+    Cpu(PcpuId),
 }
 
 impl Backend for VmxBackend {
@@ -323,7 +323,7 @@ impl Backend for VmxBackend {
 
     fn load<'a>(&self, vcpu: &'a mut VmxVcpu) -> VmxLoaded<'a> {
         let vmcs = match vcpu.residence {
-            Residence::Cpu { .. } => {
+            Residence::Cpu(_) => {
                 // SAFETY: it is resident, so its VMCS is current here: whoever makes another one current unloads
                 // this one first.
                 let vmcs = unsafe { CurrentVmcs::assume() };
@@ -338,15 +338,15 @@ impl Backend for VmxBackend {
     }
 
     fn is_loaded(&self, vcpu: &VmxVcpu) -> bool {
-        matches!(vcpu.residence, Residence::Cpu { .. })
+        matches!(vcpu.residence, Residence::Cpu(_))
     }
 
     fn unload(&self, vcpu: &mut VmxVcpu) {
-        if let Residence::Cpu { id, .. } = vcpu.residence {
+        if let Residence::Cpu(id) = vcpu.residence {
             vcpu.switched.unload();
             // SAFETY: as in `load`.
             vcpu.drain_log(&unsafe { CurrentVmcs::assume() });
-            vcpu.frame.forget_host_stack();
+            vcpu.frame.vmcs_cleared();
             if let Err(failure) = vcpu.vmcs.clear() {
                 panic!("VMCLEAR of a VMCS of ours: {failure}");
             }
@@ -393,10 +393,7 @@ impl VmxVcpu {
         self.space.flush_before_first_use(here, self.vmx.tlb);
         self.vmx.guard.change_vm(here, self.space.id());
         self.switched.load();
-        self.residence = Residence::Cpu {
-            id: here,
-            entry: self.vmx.guard.entry(),
-        };
+        self.residence = Residence::Cpu(here);
         vmcs
     }
 }

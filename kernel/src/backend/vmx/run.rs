@@ -15,10 +15,10 @@ use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
 use vmx::{PinControls, PrimaryControls, entry_checks, fields};
 
+use super::VmxVcpu;
 use super::entry::{Entry, Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
-use super::{Residence, VmxVcpu};
 use crate::backend::{ExitVisitor, LoadedVcpu, Windows};
 use crate::cpu::apic;
 
@@ -53,16 +53,13 @@ impl LoadedVcpu for VmxLoaded<'_> {
             self.vcpu.armed_tsc = deadline_tsc;
             apic::set_timer(deadline_tsc);
         }
-        let Residence::Cpu { entry, .. } = &mut self.vcpu.residence else {
-            unreachable!("a loaded vCPU resides on its CPU")
-        };
         // SAFETY: this vCPU's VMCS is current and complete (`setup`), its host state is this CPU's (`move_in`),
         // the frame is borrowed uniquely through `self`, and the run loop keeps interrupts off.
-        let outcome = unsafe { enter(&raw mut self.vcpu.frame, *entry) };
+        let outcome = unsafe { enter(&raw mut self.vcpu.frame) };
         if outcome != Outcome::Exited {
             return self.refused(visitor);
         }
-        entry.insert(Entry::RESUME);
+        self.vcpu.frame.entry.insert(Entry::RESUME);
         let reason = self.vmcs.read(fields::EXIT_REASON);
         match reason {
             CPUID => visitor.visit(self, VmExit::Cpuid),
@@ -85,6 +82,16 @@ impl LoadedVcpu for VmxLoaded<'_> {
             PREEMPTION_TIMER => visitor.visit(self, VmExit::HostTimer),
             _ => self.exited(reason, visitor),
         }
+    }
+
+    #[inline]
+    fn hold_until(&mut self, tsc: u64) {
+        self.vcpu.frame.hold_until(tsc);
+    }
+
+    #[inline]
+    fn ready_tsc(&self) -> u64 {
+        self.vcpu.frame.ready_tsc()
     }
 
     #[inline]
@@ -202,7 +209,7 @@ impl VmxLoaded<'_> {
             }
             // Where it was the timer, it is to be set again.
             VmExit::HostInterrupt(_) => self.vcpu.armed_tsc = 0,
-            VmExit::EntryRefused { .. } => self.entry_kind().remove(Entry::RESUME),
+            VmExit::EntryRefused { .. } => self.vcpu.frame.entry.remove(Entry::RESUME),
             _ => {}
         }
         visitor.visit(self, exit)
@@ -249,13 +256,6 @@ impl VmxLoaded<'_> {
             let state = self.vmcs.read(fields::GUEST_INTERRUPTIBILITY);
             self.vmcs
                 .write(fields::GUEST_INTERRUPTIBILITY, state | BLOCKING_BY_NMI);
-        }
-    }
-
-    fn entry_kind(&mut self) -> &mut Entry {
-        match &mut self.vcpu.residence {
-            Residence::Cpu { entry, .. } => entry,
-            Residence::Memory { .. } => unreachable!("a loaded vCPU resides on its CPU"),
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use arch::cpuid::{ExtendedEdx, Leaf1Edx, Leaf7Edx};
 use arch::{Cr0, Cr4, Efer, Gpr, msr, mtrr};
+use machine::devices::lapic::Armed;
 
 use super::apic::{self, VcpuClock};
 use super::misc::{edx_eax, set_edx_eax};
@@ -59,7 +60,7 @@ pub(super) fn read<C: Cpu, M: Machine>(
 }
 
 /// WRMSR of the MSR in ECX.
-#[inline]
+#[inline(always)]
 pub(super) fn write<C: Cpu, M: Machine>(
     cpu: &mut C,
     vcpu: &mut VcpuState,
@@ -67,15 +68,30 @@ pub(super) fn write<C: Cpu, M: Machine>(
 ) -> Result<(), GuestFault> {
     let index = cpu.gpr(Gpr::Rcx) as u32;
     let value = edx_eax(cpu);
+    // Nothing is written as often.
+    if index == msr::IA32_TSC_DEADLINE {
+        match vcpu
+            .lapic
+            .set_tsc_deadline(value, &VcpuClock::new(cpu, machine))
+        {
+            Armed::ForLater => vcpu.rearmed = true,
+            Armed::Fired => vcpu.unsettled = true,
+        }
+        return Ok(());
+    }
+    write_rarer(cpu, vcpu, machine, index, value)
+}
+
+fn write_rarer<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    index: u32,
+    value: u64,
+) -> Result<(), GuestFault> {
     match index {
         msr::IA32_X2APIC_FIRST..=msr::IA32_X2APIC_LAST => {
             apic::write_msr(cpu, vcpu, machine, index, value)
-        }
-        msr::IA32_TSC_DEADLINE => {
-            vcpu.lapic
-                .set_tsc_deadline(value, &VcpuClock::new(cpu, machine));
-            vcpu.unsettled = true;
-            Ok(())
         }
         msr::IA32_APIC_BASE => apic::write_base(cpu, vcpu, machine, value),
         msr::IA32_TIME_STAMP_COUNTER => {

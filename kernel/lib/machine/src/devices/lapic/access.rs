@@ -8,7 +8,7 @@ use arch::{Vector, Width};
 use super::icr::{ICR_WRITABLE, X2APIC_ICR_RESERVED};
 use super::lvt::{Errors, MASKED, Mask};
 use super::page::Register;
-use super::timer::Mode;
+use super::timer::{Armed, Mode};
 use super::{ApicAction, ApicMode, Clock, InvalidAccess, Lapic, LapicFeatures, Lint};
 
 /// The bit of the spurious-interrupt vector register that enables the APIC.
@@ -154,13 +154,16 @@ impl Lapic {
         self.timer.tsc_deadline()
     }
 
-    /// A write of IA32_TSC_DEADLINE. A deadline in the past fires at once.
+    /// A write of IA32_TSC_DEADLINE. A deadline in the past fires at once, and so does the one that was armed before if
+    /// its time has come: it is not lost.
     #[inline]
-    pub fn set_tsc_deadline(&mut self, tsc: u64, clock: &impl Clock) {
-        // First what was armed before: if its time has come, that is not lost.
-        self.expire(clock);
-        self.timer.set_tsc_deadline(tsc);
-        self.expire(clock);
+    pub fn set_tsc_deadline(&mut self, tsc: u64, clock: &impl Clock) -> Armed {
+        if self.timer.set_tsc_deadline(tsc, clock) {
+            self.timer_has_ended();
+            Armed::Fired
+        } else {
+            Armed::ForLater
+        }
     }
 
     fn read_xapic(&mut self, number: u8, clock: &impl Clock) -> u32 {

@@ -206,7 +206,15 @@ impl Lapic {
     /// Raises the timer's interrupt if its time has come. Calling it early or often is harmless.
     #[inline]
     pub fn expire(&mut self, clock: &impl Clock) {
-        if self.timer.expire(clock) && self.timer_mask == Mask::Open {
+        if self.timer.expire(clock) {
+            self.timer_has_ended();
+        }
+    }
+
+    /// Raises the timer's interrupt, unless it is masked.
+    #[inline]
+    pub(super) fn timer_has_ended(&mut self) {
+        if self.timer_mask == Mask::Open {
             self.accept(
                 Vector(self.page.get(Register::LvtTimer) as u8),
                 TriggerMode::Edge,

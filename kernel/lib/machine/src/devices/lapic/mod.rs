@@ -39,7 +39,7 @@ use page::Register;
 pub use posted::{Kick, PostedInterrupts, Signals};
 pub use priority::PendingInterrupt;
 use timer::Timer;
-pub use timer::{Clock, Deadline, Now};
+pub use timer::{Armed, Clock, Deadline, Now};
 
 bitflags! {
     /// What a local APIC can do beyond the xAPIC; CPUID must say the same.
@@ -138,6 +138,8 @@ pub struct Lapic {
     signals: Signals,
     errors: lvt::ErrorLog,
     stale: priority::Stale,
+    /// The highest vector that was requested since virtual-interrupt delivery was last told; 0 for none.
+    raised: u8,
 }
 
 impl Lapic {
@@ -161,6 +163,7 @@ impl Lapic {
             signals: Signals::NONE,
             errors: lvt::ErrorLog::default(),
             stale: priority::Stale::all(),
+            raised: 0,
         };
         lapic.power_on();
         lapic

@@ -34,7 +34,7 @@ bitflags! {
     /// What software has changed behind the back of virtual-interrupt delivery.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub(super) struct Stale: u8 {
-        /// IRR or ISR, and with them RVI or SVI.
+        /// ISR, or IRR otherwise than by a request ([`Lapic::raised`]), and with them RVI or SVI.
         const STATUS = 1 << 0;
         /// TMR, and with it the EOI-exit bitmap.
         const EOI_EXITS = 1 << 1;
@@ -183,14 +183,21 @@ impl Lapic {
         u16::from(in_service) << 8 | u16::from(requested)
     }
 
-    /// The guest interrupt status, if software has changed it since the last call; after power-on it has.
+    /// What the guest interrupt status is to be, if software has changed it since the last call; after power-on it
+    /// has. `present` reads what it is, and is asked only where new requests are all that has changed: SVI is then the
+    /// hardware's business, and RVI can only rise.
     #[inline]
-    pub fn take_guest_interrupt_status(&mut self) -> Option<u16> {
-        if !self.stale.contains(Stale::STATUS) {
+    pub fn take_guest_interrupt_status(&mut self, present: impl FnOnce() -> u16) -> Option<u16> {
+        let raised = core::mem::take(&mut self.raised);
+        if self.stale.contains(Stale::STATUS) {
+            self.stale.remove(Stale::STATUS);
+            return Some(self.guest_interrupt_status());
+        }
+        if raised == 0 {
             return None;
         }
-        self.stale.remove(Stale::STATUS);
-        Some(self.guest_interrupt_status())
+        let present = present();
+        (raised > present as u8).then_some(present & 0xff00 | u16::from(raised))
     }
 
     /// The EOI-exit bitmap for virtual-interrupt delivery, if it has changed since the last call; after power-on
@@ -219,6 +226,7 @@ impl Lapic {
             TriggerMode::Edge => 0,
             TriggerMode::Level => bit,
         };
+        self.raised = self.raised.max(vector.0);
         self.request(usize::from(vector.0 >> 5), bit, level);
     }
 
@@ -234,16 +242,18 @@ impl Lapic {
             self.log_error(Errors::RECEIVE_ILLEGAL_VECTOR);
             vectors &= !0xffff;
         }
+        if let Some(highest) = vectors.checked_ilog2() {
+            self.raised = self.raised.max((64 * index as u32 + highest) as u8);
+        }
         self.request(2 * index, vectors as u32, level as u32);
         self.request(2 * index + 1, (vectors >> 32) as u32, (level >> 32) as u32);
     }
 
-    /// Sets bits of one word of IRR, and their trigger modes.
+    /// Sets bits of one word of IRR, and their trigger modes. The caller notes the highest in `raised`.
     #[inline]
     fn request(&mut self, index: usize, vectors: u32, level: u32) {
         let requests = self.page.bank(Bank::Request, index);
         requests.store(requests.load(Relaxed) | vectors, Relaxed);
-        self.stale.insert(Stale::STATUS);
         let modes = self.page.bank(Bank::TriggerMode, index);
         let old = modes.load(Relaxed);
         let new = old & !vectors | level & vectors;

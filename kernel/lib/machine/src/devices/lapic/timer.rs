@@ -48,6 +48,16 @@ pub enum Deadline {
     Nanoseconds(u64),
 }
 
+/// What a write of IA32_TSC_DEADLINE has led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Armed {
+    /// Nothing but perhaps another [`Deadline`].
+    ForLater,
+    /// An interrupt.
+    Fired,
+}
+
 /// The mode that bits 17 and 18 of the timer's LVT entry select.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Mode {
@@ -237,16 +247,22 @@ impl Timer {
         }
     }
 
-    /// A write of IA32_TSC_DEADLINE, which counts in TSC-deadline mode only.
+    /// A write of IA32_TSC_DEADLINE, which counts in TSC-deadline mode only; `true` if this deadline, or the one before
+    /// it, has come.
     #[inline]
-    pub(super) fn set_tsc_deadline(&mut self, tsc: u64) {
-        if matches!(self.mode, Mode::TscDeadline) {
-            self.state = if tsc == 0 {
-                State::Stopped
-            } else {
-                State::Waiting { tsc }
-            };
+    pub(super) fn set_tsc_deadline(&mut self, tsc: u64, clock: &impl Clock) -> bool {
+        if !matches!(self.mode, Mode::TscDeadline) {
+            return false;
         }
+        let now_tsc = clock.guest_tsc();
+        let was_due = matches!(self.state, State::Waiting { tsc } if tsc <= now_tsc);
+        let is_due = tsc <= now_tsc && tsc != 0;
+        self.state = if is_due || tsc == 0 {
+            State::Stopped
+        } else {
+            State::Waiting { tsc }
+        };
+        was_due || is_due
     }
 
     fn period(&self, count: u32) -> u64 {
@@ -392,11 +408,11 @@ mod tests {
         timer.set_mode(Mode::TscDeadline);
         assert_eq!(timer.deadline(), None);
         assert!(!timer.counts_down());
-        timer.set_tsc_deadline(77);
+        assert!(!timer.set_tsc_deadline(77, &at(0)));
         assert_eq!(timer.deadline(), Some(Deadline::GuestTsc(77)));
         timer.set_mode(Mode::OneShot);
         assert_eq!(timer.deadline(), None);
-        timer.set_tsc_deadline(77);
+        assert!(!timer.set_tsc_deadline(77, &at(0)));
         assert_eq!(timer.tsc_deadline(), 0);
     }
 

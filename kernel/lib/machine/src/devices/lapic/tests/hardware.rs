@@ -19,7 +19,7 @@ impl Processor {
     /// Loads the vCPU.
     fn load(lapic: &mut Lapic) -> Self {
         let [svi, rvi] = lapic
-            .take_guest_interrupt_status()
+            .take_guest_interrupt_status(|| 0)
             .unwrap_or_default()
             .to_be_bytes();
         Self {
@@ -75,16 +75,30 @@ fn the_eoi_exit_bitmap_follows_the_trigger_modes_and_is_told_once() {
 #[test]
 fn the_guest_interrupt_status_is_told_when_software_has_changed_it() {
     let mut bench = Bench::new();
-    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0));
-    assert_eq!(bench.lapic.take_guest_interrupt_status(), None);
+    let told = |bench: &mut Bench, present| bench.lapic.take_guest_interrupt_status(|| present);
+    assert_eq!(told(&mut bench, 0xffff), Some(0));
+    assert_eq!(told(&mut bench, 0), None);
     bench.edge(0x50);
     bench.edge(0x61);
-    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0x0061));
-    assert_eq!(bench.lapic.take_guest_interrupt_status(), None);
+    assert_eq!(told(&mut bench, 0), Some(0x0061));
+    assert_eq!(told(&mut bench, 0x61), None);
     assert_eq!(bench.take(), Some(0x61));
-    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0x6150));
+    assert_eq!(told(&mut bench, 0x61), Some(0x6150));
     bench.put(EOI, 0);
-    assert_eq!(bench.lapic.take_guest_interrupt_status(), Some(0x0050));
+    assert_eq!(told(&mut bench, 0x6150), Some(0x0050));
+}
+
+#[test]
+fn a_new_request_raises_rvi_and_leaves_svi_to_the_hardware() {
+    let mut bench = Bench::new();
+    let told = |bench: &mut Bench, present| bench.lapic.take_guest_interrupt_status(|| present);
+    let _ = told(&mut bench, 0);
+    bench.edge(0x50);
+    // Meanwhile the hardware has put another one in service.
+    assert_eq!(told(&mut bench, 0x4130), Some(0x4150));
+    bench.edge(0x40);
+    assert_eq!(told(&mut bench, 0x4150), None, "one that is higher waits");
+    assert_eq!(told(&mut bench, 0x4130), None, "it was told once");
 }
 
 #[test]
@@ -255,7 +269,7 @@ proptest! {
                 }
             }
             let status = u16::from_be_bytes([processor.svi, processor.rvi]);
-            match hard.lapic.take_guest_interrupt_status() {
+            match hard.lapic.take_guest_interrupt_status(|| status) {
                 None => prop_assert_eq!(hard.lapic.guest_interrupt_status(), status),
                 Some(changed) => {
                     [processor.svi, processor.rvi] = changed.to_be_bytes();

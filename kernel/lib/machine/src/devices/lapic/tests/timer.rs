@@ -107,9 +107,12 @@ fn an_interrupt_that_is_due_is_not_lost_by_a_new_count_or_deadline() {
 
     let mut bench = Bench::x2();
     assert!(bench.wrmsr(0x832, 0x4_0050).is_ok());
-    bench.lapic.set_tsc_deadline(100, &bench.now);
+    assert_eq!(
+        bench.lapic.set_tsc_deadline(100, &bench.now),
+        Armed::ForLater
+    );
     bench.now.guest_tsc = 150;
-    bench.lapic.set_tsc_deadline(1000, &bench.now);
+    assert_eq!(bench.lapic.set_tsc_deadline(1000, &bench.now), Armed::Fired);
     assert_eq!(bench.take(), Some(0x50));
     assert_eq!(bench.lapic.next_deadline(), Some(Deadline::GuestTsc(1000)));
 }
@@ -120,7 +123,7 @@ fn the_deadline_timer_fires_when_the_tsc_reaches_it_and_disarms() {
     bench.now.guest_tsc = 10;
     assert!(bench.wrmsr(0x832, 0x4_0050).is_ok());
     assert_eq!(bench.lapic.tsc_deadline(&bench.now), 0);
-    bench.lapic.set_tsc_deadline(1000, &bench.now);
+    let _ = bench.lapic.set_tsc_deadline(1000, &bench.now);
     assert_eq!(bench.lapic.tsc_deadline(&bench.now), 1000);
     bench.at_tsc(999);
     assert_eq!(bench.due(), None);
@@ -135,10 +138,10 @@ fn a_deadline_in_the_past_fires_at_once_and_zero_disarms() {
     let mut bench = Bench::x2();
     bench.now.guest_tsc = 5000;
     assert!(bench.wrmsr(0x832, 0x4_0050).is_ok());
-    bench.lapic.set_tsc_deadline(1, &bench.now);
+    assert_eq!(bench.lapic.set_tsc_deadline(1, &bench.now), Armed::Fired);
     assert_eq!(bench.take(), Some(0x50));
-    bench.lapic.set_tsc_deadline(6000, &bench.now);
-    bench.lapic.set_tsc_deadline(0, &bench.now);
+    let _ = bench.lapic.set_tsc_deadline(6000, &bench.now);
+    let _ = bench.lapic.set_tsc_deadline(0, &bench.now);
     bench.at_tsc(7000);
     assert!(bench.wrmsr(0x80b, 0).is_ok());
     assert_eq!(bench.due(), None);
@@ -147,7 +150,7 @@ fn a_deadline_in_the_past_fires_at_once_and_zero_disarms() {
 #[test]
 fn each_timer_mode_ignores_the_others_registers() {
     let mut bench = Bench::x2();
-    bench.lapic.set_tsc_deadline(1, &bench.now);
+    let _ = bench.lapic.set_tsc_deadline(1, &bench.now);
     bench.at_tsc(100);
     assert_eq!(
         bench.due(),
