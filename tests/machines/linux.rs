@@ -8,8 +8,10 @@ use anyhow::{Result, ensure};
 use bundle::{ApicVirtualization, EndPolicy};
 use libtest_mimic::{Completion, Failed, Trial};
 use plinth_tests::console::End;
-use plinth_tests::{Boot, Session};
-use xtask::emulator::Engine;
+use plinth_tests::{Boot, Session, artifacts};
+use xtask::bench::exits::Host;
+use xtask::bootlog;
+use xtask::emulator::{CpuModel, Engine};
 use xtask::guests::Guest;
 use xtask::linux::{KernelPackage, Linux, NAME, Task};
 use xtask::paths::Paths;
@@ -23,6 +25,10 @@ const BOOT: Duration = Duration::from_secs(400);
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("stock_linux_finds_a_sound_machine", sound_machine),
+        trial(
+            "stock_linux_warns_of_nothing_that_the_bare_machine_does_not",
+            bootlog,
+        ),
         trial("stock_linux_has_a_shell_and_reboots", shell),
         kernel_trial(
             "the_oldest_stock_kernel_finds_a_sound_machine",
@@ -156,6 +162,26 @@ fn sound_machine() -> Result<()> {
         );
     }
     machine.expect_all_passed(NAME)
+}
+
+/// Its boot log beside that of the same kernel on the bare machine.
+fn bootlog() -> Result<()> {
+    let host = Host {
+        engine: Engine::choose(Virtualisation::of_this_machine()),
+        cpu_model: CpuModel::default(),
+    };
+    let package = KernelPackage::default();
+    let [bare, guest] = bootlog::compare(&Paths::of_checkout(), artifacts()?, &package, host)?;
+    let unexplained: Vec<_> = guest
+        .beyond(&bare)
+        .into_iter()
+        .filter_map(|(warning, explained)| explained.is_none().then_some(warning))
+        .collect();
+    ensure!(
+        unexplained.is_empty(),
+        "only under Plinth it warns: {unexplained:#?}"
+    );
+    Ok(())
 }
 
 /// What is typed reaches the shell, Ctrl-C ends what runs in it and nothing else, and a reboot is a reset. All that

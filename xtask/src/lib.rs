@@ -10,6 +10,7 @@
 
 pub mod bare;
 pub mod bench;
+pub mod bootlog;
 pub mod build;
 pub mod check;
 pub mod commands;

@@ -4,7 +4,9 @@ use anyhow::Result;
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
 use xtask::build::Artifacts;
-use xtask::commands::{bench, check, conformance, debug, doctor, flash, image, profile, run, test};
+use xtask::commands::{
+    bench, bootlog, check, conformance, debug, doctor, flash, image, profile, run, test,
+};
 use xtask::paths::Paths;
 
 /// Builds, runs, tests and installs Plinth
@@ -34,6 +36,8 @@ enum Command {
     Bench(bench::BenchOptions),
     /// Run the conformance guests on the bare machine and under Plinth, and compare
     Conformance(conformance::ConformanceOptions),
+    /// Boot Linux on the bare machine and under Plinth, and compare what it warns of
+    Bootlog(bootlog::BootLogOptions),
     /// Show where the hypervisor's own ticks go, as a flame graph
     Profile(profile::ProfileOptions),
     /// Check formatting, lints and the rules of the house
@@ -77,6 +81,7 @@ fn execute(command: &Command) -> Result<ExitCode> {
         Command::Test(options) => return test::test(&paths, options),
         Command::Bench(options) => bench::bench(&paths, options)?,
         Command::Conformance(options) => return conformance::conformance(&paths, options),
+        Command::Bootlog(options) => return bootlog::bootlog(&paths, options),
         Command::Profile(options) => profile::profile(&paths, options)?,
         Command::Check => check::check(&paths)?,
         Command::Doctor if !doctor::doctor(&paths) => return Ok(ExitCode::FAILURE),

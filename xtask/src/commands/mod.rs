@@ -1,6 +1,7 @@
 //! The commands of `cargo xtask`, one file each.
 
 pub mod bench;
+pub mod bootlog;
 pub mod check;
 pub mod conformance;
 pub mod debug;
