@@ -11,6 +11,16 @@
     .short 0
     .long 8 + 4 * 6
     .long 1, 2, 3, 4, 6, 15     // command line, loader, modules, memory sizes, memory map, RSDP
+    .short 4                    // consoles: text would do
+    .short 1
+    .long 12
+    .long 3
+    .long 0                     // padding
+    .short 5                    // a mode that nobody has
+    .short 1
+    .long 20
+    .long 1024, 768, 32
+    .long 0                     // padding
     .short 6                    // modules at page boundaries
     .short 0
     .long 8
@@ -19,8 +29,10 @@
     .long 8
 multiboot2_end:
     .long 0x1badb002            // version 1: magic
-    .long 3                     // modules at page boundaries; memory information
-    .long -(0x1badb002 + 3)
+    .long 7                     // modules at page boundaries; memory information; video mode
+    .long -(0x1badb002 + 7)
+    .long 0, 0, 0, 0, 0         // no load addresses
+    .long 0, 1024, 768, 32      // a mode that nobody has
 
 .section .text.boot, "ax"
 .code32

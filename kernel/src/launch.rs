@@ -281,6 +281,9 @@ const fn wanted_format(format: KernelFormat) -> Option<Format> {
     }
 }
 
+/// Bytes of PKRU in an XSAVE area.
+const PKRU_BYTES: u32 = 8;
+
 /// One vCPU after power-on; the first one at the kernel's first instruction.
 fn vcpu<B: Backend>(
     backend: &B,
@@ -293,7 +296,10 @@ fn vcpu<B: Backend>(
     let offered = backend.guest_features();
     let cpuid = CpuidTable::build(
         &|leaf, subleaf| {
-            let result = __cpuid_count(leaf, subleaf);
+            let mut result = __cpuid_count(leaf, subleaf);
+            if let (0xd, 9, Some(offset)) = (leaf, subleaf, offered.pkru_offset) {
+                (result.eax, result.ebx) = (PKRU_BYTES, offset);
+            }
             CpuidResult {
                 eax: result.eax,
                 ebx: result.ebx,

@@ -20,10 +20,22 @@ pub(crate) fn trials() -> Vec<Trial> {
             let name = name.clone();
             trial(
                 &format!("guest_{name}_behaves_as_on_the_bare_machine"),
-                move || compare(&name),
+                move || compare(&name, CpuModel::default()),
             )
         })
         .collect();
+    // What other processors have more of, or less: UMIP and protection keys; neither these nor AVX-512 and XSAVES.
+    for (model, word, names) in [
+        (CpuModel::Tigerlake, "tigerlake", &["misc", "paging"][..]),
+        (CpuModel::Haswell, "haswell", &["cpuid"]),
+    ] {
+        for name in names {
+            trials.push(trial(
+                &format!("guest_{name}_behaves_on_{word}_as_on_the_bare_machine"),
+                move || compare(name, model),
+            ));
+        }
+    }
     trials.push(trial("there_is_a_conformance_suite", move || {
         ensure!(!guests.is_empty(), "the package has no guests");
         Ok(())
@@ -31,7 +43,7 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials
 }
 
-fn compare(name: &str) -> Result<()> {
+fn compare(name: &str, model: CpuModel) -> Result<()> {
     let score = conformance::compare(
         &Paths::of_checkout(),
         artifacts()?,

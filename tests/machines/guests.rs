@@ -1,7 +1,7 @@
 //! The tiny guests: each reports its own cases, and each must pass all of them.
 
 use anyhow::Result;
-use bundle::{ApicVirtualization, Console, KernelFormat, PanicPolicy};
+use bundle::{ApicVirtualization, Console, KernelFormat, PanicPolicy, Screen};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -100,6 +100,7 @@ fn multiboot(format: KernelFormat) -> Result<()> {
             for guest in guests {
                 guest.config.kernel_format = format;
                 guest.config.cmdline = "first second".to_owned();
+                guest.config.screen = Screen::Text;
                 guest.modules = vec![(module.clone(), "module words".to_owned())];
             }
         })

@@ -2,7 +2,7 @@
 //! number in EAX says which of them was used.
 //!
 //! It expects the command line `first second` behind the kernel's name, 16 MiB of memory or more, and a module that
-//! begins with `a boot module` and has `module words` somewhere on its command line.
+//! begins with `a boot module` and has `module words` somewhere on its command line, and a text screen.
 
 #![no_std]
 #![no_main]
@@ -37,6 +37,8 @@ struct Told {
     ram: u64,
     upper_kib: u32,
     rsdp: u64,
+    /// Where the description of the framebuffer is.
+    framebuffer: u64,
 }
 
 fn main(report: &mut Report, _: StartInfo) {
@@ -81,6 +83,16 @@ fn main(report: &mut Report, _: StartInfo) {
         }
         case.ensure(text(words).contains("module words"), text(words));
     });
+    report.case("the-text-screen-is-told", |case| {
+        case.ensure(told.framebuffer != 0, "nothing is told of a framebuffer");
+        case.equal("its address", read::<u64>(told.framebuffer), 0xb_8000);
+        for (offset, wanted) in [(8, 160), (12, 80), (16, 25)] {
+            let value = read::<u32>(told.framebuffer + offset);
+            case.equal("pitch, width or height", value, wanted);
+        }
+        case.equal("bits of a cell", read::<u8>(told.framebuffer + 20), 16);
+        case.equal("its type", read::<u8>(told.framebuffer + 21), 2);
+    });
     if magic == MULTIBOOT2 {
         report.case("the-acpi-tables-are-told", |case| {
             case.equal(
@@ -105,6 +117,9 @@ fn version_1(case: &mut Case, info: u64) -> Told {
         upper_kib: word(8),
         ..Told::default()
     };
+    if word(0) & 1 << 12 != 0 {
+        told.framebuffer = info + 88;
+    }
     let module = u64::from(word(24));
     if told.modules > 0 {
         told.module = [0, 4, 8].map(|offset| read::<u32>(module + offset).into());
@@ -150,6 +165,7 @@ fn version_2(case: &mut Case, info: u64) -> Told {
                     entry += entry_bytes;
                 }
             }
+            8 => told.framebuffer = at + 8,
             15 => told.rsdp = at + 8,
             _ => {}
         }

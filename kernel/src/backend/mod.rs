@@ -102,6 +102,8 @@ pub(crate) struct GuestFeatures {
     pub(crate) tsc_scaling: Scaling,
     /// IA32_ARCH_CAPABILITIES.
     pub(crate) capabilities: ArchCapabilities,
+    /// Where PKRU lies in an XSAVE area, if the processor has it there and CPUID does not say so.
+    pub(crate) pkru_offset: Option<u32>,
 }
 
 /// What a new vCPU is told about the machine that it sits in.

@@ -106,6 +106,11 @@ pub(crate) unsafe fn init_this_cpu() {
             .as_ref()
             .is_some_and(|features| features.has_smap()),
     );
+    // Protection keys are about pages of user mode, of which there are none here; with this RDPKRU reads a guest's.
+    cr4.set(
+        Cr4::PKE,
+        extended.as_ref().is_some_and(|features| features.has_pku()),
+    );
     cr4.set(
         Cr4::PGE,
         basic.as_ref().is_some_and(|features| features.has_pge()),

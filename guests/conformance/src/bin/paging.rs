@@ -15,6 +15,8 @@ guest!(main);
 
 /// Where the cases map their pages.
 const AREA: u64 = 0x90_0000_0000;
+/// Memory of no RAM: that of the test board, where there is one.
+const BOARD: u64 = 0xff00_0000;
 /// 2 MiB pages of RAM that nothing else uses; all machines that run this have 8 MiB.
 const LARGE: u64 = 0x40_0000;
 const KERNEL: u64 = entry::P | entry::RW;
@@ -23,6 +25,7 @@ const USER: u64 = KERNEL | entry::US;
 user_code!(user_read, "mov rax, [rdx]");
 user_code!(user_write, "mov [rdx], rax");
 user_code!(user_jump, "call rdx");
+user_code!(user_move, "mov rsi, rcx", "mov rdi, rdx", "movsq");
 
 fn main(report: &mut Report, _: StartInfo) {
     sizes(report);
@@ -457,6 +460,37 @@ fn supervisor(report: &mut Report) {
             0x27,
         );
         case.runs("a write with all enabled", free);
+    });
+    report.case("protection-keys-hold-for-a-move-from-a-device", |case| {
+        if leaf7().ecx & leaf7_ecx::PKU == 0 {
+            return case.skip("no protection keys");
+        }
+        let (device, target) = (AREA + 0x20_5000, AREA + 0x20_6000);
+        paging::map(device, BOARD, PageSize::Size4K, USER);
+        let (_, frame) = fresh(target, USER | 5 << 59);
+        poke(frame, 0x1111);
+        let original = cpu::read_cr4();
+        cpu::write_cr4(original | 1 << 22);
+        let set = |value: u32| x86!("wrpkru", in("eax") value, in("ecx") 0, in("edx") 0);
+        let at = Start {
+            registers: [device, target, 0],
+            ..Start::default()
+        };
+        set(2 << 10);
+        let protected = user::run(user_move(), at);
+        let kept = peek(frame);
+        set(0);
+        let free = user::run(user_move(), at);
+        cpu::write_cr4(original);
+        case.faults(
+            "MOVS with writes disabled",
+            protected,
+            Vector::PageFault,
+            0x27,
+        );
+        case.equal("the word that it did not write", kept, 0x1111);
+        case.runs("MOVS with all enabled", free);
+        case.ensure(peek(frame) != 0x1111, "nothing was moved");
     });
 }
 

@@ -19,5 +19,5 @@ pub fn install(
 ) -> Result<GuestPhys, AcpiError> {
     bios::install(layout, display, memory)?;
     smbios::install(memory)?;
-    acpi::install(layout, memory)
+    acpi::install(layout, display, memory)
 }

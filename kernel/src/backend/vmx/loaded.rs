@@ -17,6 +17,7 @@ use vmx::fields::{self, SegmentFields};
 use super::controls::CR0_GUEST_OWNED;
 use super::vmcs::CurrentVmcs;
 use super::{VmxVcpu, vector};
+use crate::cpu::control;
 use crate::cpu::msr::{read_msr, write_msr};
 use crate::hw::clock;
 
@@ -164,6 +165,18 @@ impl Cpu for VmxLoaded<'_> {
 
     fn set_xcr0(&mut self, xcr0: Xcr0) {
         self.vcpu.switched.set_xcr0(xcr0);
+    }
+
+    fn pkru(&self) -> u32 {
+        if !control::read_cr4().contains(Cr4::PKE) {
+            return 0;
+        }
+        let value: u32;
+        // SAFETY: reads a register, which holds the guest's value; CR4.PKE is set.
+        unsafe {
+            asm!("rdpkru", in("ecx") 0, out("eax") value, out("edx") _, options(nomem, nostack, preserves_flags));
+        }
+        value
     }
 
     fn segment(&self, name: SegmentName) -> Segment {

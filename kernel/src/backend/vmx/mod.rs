@@ -300,6 +300,7 @@ impl Backend for VmxBackend {
         GuestFeatures {
             xcr0: self.extended_state.xcr0.unwrap_or(Xcr0::X87),
             backing,
+            pkru_offset: self.extended_state.pkru_offset,
             delivery: match self.apic_level {
                 ApicLevel::Delivery => Delivery::Hardware,
                 ApicLevel::TaskPriority | ApicLevel::None => Delivery::Software,

@@ -9,8 +9,9 @@ use core::arch::asm;
 use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use core::ptr::NonNull;
 
-use arch::{Xcr0, msr};
+use arch::{Cr4, Xcr0, msr};
 
+use crate::cpu::control;
 use crate::cpu::msr::{read_msr, write_msr};
 
 /// The MSRs that pass through to the guest and that the VMCS does not switch.
@@ -35,6 +36,8 @@ pub(crate) struct HostExtendedState {
     pub(crate) tsc_aux: bool,
     /// XSAVEC is there and puts the state where XRSTOR looks for it.
     pub(crate) compaction: bool,
+    /// Where XSAVE puts PKRU in the standard form, for a processor that does not tell.
+    pub(crate) pkru_offset: Option<u32>,
 }
 
 impl HostExtendedState {
@@ -51,6 +54,7 @@ impl HostExtendedState {
                 xss: false,
                 tsc_aux,
                 compaction: false,
+                pkru_offset: None,
             };
         }
         let main = __cpuid_count(0xd, 0);
@@ -65,9 +69,16 @@ impl HostExtendedState {
                 "this processor's XSAVEC does not write what XRSTOR reads: guests are not shown it"
             );
         }
+        let told = __cpuid_count(0xd, PKRU_COMPONENT).eax != 0;
+        let pkru_offset = if xcr0.contains(Xcr0::PKRU) && !told {
+            find_pkru(xcr0, main.ecx as usize)
+        } else {
+            None
+        };
         Self {
             xcr0: Some(xcr0),
             compaction,
+            pkru_offset,
             // ECX: the size with every component that the CPU has, so with any subset as well.
             area_bytes: (main.ecx as usize).max(576),
             xss: __cpuid_count(0xd, 1).eax & (1 << 3) != 0,
@@ -105,6 +116,39 @@ fn compaction_works(all: Xcr0, area_bytes: usize) -> bool {
         );
     }
     upper == pattern
+}
+
+/// PKRU's number among the state components.
+const PKRU_COMPONENT: u32 = 9;
+
+/// Where XSAVE writes PKRU. Bochs 2.7 has it in XCR0, and nothing about it in CPUID leaf 0xd.
+fn find_pkru(all: Xcr0, area_bytes: usize) -> Option<u32> {
+    const PATTERN: u32 = 0x5a5a_a5a4;
+    const HEADER_END: usize = 576;
+    if !control::read_cr4().contains(Cr4::PKE) {
+        return None;
+    }
+    let bytes = area_bytes.max(HEADER_END);
+    let area = SaveArea::new(bytes);
+    // SAFETY: XCR0 takes every component that CPUID offers; the area has room for them; CR4.PKE is set. PKRU concerns
+    // pages of user mode only, and no guest has run.
+    unsafe {
+        write_xcr0(all);
+        asm!("wrpkru", in("eax") PATTERN, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags));
+        asm!(
+            "xsave64 [{area}]",
+            area = in(reg) area.start.as_ptr(),
+            in("eax") Xcr0::PKRU.bits() as u32,
+            in("edx") 0,
+            options(nostack, preserves_flags),
+        );
+        asm!("wrpkru", in("eax") 0, in("ecx") 0, in("edx") 0, options(nostack, preserves_flags));
+    }
+    let found = (HEADER_END..bytes - 3).step_by(8).find(|&offset| {
+        // SAFETY: the doubleword lies within the area.
+        unsafe { area.start.as_ptr().add(offset).cast::<u32>().read() == PATTERN }
+    })?;
+    Some(found as u32)
 }
 
 /// An XSAVE area: 64-byte aligned, zeroed, of the size that the CPU asks for.

@@ -9,6 +9,7 @@
 //!     Device (RES0) { PNP0C02: ECAM, ACPI ports, ELCR }
 //!     Device (COM1) { PNP0501 }   Device (RTC0) { PNP0B00 }
 //!     Device (PIC0) { PNP0000 }   Device (TMR0) { PNP0100 }   Device (SPKR) { PNP0800 }
+//!     Device (KBD0) { PNP0303, where there is a keyboard }
 //!     Device (PEVT) { QEMU0001: the port that tells of a panic }
 //!     Device (C000) { ACPI0007 }  ...one for each CPU
 //! }
@@ -30,7 +31,7 @@ use memory::{GuestPhys, Range};
 use super::tables::table;
 use crate::devices::{PanicDevice, SOFT_OFF_TYPE};
 use crate::layout::{ECAM, MachineLayout, PCI_WINDOW_HIGH, PCI_WINDOW_LOW};
-use crate::{Board, Gsi};
+use crate::{Board, Display, Gsi};
 
 /// With this revision or a later one, AML integers have 64 bits.
 const REVISION: u8 = 2;
@@ -44,7 +45,7 @@ const PCI_HOST_BRIDGE: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
 /// _OSC: unknown UUID.
 const OSC_UNKNOWN: u8 = 0x04;
 
-pub(super) fn build(layout: &MachineLayout) -> Vec<u8> {
+pub(super) fn build(layout: &MachineLayout, display: Display) -> Vec<u8> {
     let mut aml = Vec::new();
     let sleep_type = SOFT_OFF_TYPE;
     Name::new(
@@ -70,6 +71,13 @@ pub(super) fn build(layout: &MachineLayout) -> Vec<u8> {
     add(device("PIC0", "PNP0000", &[&port(0x20, 2), &port(0xa0, 2)]));
     add(device("TMR0", "PNP0100", &[&port(0x40, 4)]));
     add(device("SPKR", "PNP0800", &[&port(0x61, 1)]));
+    if display == Display::Vga {
+        add(device(
+            "KBD0",
+            "PNP0303",
+            &[&port(0x60, 1), &port(0x64, 1), &irq(Board::KEYBOARD_GSI)],
+        ));
+    }
     add(panic_device());
     for cpu in 0..layout.cpus() {
         add(processor(cpu));

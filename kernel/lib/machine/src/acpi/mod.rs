@@ -17,6 +17,7 @@ use acpi_tables::rsdp::Rsdp;
 use acpi_tables::xsdt::XSDT;
 use memory::{GuestMemory, GuestPhys, Unbacked};
 
+use crate::Display;
 use crate::layout::{BIOS, MachineLayout};
 
 const OEM_ID: [u8; 6] = *b"PLINTH";
@@ -71,7 +72,7 @@ pub struct AcpiTables {
 ///
 /// # Errors
 /// [`AcpiError::TooManyCpus`].
-pub fn build(layout: &MachineLayout) -> Result<AcpiTables, AcpiError> {
+pub fn build(layout: &MachineLayout, display: Display) -> Result<AcpiTables, AcpiError> {
     if layout.cpus() > MAX_CPUS {
         return Err(AcpiError::TooManyCpus(layout.cpus()));
     }
@@ -80,10 +81,10 @@ pub fn build(layout: &MachineLayout) -> Result<AcpiTables, AcpiError> {
         blocks: Vec::new(),
     };
     let rsdp = area.reserve(Rsdp::len() as u64);
-    let dsdt = area.add(dsdt::build(layout));
+    let dsdt = area.add(dsdt::build(layout, display));
     let facs = area.add(tables::facs());
     let listed = [
-        tables::fadt(dsdt, facs),
+        tables::fadt(dsdt, facs, display),
         tables::madt(layout),
         tables::mcfg(),
         tables::spcr(),
@@ -106,8 +107,12 @@ pub fn build(layout: &MachineLayout) -> Result<AcpiTables, AcpiError> {
 ///
 /// # Errors
 /// Why there are none.
-pub fn install(layout: &MachineLayout, memory: &impl GuestMemory) -> Result<GuestPhys, AcpiError> {
-    let tables = build(layout)?;
+pub fn install(
+    layout: &MachineLayout,
+    display: Display,
+    memory: &impl GuestMemory,
+) -> Result<GuestPhys, AcpiError> {
+    let tables = build(layout, display)?;
     for (address, bytes) in &tables.blocks {
         memory.write(*address, bytes)?;
     }
@@ -149,7 +154,11 @@ mod tests {
 
     impl Bios {
         fn of(cpus: u32) -> Self {
-            let tables = build(&MachineLayout::new(1 << 30, cpus)).unwrap();
+            Self::with(cpus, Display::Absent)
+        }
+
+        fn with(cpus: u32, display: Display) -> Self {
+            let tables = build(&MachineLayout::new(1 << 30, cpus), display).unwrap();
             let mut bytes = alloc::vec![0; BIOS.len() as usize];
             for (at, table) in tables.blocks {
                 let offset = at.offset_from(BIOS.start).unwrap() as usize;
@@ -239,6 +248,23 @@ mod tests {
         assert_eq!(bios.at(fadt + 108, 1), [0x32]);
     }
 
+    #[test]
+    fn a_keyboard_and_a_display_are_announced_exactly_where_they_are() {
+        let boot_flags = |display| {
+            let bios = Bios::with(1, display);
+            let fadt = bios.find(b"FACP");
+            let (_, dsdt) = bios.table(bios.u64(fadt + 140));
+            // PNP0303 as an EISA ID.
+            let keyboards = dsdt
+                .windows(4)
+                .filter(|part| *part == [0x41, 0xd0, 0x03, 0x03])
+                .count();
+            (bios.at(fadt + 109, 1)[0], keyboards)
+        };
+        assert_eq!(boot_flags(Display::Absent), (0b101, 0));
+        assert_eq!(boot_flags(Display::Vga), (0b011, 1));
+    }
+
     /// The MADT's structures: type and contents.
     fn madt(bios: &Bios) -> Vec<(u8, Vec<u8>)> {
         let (_, table) = bios.table(bios.find(b"APIC"));
@@ -317,13 +343,13 @@ mod tests {
 
     #[test]
     fn the_most_cpus_fit_and_more_are_refused() {
-        let tables = build(&MachineLayout::new(1 << 30, 1024)).unwrap();
+        let tables = build(&MachineLayout::new(1 << 30, 1024), Display::Vga).unwrap();
         for (at, bytes) in &tables.blocks {
             let end = at.checked_add(bytes.len() as u64).unwrap();
             assert!(BIOS.contains(*at) && end <= crate::smbios::ENTRY_POINT);
         }
         assert_eq!(
-            build(&MachineLayout::new(1 << 30, 1025)),
+            build(&MachineLayout::new(1 << 30, 1025), Display::Vga),
             Err(AcpiError::TooManyCpus(1025))
         );
     }

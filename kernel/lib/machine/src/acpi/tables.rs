@@ -12,14 +12,15 @@ use memory::GuestPhys;
 use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, bytes};
 use crate::devices::CENTURY;
 use crate::layout::{ECAM, IOAPIC, LOCAL_APIC, MachineLayout};
-use crate::{Board, Gsi};
+use crate::{Board, Display, Gsi};
 
 /// The header that every table but RSDP and FACS begins with.
 const HEADER_BYTES: u32 = 36;
 
 /// "Fixed ACPI Description Table Fields", IA-PC boot architecture flags: there are ISA devices that a driver may
-/// look for; there is no keyboard controller to be announced (bit 1), and no VGA.
+/// look for; there is a keyboard controller; there is no VGA.
 const LEGACY_DEVICES: u16 = 1 << 0;
+const KEYBOARD_CONTROLLER: u16 = 1 << 1;
 const VGA_NOT_PRESENT: u16 = 1 << 2;
 /// Latencies that say that there are no C2 and C3 states.
 const NO_C2: u16 = 101;
@@ -37,7 +38,7 @@ pub(super) fn facs() -> Vec<u8> {
     bytes(&FACS::new())
 }
 
-pub(super) fn fadt(dsdt: GuestPhys, facs: GuestPhys) -> Vec<u8> {
+pub(super) fn fadt(dsdt: GuestPhys, facs: GuestPhys, display: Display) -> Vec<u8> {
     let mut fadt = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
         .preferred_pm_profile(PmProfile::EnterpriseServer);
     for flag in [
@@ -69,7 +70,12 @@ pub(super) fn fadt(dsdt: GuestPhys, facs: GuestPhys) -> Vec<u8> {
     fadt.p_lvl2_lat = NO_C2.into();
     fadt.p_lvl3_lat = NO_C3.into();
     fadt.century = CENTURY;
-    fadt.iapc_boot_arch = (LEGACY_DEVICES | VGA_NOT_PRESENT).into();
+    // Without a keyboard its controller is there all the same, for those that reset by it; nobody need look.
+    let boot_architecture = match display {
+        Display::Absent => LEGACY_DEVICES | VGA_NOT_PRESENT,
+        Display::Vga => LEGACY_DEVICES | KEYBOARD_CONTROLLER,
+    };
+    fadt.iapc_boot_arch = boot_architecture.into();
     fadt.reset_reg = io(RESET, 8, AccessSize::ByteAccess);
     fadt.reset_value = RESET_VALUE;
     fadt.hypervisor_vendor_identity = u64::from_le_bytes(*b"Plinth\0\0").into();

@@ -2,8 +2,8 @@
 //!
 //! It passes its self test, keeps its command byte, pulses the reset line and moves the A20 gate. What the
 //! keyboard sends it passes on, byte by byte, in scan code set 1 where the command byte asks for that. Without a
-//! keyboard a byte sent to it times out, as on a PC. There is no mouse port. The FADT does not announce the
-//! controller, so operating systems with ACPI do not look for a keyboard.
+//! keyboard a byte sent to it times out, as on a PC. There is no mouse port. FADT and DSDT announce the
+//! controller where there is a keyboard; elsewhere operating systems with ACPI do not look for one.
 //!
 //! Written after the keyboard controller section of IBM's Personal System/2 technical reference.
 

@@ -13,6 +13,7 @@ use super::parts::{place_module, place_text};
 use super::space::{BELOW_1M, BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
+use crate::{Display, bios};
 
 const MAGIC: u32 = 0x1bad_b002;
 /// What EAX tells the kernel.
@@ -21,7 +22,7 @@ const BOOTED: u32 = 0x2bad_b002;
 const SEARCH_BYTES: usize = 8192;
 const HEADER_BYTES: u64 = 12;
 /// Header flags: modules on page boundaries, memory information, video mode; each is a wish, the first two of
-/// which are always met.
+/// which are always met. The last is answered with the text mode that there is, whatever mode was wished for.
 const KNOWN_REQUIREMENTS: u32 = 0x7;
 /// The half of the flags in which unknown bits mean that the kernel cannot be booted.
 const REQUIREMENTS: u32 = 0xffff;
@@ -34,10 +35,19 @@ mod has {
     pub(super) const COMMAND_LINE: u32 = 1 << 2;
     pub(super) const MODULES: u32 = 1 << 3;
     pub(super) const MEMORY_MAP: u32 = 1 << 6;
+    pub(super) const CONFIGURATION_TABLE: u32 = 1 << 8;
     pub(super) const LOADER_NAME: u32 = 1 << 9;
+    pub(super) const FRAMEBUFFER: u32 = 1 << 12;
 }
 
-const INFO_BYTES: usize = 88;
+const INFO_BYTES: usize = 116;
+const FRAMEBUFFER_OFFSET: usize = 88;
+
+/// The text screen, as both versions describe a framebuffer: address, bytes of a line, columns, lines, bits of a cell, and
+/// that it holds characters with attributes.
+pub(super) const TEXT_SCREEN: [u8; 22] = [
+    0x00, 0x80, 0x0b, 0, 0, 0, 0, 0, 160, 0, 0, 0, 80, 0, 0, 0, 25, 0, 0, 0, 16, 2,
+];
 pub(super) const LOADER_NAME: &str = "Plinth";
 /// By custom the command line begins with the kernel's name, which is not known here.
 pub(super) const KERNEL_NAME: &str = "kernel";
@@ -240,7 +250,16 @@ fn write_info(
 
     let mut words = [0u32; INFO_BYTES / 4];
     let [lower, upper] = memory_sizes_kib(request);
-    let flags = has::MEMORY | has::COMMAND_LINE | has::MODULES | has::MEMORY_MAP | has::LOADER_NAME;
+    let mut flags = has::MEMORY
+        | has::COMMAND_LINE
+        | has::MODULES
+        | has::MEMORY_MAP
+        | has::CONFIGURATION_TABLE
+        | has::LOADER_NAME;
+    if request.display == Display::Vga {
+        flags |= has::FRAMEBUFFER;
+    }
+    let configuration = (u32::from(bios::SEGMENT) << 4) + u32::from(bios::CONFIGURATION);
     for (index, word) in [
         (0, flags),
         (1, lower),
@@ -250,13 +269,19 @@ fn write_info(
         (6, modules),
         (11, map_bytes),
         (12, map),
+        (15, configuration),
         (16, name as u32),
     ] {
         if let Some(place) = words.get_mut(index) {
             *place = word;
         }
     }
-    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let mut bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    if request.display == Display::Vga {
+        for (place, byte) in bytes.iter_mut().skip(FRAMEBUFFER_OFFSET).zip(TEXT_SCREEN) {
+            *place = byte;
+        }
+    }
     memory.write(info.start, &bytes)?;
     Ok(info.start)
 }
@@ -337,7 +362,8 @@ pub(super) mod tests {
         assert_eq!(loaded.state.gprs.get(Gpr::Rax), 0x2bad_b002);
         let info = loaded.state.gprs.get(Gpr::Rbx);
         let word = |at: u64| memory.read_u32(GuestPhys::new(at)).unwrap();
-        assert_eq!(word(info), 0x24d);
+        assert_eq!(word(info), 0x34d);
+        assert_eq!(word(info + 60), 0xf_e500);
         assert_eq!((word(info + 4), word(info + 8)), (639, 1024));
         assert_eq!(memory.string(word(info + 16).into()), b"kernel a b");
         assert_eq!(memory.string(word(info + 64).into()), b"Plinth");
@@ -353,6 +379,37 @@ pub(super) mod tests {
             [20, 0, 0x9_fc00, 1]
         );
         assert_eq!(word(map + 24), 20);
+    }
+
+    #[test]
+    fn a_wish_for_graphics_is_answered_with_the_text_screen_that_there_is() {
+        // 1024 by 768 by 32.
+        let words = [0, 0, 0, 0, 0, 0, 1024, 768, 32];
+        let mut code = header(4, &words);
+        code.resize(64, 0x90);
+        let segment = FakeSegment {
+            kind: 1,
+            virtual_address: 0x10_0000,
+            physical_address: 0x10_0000,
+            memory_bytes: 128,
+            contents: &code,
+        };
+        let kernel = elf(1, 0x10_0010, &[segment]);
+        for (display, flag) in [(Display::Absent, 0), (Display::Vga, 1 << 12)] {
+            let memory = FakeMemory::new(2 << 20);
+            let request = Request {
+                display,
+                ..request(&kernel)
+            };
+            let info = load(&request, &memory).unwrap().state.gprs.get(Gpr::Rbx);
+            let word = |at: u64| memory.read_u32(GuestPhys::new(info + at)).unwrap();
+            assert_eq!(word(0) & 1 << 12, flag);
+            if flag != 0 {
+                assert_eq!((word(88), word(92)), (0xb_8000, 0));
+                assert_eq!((word(96), word(100), word(104)), (160, 80, 25));
+                assert_eq!(memory.bytes(info + 108, 2), [16, 2]);
+            }
+        }
     }
 
     #[test]

@@ -9,11 +9,14 @@ use memory::{GuestMemory, GuestPhys};
 
 use super::elf::place_gdt;
 use super::fields::Fields;
-use super::multiboot::{Addresses, KERNEL_NAME, LOADER_NAME, load_elf, memory_sizes_kib};
+use super::multiboot::{
+    Addresses, KERNEL_NAME, LOADER_NAME, TEXT_SCREEN, load_elf, memory_sizes_kib,
+};
 use super::parts::place_module;
 use super::space::{BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
+use crate::Display;
 
 const MAGIC: u32 = 0xe852_50d6;
 /// What EAX tells the kernel.
@@ -26,6 +29,10 @@ const I386: u32 = 0;
 /// A tag's flag: a loader that does not know it may go on.
 const OPTIONAL: u16 = 1;
 const RSDP_BYTES: usize = 36;
+/// What of it the first version of ACPI has.
+const OLD_RSDP_BYTES: usize = 20;
+/// Console flag: one of the consoles that the kernel knows must be there.
+const CONSOLE_REQUIRED: u32 = 1;
 
 /// Tags of the header.
 mod wish {
@@ -43,22 +50,32 @@ mod wish {
 
 /// Tags of the information.
 mod info {
+    use crate::Display;
+
     pub(super) const END: u32 = 0;
     pub(super) const COMMAND_LINE: u32 = 1;
     pub(super) const LOADER_NAME: u32 = 2;
     pub(super) const MODULE: u32 = 3;
     pub(super) const BASIC_MEMORY: u32 = 4;
     pub(super) const MEMORY_MAP: u32 = 6;
+    pub(super) const FRAMEBUFFER: u32 = 8;
+    pub(super) const ACPI_OLD: u32 = 14;
     pub(super) const ACPI_NEW: u32 = 15;
-    /// What a kernel may insist on.
-    pub(super) const PROVIDED: [u32; 6] = [
+    /// What a kernel may insist on in any machine.
+    const PROVIDED: [u32; 7] = [
         COMMAND_LINE,
         LOADER_NAME,
         MODULE,
         BASIC_MEMORY,
         MEMORY_MAP,
+        ACPI_OLD,
         ACPI_NEW,
     ];
+
+    /// Whether a kernel may insist on it here.
+    pub(super) fn is_provided(kind: u32, display: Display) -> bool {
+        PROVIDED.contains(&kind) || kind == FRAMEBUFFER && display == Display::Vga
+    }
 }
 
 /// Where the header of a file is, and how long.
@@ -95,7 +112,7 @@ struct Wishes {
 }
 
 impl Wishes {
-    fn parse(file: &[u8], header: Header) -> Result<Self, LoadError> {
+    fn parse(file: &[u8], header: Header, display: Display) -> Result<Self, LoadError> {
         let fields = Fields::new(file, "the Multiboot2 header");
         if fields.u32(header.offset + 4)? != I386 {
             return Err(LoadError::Unsupported(
@@ -121,7 +138,7 @@ impl Wishes {
                     let unknown = (8..size - size % 4).step_by(4).any(|offset| {
                         requests
                             .u32(offset)
-                            .is_ok_and(|kind| !info::PROVIDED.contains(&kind))
+                            .is_ok_and(|kind| !info::is_provided(kind, display))
                     });
                     if unknown && flags & OPTIONAL == 0 {
                         return Err(LoadError::Unsupported(
@@ -131,10 +148,17 @@ impl Wishes {
                 }
                 wish::ADDRESS => wishes.addresses = Some(Addresses::read(&fields, at + 8)?),
                 wish::ENTRY_ADDRESS => wishes.entry = Some(fields.u32(at + 8)?),
-                // Met anyway, or about a display or firmware that the machine has not. A relocatable kernel is
-                // loaded where it was linked.
-                wish::CONSOLE_FLAGS
-                | wish::FRAMEBUFFER
+                wish::CONSOLE_FLAGS => {
+                    let required = fields.u32(at + 8)? & CONSOLE_REQUIRED != 0;
+                    if required && flags & OPTIONAL == 0 && display == Display::Absent {
+                        return Err(LoadError::Unsupported(
+                            "it insists on a console that Multiboot2 knows: give it a screen (--screen)",
+                        ));
+                    }
+                }
+                // Met anyway, or about firmware that the machine has not. A wish for graphics is answered with the text
+                // screen that there is; a relocatable kernel is loaded where it was linked.
+                wish::FRAMEBUFFER
                 | wish::MODULE_ALIGNMENT
                 | wish::EFI_I386_ENTRY
                 | wish::EFI_AMD64_ENTRY
@@ -159,7 +183,7 @@ pub(super) fn load(
 ) -> Result<InitialState, LoadError> {
     let file = request.kernel;
     let header = find(file).ok_or(LoadError::Malformed("it has no Multiboot2 header"))?;
-    let wishes = Wishes::parse(file, header)?;
+    let wishes = Wishes::parse(file, header, request.display)?;
     let mut space = Space::new(&request.layout);
     let elf_entry = match wishes.addresses {
         Some(addresses) => {
@@ -239,7 +263,12 @@ fn write_info(
     if let Some(rsdp) = request.rsdp {
         let mut copy = [0; RSDP_BYTES];
         memory.read(rsdp, &mut copy)?;
+        let old = copy.get(..OLD_RSDP_BYTES).unwrap_or_default();
+        tags.add(info::ACPI_OLD, &[old]);
         tags.add(info::ACPI_NEW, &[&copy]);
+    }
+    if request.display == Display::Vga {
+        tags.add(info::FRAMEBUFFER, &[&TEXT_SCREEN, &[0, 0]]);
     }
     tags.add(info::END, &[]);
 
@@ -330,6 +359,7 @@ pub(super) mod tests {
             modules: &modules,
             cmdline: "a b",
             rsdp,
+            display: Display::Vga,
             ..request(&kernel)
         };
         let loaded = load(&request, &memory).unwrap();
@@ -350,7 +380,7 @@ pub(super) mod tests {
             next += size.next_multiple_of(8);
         }
         let kinds: Vec<u32> = tags.iter().map(|tag| tag.0).collect();
-        assert_eq!(kinds, [1, 2, 4, 3, 6, 15, 0]);
+        assert_eq!(kinds, [1, 2, 4, 3, 6, 14, 15, 8, 0]);
         assert_eq!(tags[0].1, b"kernel a b\0");
         assert_eq!(
             tags[2].1,
@@ -360,7 +390,37 @@ pub(super) mod tests {
         assert_eq!(memory.bytes(start.into(), 6), b"module");
         assert_eq!(&tags[3].1[8..], b"mod args\0");
         assert_eq!(tags[4].1.len(), 8 + 5 * 24);
-        assert_eq!(&tags[5].1[..8], b"RSD PTR ");
+        for (tag, bytes) in [(5, 20), (6, 36)] {
+            assert_eq!(&tags[tag].1[..8], b"RSD PTR ");
+            assert_eq!(tags[tag].1.len(), bytes);
+        }
+        let screen = &tags[7].1;
+        assert_eq!(screen[..8], 0xb_8000u64.to_le_bytes());
+        assert_eq!(
+            screen[8..],
+            [160, 0, 0, 0, 80, 0, 0, 0, 25, 0, 0, 0, 16, 2, 0, 0]
+        );
+    }
+
+    #[test]
+    fn a_console_or_a_framebuffer_can_be_insisted_on_where_there_is_a_screen() {
+        let end = tag(0, 0, &[]);
+        for wish in [tag(4, 0, &[3]), tag(1, 0, &[8])] {
+            let kernel = kernel_with(&[wish, end.clone()]);
+            let with = |display| {
+                let memory = FakeMemory::new(2 << 20);
+                let request = Request {
+                    display,
+                    ..request(&kernel)
+                };
+                load(&request, &memory).map(|loaded| loaded.format)
+            };
+            assert_eq!(with(Display::Vga), Ok(Format::Multiboot2));
+            assert!(matches!(
+                with(Display::Absent),
+                Err(LoadError::Unsupported(_))
+            ));
+        }
     }
 
     #[test]
