@@ -44,12 +44,7 @@ pub(crate) fn trials() -> Vec<Trial> {
 }
 
 fn compare(name: &str, model: CpuModel) -> Result<()> {
-    let score = conformance::compare(
-        &Paths::of_checkout(),
-        artifacts()?,
-        name,
-        CpuModel::default(),
-    )?;
+    let score = conformance::compare(&Paths::of_checkout(), artifacts()?, name, model)?;
     ensure!(
         score.wrong.is_empty(),
         "not as on the bare machine:\n  {}",
