@@ -33,6 +33,15 @@ pub(crate) fn trials() -> Vec<Trial> {
                 )
             },
         ),
+        trial("an_nmi_comes_and_goes_on_a_stack_of_its_own", || {
+            crash(
+                "nmi",
+                &["an NMI has come and gone while there was no room on the stack at "],
+            )
+        }),
+        trial("a_machine_check_is_told_on_a_stack_of_its_own", || {
+            crash("machine-check", &["exception #MC"])
+        }),
         // A write (bit 1) to a page that is there (bit 0).
         trial("the_hypervisors_text_cannot_be_written", || {
             crash("text", &["exception #PF, error code 0x3, at 0xffffffff8"])

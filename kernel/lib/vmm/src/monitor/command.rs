@@ -54,6 +54,10 @@ pub enum Bug {
     Text,
     /// Its data is executed.
     Data,
+    /// An NMI comes while its stack is used up. That is none: what ends it comes after that.
+    Nmi,
+    /// A machine check comes while its stack is used up.
+    MachineCheck,
 }
 
 /// What of a VM can be made such that the hardware does not enter it. It checks the controls first.
@@ -130,7 +134,7 @@ pub const COMMANDS: [(&str, &str); 22] = [
     ),
     (
         "crash BUG",
-        "ends Plinth as by a bug of its own: panic, stack, text, data",
+        "ends Plinth as by a bug of its own: panic, stack, text, data, nmi, machine-check",
     ),
     (
         "spoil VM PART",
@@ -204,6 +208,8 @@ impl Command {
                 "stack" => Bug::Stack,
                 "text" => Bug::Text,
                 "data" => Bug::Data,
+                "nmi" => Bug::Nmi,
+                "machine-check" => Bug::MachineCheck,
                 _ => return Err(wrong()),
             }),
             "spoil" => {
