@@ -536,8 +536,8 @@ impl Session {
         match self.lines.next(deadline) {
             Next::Line(line) => {
                 self.heard.push(line.clone());
-                if line.starts_with("plinth: panic") {
-                    return Err(self.failure("the hypervisor panicked"));
+                if line.contains("this is a bug in Plinth") {
+                    return Err(self.failure("the hypervisor has found a bug of its own"));
                 }
                 Ok(Some(line))
             }
