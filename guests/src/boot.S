@@ -121,3 +121,6 @@ boot_pdpt: .skip 4096
 boot_pd: .skip 16384
 boot_stack: .skip 65536
 boot_stack_top:
+
+// What other assembly puts nowhere in particular goes where it belongs.
+.text

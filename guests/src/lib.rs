@@ -19,6 +19,7 @@
 //! | `victim`     | PVH     | looks whether anybody meddles with its memory, registers and devices     |
 //! | `hostile`    | PVH     | does what must not touch a `victim`, by topic; no `DONE` line for some   |
 //! | `share`      | PVH     | tells how much of a CPU it got                                           |
+//! | `gang`       | PVH     | CPUs that spin for each other: who works, who waits, who answers         |
 //! | `screen`     | PVH     | a text display and a keyboard; waits for `k` and Escape                  |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
@@ -54,6 +55,7 @@ pub mod recorder;
 pub mod report;
 pub mod serial;
 pub mod share;
+pub mod siblings;
 pub mod single;
 pub mod start_info;
 pub mod user;

@@ -6,7 +6,6 @@
 //! of them nothing. Lock order: queue, inbox; never two queues.
 
 use alloc::boxed::Box;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -24,7 +23,7 @@ use crate::backend::Backend;
 use crate::cpu::PcpuId;
 use crate::doorbell;
 use crate::vcpu::Vcpu;
-use crate::vm::{Vm, VmId};
+use crate::vm::VmId;
 
 /// A vCPU and the scheduler's part of it.
 pub(crate) type Member<B> = (Box<Vcpu<B>>, Share);
@@ -80,21 +79,27 @@ pub(crate) struct SeatFigures {
     pub(crate) turns: AtomicU64,
     /// vCPUs that it has taken from others.
     pub(crate) stolen: AtomicU64,
+    /// Turns that ended because the vCPU was spinning.
+    pub(crate) yielded: AtomicU64,
 }
 
 impl SeatFigures {
     /// Counts a turn.
     pub(crate) fn count_turn(&self, ran_ns: u64) {
-        // One writer: no atomic additions.
-        let add = |figure: &AtomicU64, what| {
-            figure.store(
-                figure.load(Ordering::Relaxed).wrapping_add(what),
-                Ordering::Relaxed,
-            );
-        };
         add(&self.busy_ns, ran_ns);
         add(&self.turns, 1);
     }
+
+    /// A turn has ended because the vCPU was spinning.
+    pub(crate) fn count_spin(&self) {
+        add(&self.yielded, 1);
+    }
+}
+
+/// Adds to a figure that one CPU alone writes: that needs no atomic addition.
+fn add(figure: &AtomicU64, what: u64) {
+    let sum = figure.load(Ordering::Relaxed).wrapping_add(what);
+    figure.store(sum, Ordering::Relaxed);
 }
 
 /// What a CPU is asked about the vCPUs that it has.
@@ -369,35 +374,46 @@ impl<B: Backend> Crew<B> {
             .map(|seat| (seat, seat.published.get()))
             .filter(|(_, theirs)| should_steal(own, theirs))
             .min_by_key(|(_, theirs)| theirs.next_waiting)?;
-        self.steal_from(victim, |vcpu| self.may_run(vcpu, here))
-    }
-
-    /// Takes a vCPU of this VM from any CPU where it waits.
-    pub(crate) fn steal_sibling(&self, here: PcpuId, vm: &Arc<Vm<B>>) -> Option<Member<B>> {
-        if vm.vcpus() == 1 || self.is_asking() {
-            return None;
-        }
-        self.others(here)
-            .filter(|seat| seat.published.get().waiting > 0)
-            .find_map(|seat| {
-                self.steal_from(seat, |vcpu| {
-                    Arc::ptr_eq(vcpu.vm(), vm) && self.may_run(vcpu, here)
-                })
-            })
-    }
-
-    fn steal_from(
-        &self,
-        victim: &Seat<B>,
-        may_move: impl Fn(&Vcpu<B>) -> bool,
-    ) -> Option<Member<B>> {
         // Whoever holds the lock is at work there; there is always another turn.
         let mut queue = victim.queue.try_lock()?;
-        let member =
-            queue.steal(|vcpu| !self.backend.is_loaded(vcpu.backend()) && may_move(vcpu))?;
+        let member = queue.steal(|vcpu| self.may_take(vcpu, here))?;
         drop(queue);
         victim.member_left();
         Some(member)
+    }
+
+    /// Takes a vCPU from any CPU where it waits that can do something for a sibling that spins here. One that has to
+    /// stay where it is gets the spinner's time there.
+    pub(crate) fn steal_helper(&self, here: PcpuId, spinner: &mut Share) -> Option<Member<B>> {
+        if self.is_asking() {
+            return None;
+        }
+        for seat in self
+            .others(here)
+            .filter(|seat| seat.published.get().waiting > 0)
+        {
+            // Whoever holds the lock is at work there; there is always another turn.
+            let Some(mut queue) = seat.queue.try_lock() else {
+                continue;
+            };
+            let helper = queue.steal_helper(
+                spinner,
+                |vcpu| vcpu.is_called(),
+                |vcpu| self.may_take(vcpu, here),
+            );
+            if let Some(member) = helper {
+                drop(queue);
+                seat.member_left();
+                return Some(member);
+            }
+            queue.lend_to_one(spinner, |vcpu| vcpu.is_called());
+        }
+        None
+    }
+
+    /// Whether a vCPU in somebody else's queue may run here, and nothing of it is left in that CPU.
+    fn may_take(&self, vcpu: &Vcpu<B>, here: PcpuId) -> bool {
+        !self.backend.is_loaded(vcpu.backend()) && self.may_run(vcpu, here)
     }
 
     /// Tells an idle CPU that somebody waits here, if there is one that may run it.

@@ -451,13 +451,13 @@ impl<'a, B: Backend> Desk<'a, B> {
 
     fn list_cpus(&self) {
         show(format_args!(
-            "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8}",
-            "CPU", "use", "vCPUs", "turns", "busy ms", "stolen"
+            "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8} {:>9}",
+            "CPU", "use", "vCPUs", "turns", "busy ms", "stolen", "gave way"
         ));
         for seat in self.crew.seats() {
             let of = Ordering::Relaxed;
             show(format_args!(
-                "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8}",
+                "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8} {:>9}",
                 seat.cpu,
                 match seat.cpu_use() {
                     vmm::scheduler::Use::Shared => "shared",
@@ -467,6 +467,7 @@ impl<'a, B: Backend> Desk<'a, B> {
                 seat.figures.turns.load(of),
                 seat.figures.busy_ns.load(of) / 1_000_000,
                 seat.figures.stolen.load(of),
+                seat.figures.yielded.load(of),
             ));
         }
     }

@@ -25,7 +25,7 @@ use vmm::inject::Delivery;
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
 use vmm::scheduler::balance::CpuSet;
-use vmm::scheduler::{Cap, Share, Weight};
+use vmm::scheduler::{Cap, Group, Share, Weight};
 use vmm::tsc::{self, GuestTsc, Rate};
 use vmm::{Cpu, VcpuState, paravirt};
 
@@ -223,7 +223,8 @@ pub(crate) fn vm<B: Backend>(
             let seating = plan.seatings.get(usize::from(index)).copied();
             let seating = seating.unwrap_or(Seating::Shared(CpuSet::EMPTY));
             let vcpu = vcpu(backend, &vm, index, seating, rate, &loaded.state)?;
-            Ok((vcpu, Share::new(weight, cap.clone())))
+            let share = Share::new(weight, cap.clone()).in_group(Group(vm.id().0));
+            Ok((vcpu, share))
         })
         .collect::<Result<_, LaunchError>>()?;
     log::info!(

@@ -7,7 +7,6 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use vmm::scheduler::{
@@ -24,7 +23,7 @@ use crate::hw::screen::Colour;
 use crate::hw::{clock, console};
 use crate::keeper;
 use crate::vcpu::{Turn, Vcpu};
-use crate::vm::{Stance, Vm, Whereabouts};
+use crate::vm::{Stance, Whereabouts};
 
 /// Gives turns on this CPU, for ever where nobody sits at the desk; else until the desk says that all is done.
 pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
@@ -35,7 +34,6 @@ pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
             bell: Doorbell::here(),
             sleepers: Sleepers::new(),
             resident: Resident::None,
-            waited_for: None,
             arrivals: Vec::new(),
             woken: Vec::new(),
             drowsy: Vec::with_capacity(DROWSY_AT_MOST),
@@ -52,8 +50,6 @@ struct Turns<'a, B: Backend> {
     bell: &'static Doorbell,
     sleepers: Sleepers<Member<B>>,
     resident: Resident,
-    /// Somebody spins and had better let another vCPU of this VM run, for so long.
-    waited_for: Option<(Arc<Vm<B>>, u64)>,
     /// Room for what the inbox and the bell hand over, empty in between.
     arrivals: Vec<(Member<B>, Arrival)>,
     woken: Vec<Slot>,
@@ -164,7 +160,7 @@ impl<B: Backend> Turns<'_, B> {
     fn join(&mut self, vcpu: Box<Vcpu<B>>, share: Share, arrival: Arrival) {
         let mut queue = self.seat.queue.lock();
         if queue.is_empty()
-            && !matches!(arrival, Arrival::Again | Arrival::Yielded)
+            && arrival != Arrival::Again
             && let Some(passed) = self.crew.passed_elsewhere(self.seat.cpu)
         {
             queue.catch_up(passed);
@@ -187,13 +183,7 @@ impl<B: Backend> Turns<'_, B> {
     fn choose(&mut self) -> Option<SchedulerTurn<Box<Vcpu<B>>>> {
         let now_ns = clock::now_ns();
         let mut queue = self.seat.queue.lock();
-        let sibling = match self.waited_for.take() {
-            Some((vm, most_ns)) => {
-                queue.choose_one(|vcpu| Arc::ptr_eq(vcpu.vm(), &vm), most_ns, now_ns)
-            }
-            None => None,
-        };
-        let turn = sibling.or_else(|| queue.choose(now_ns));
+        let turn = queue.choose(now_ns);
         if !self.crew.is_of_one() {
             self.seat.publish(&queue.summary(now_ns));
         }
@@ -208,18 +198,21 @@ impl<B: Backend> Turns<'_, B> {
 
     fn turn(&mut self, mut turn: SchedulerTurn<Box<Vcpu<B>>>) {
         let begin_tsc = clock::tsc();
-        let end_tsc = match turn.slice {
-            Slice::Ns(ns) => begin_tsc.wrapping_add(clock::ns_to_ticks(ns)),
-            Slice::Unlimited => begin_tsc.wrapping_add(clock::ns_to_ticks(LOOK_NS)),
-        };
         let is_here = self.crew.backend.is_loaded(turn.vcpu.backend());
-        let outcome = match turn.vcpu.vm().stance() {
+        let stance = turn.vcpu.vm().stance();
+        if stance == Stance::Run && !is_here {
+            self.evict_resident();
+            turn.vcpu.bring_here(&self.crew.backend);
+        }
+        let enter_tsc = clock::tsc();
+        let end_tsc = match turn.slice {
+            Slice::Ns(ns) => enter_tsc.wrapping_add(clock::ns_to_ticks(ns)),
+            Slice::Unlimited => enter_tsc.wrapping_add(clock::ns_to_ticks(LOOK_NS)),
+        };
+        let outcome = match stance {
             Stance::End => Turn::Ended,
             Stance::Pause => Turn::Paused,
             Stance::Run => {
-                if !is_here {
-                    self.evict_resident();
-                }
                 // Somebody who wakes up by a timer meanwhile may go first, and the desk has its times, too.
                 // The desk may always be due, and guests are to run none the less.
                 let desk_tsc = self.desk.as_ref().map_or(NEVER, Desk::due_tsc);
@@ -233,7 +226,13 @@ impl<B: Backend> Turns<'_, B> {
             self.resident = Resident::None;
         }
         let ran_ns = clock::ticks_to_ns(clock::tsc().wrapping_sub(begin_tsc));
-        let (mut vcpu, share) = self.seat.queue.lock().end_turn(turn, clock::now_ns());
+        let mut end_ns = clock::now_ns();
+        if outcome == Turn::Expired {
+            let (entered_tsc, left_tsc) = turn.vcpu.ran_between();
+            turn.forgive_switch(clock::ns_at(entered_tsc));
+            end_ns = clock::ns_at(left_tsc);
+        }
+        let (mut vcpu, share) = self.seat.queue.lock().end_turn(turn, end_ns);
         vcpu.add_run_time(ran_ns);
         self.seat.figures.count_turn(ran_ns);
         match outcome {
@@ -242,11 +241,10 @@ impl<B: Backend> Turns<'_, B> {
                 self.seat.member_left();
                 keeper::tell();
             }
-            Turn::Expired => self.rejoin(vcpu, share, Arrival::Again),
+            Turn::Expired => self.rejoin(vcpu, share),
             Turn::Yielded => {
                 let left_tsc = end_tsc.saturating_sub(clock::tsc());
-                self.find_whom_it_waits_for(&vcpu, clock::ticks_to_ns(left_tsc));
-                self.rejoin(vcpu, share, Arrival::Yielded);
+                self.give_way(vcpu, share, clock::ticks_to_ns(left_tsc));
             }
             Turn::Asleep => {
                 let wakes_at = vcpu.wakes_at();
@@ -257,42 +255,56 @@ impl<B: Backend> Turns<'_, B> {
                     vcpu.vm().show_prompt();
                     self.lay_to_sleep((vcpu, share), NEVER);
                 } else {
-                    self.rejoin(vcpu, share, Arrival::Again);
+                    self.rejoin(vcpu, share);
                 }
             }
         }
     }
 
-    /// Queues the vCPU that has just run. Where the queue is empty it stays loaded, since it is the next to run
-    /// unless somebody comes meanwhile.
-    fn rejoin(&mut self, mut vcpu: Box<Vcpu<B>>, share: Share, arrival: Arrival) {
+    /// Queues the vCPU that has just run, for another turn. Where that comes at once it stays loaded, unless somebody
+    /// comes meanwhile.
+    fn rejoin(&mut self, mut vcpu: Box<Vcpu<B>>, mut share: Share) {
+        let goes_on = self.seat.queue.lock().goes_on(&mut share);
+        self.prepare_to_wait(&mut vcpu, goes_on);
+        self.join(vcpu, share, Arrival::Again);
+    }
+
+    fn prepare_to_wait(&mut self, vcpu: &mut Vcpu<B>, goes_on: bool) {
         vcpu.set_whereabouts(Whereabouts::Waiting);
-        if !self.seat.queue.lock().is_empty() {
-            self.unload(&mut vcpu);
+        if !goes_on {
+            self.unload(vcpu);
         } else if self.crew.backend.is_loaded(vcpu.backend()) {
             self.resident = Resident::Queued;
         }
-        self.join(vcpu, share, arrival);
     }
 
-    /// A vCPU spins, for want of what another one of its VM is to do. If that waits on another CPU, it comes here.
-    fn find_whom_it_waits_for(&mut self, spinner: &Vcpu<B>, most_ns: u64) {
-        let vm = spinner.vm();
-        let is_here = self
-            .seat
-            .queue
-            .lock()
-            .iter()
-            .take(SIBLINGS_LOOKED_FOR)
-            .any(|vcpu| Arc::ptr_eq(vcpu.vm(), vm));
-        if !is_here {
-            let Some((vcpu, share)) = self.crew.steal_sibling(self.seat.cpu, vm) else {
-                return;
-            };
-            self.seat.came_by_theft();
-            self.join(vcpu, share, Arrival::Moved);
+    /// A vCPU spins, for want of what another one of its VM is to do: that runs in its place. If it waits on another
+    /// CPU, it comes here.
+    fn give_way(&mut self, mut vcpu: Box<Vcpu<B>>, mut share: Share, left_ns: u64) {
+        self.seat.figures.count_spin();
+        if vcpu.vm().vcpus() > 1 {
+            let is_here = self
+                .seat
+                .queue
+                .lock()
+                .has_helper(&share, |other| other.is_called());
+            if !is_here
+                && let Some((helper, its_share)) = self.crew.steal_helper(self.seat.cpu, &mut share)
+            {
+                self.seat.came_by_theft();
+                self.join(helper, its_share, Arrival::Moved);
+            }
         }
-        self.waited_for = Some((Arc::clone(vm), most_ns));
+        let goes_on = self.seat.queue.lock().is_empty();
+        self.prepare_to_wait(&mut vcpu, goes_on);
+        let mut queue = self.seat.queue.lock();
+        queue.give_way(
+            vcpu,
+            share,
+            left_ns,
+            |other| other.is_called(),
+            clock::now_ns(),
+        );
     }
 
     fn lay_to_sleep(&mut self, member: Member<B>, wakes_at: u64) {
@@ -504,8 +516,6 @@ const LOOK_NS: u64 = 10_000_000_000;
 const DROWSY_AT_MOST: usize = 32;
 /// A turn that the desk ends lasts so long at least.
 const DESK_PAUSE_NS: u64 = 1_000_000;
-/// Of a long queue so many are looked at in search of a spinner's siblings.
-const SIBLINGS_LOOKED_FOR: usize = 64;
 
 fn tell<B: Backend>(backend: &B, vcpu: &mut Vcpu<B>, about: About) {
     let mut text = String::new();

@@ -51,6 +51,8 @@ struct Inner {
     /// The last exit of this turn, and the host's TSC at it; 0 for none.
     exit_kind: ExitKind,
     exit_tsc: u64,
+    /// The host's TSC when it was ready to be entered for the first time in this turn.
+    entered_tsc: u64,
     /// Why the turn is over, once it is.
     end: Turn,
     /// The host's TSC since when it has been waiting for a turn; `None` while it has one, or waits for an event.
@@ -108,6 +110,7 @@ impl<B: Backend> Vcpu<B> {
             timing: Timing::new(),
             exit_kind: ExitKind::Fatal,
             exit_tsc: 0,
+            entered_tsc: 0,
             end: Turn::Expired,
             ready_tsc: None,
             sleep: Sleep::Light,
@@ -133,6 +136,11 @@ impl<B: Backend> Vcpu<B> {
     /// Where it may run.
     pub(crate) fn seating(&self) -> Seating {
         self.seating
+    }
+
+    /// Whether it has been sent something that it has not taken yet.
+    pub(crate) fn is_called(&self) -> bool {
+        self.vm.posted(self.inner.index).is_outstanding()
     }
 
     /// The vCPU at rest, for the backend to be looked at.
@@ -188,6 +196,17 @@ impl<B: Backend> Vcpu<B> {
             .min(self.vm.board_deadline_tsc(self.inner.index))
     }
 
+    /// Loads it on this CPU, where no other is loaded.
+    pub(crate) fn bring_here(&mut self, backend: &B) {
+        let _: B::Loaded<'_> = backend.load(&mut self.backend);
+    }
+
+    /// The host's TSC when the guest was entered in the last turn, and when it was left.
+    pub(crate) fn ran_between(&self) -> (u64, u64) {
+        let entered_tsc = self.inner.entered_tsc;
+        (entered_tsc, self.inner.exit_tsc.max(entered_tsc))
+    }
+
     /// It has become ready, and waits for a turn from now on.
     pub(crate) fn woken(&mut self) {
         self.inner.ready_tsc = Some(clock::tsc());
@@ -230,6 +249,7 @@ impl<B: Backend> Vcpu<B> {
         inner.make_up_for_pauses(vm, &mut cpu);
         let _epitaph = LastExits::are_those_of(&raw const inner.trace);
         inner.exit_tsc = 0;
+        inner.entered_tsc = clock::tsc();
         let turn = inner.rounds(vm, &mut cpu, turn_end);
         if vm.may_be_dead() {
             vm.seen(inner.sight(&cpu, turn));

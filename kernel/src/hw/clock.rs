@@ -49,7 +49,13 @@ pub(crate) fn tsc_hz() -> u64 {
 /// Nanoseconds since the hypervisor was entered.
 #[inline]
 pub(crate) fn now_ns() -> u64 {
-    ticks_to_ns(tsc().wrapping_sub(BOOT_TSC.load(Ordering::Relaxed)))
+    ns_at(tsc())
+}
+
+/// What [`now_ns`] was when the TSC had this value.
+#[inline]
+pub(crate) fn ns_at(tsc: u64) -> u64 {
+    ticks_to_ns(tsc.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed)))
 }
 
 /// The value of the TSC at the moment that [`now_ns`] calls `ns`.

@@ -12,6 +12,7 @@
 //! - [`RunQueue`] has the vCPUs that are ready on one CPU. Choosing costs the logarithm of their number.
 //! - [`Sleepers`] has those that wait for something, and the times at which they wake up by themselves.
 //! - [`Cap`] limits what all vCPUs of a VM use together, even where nobody else wants the CPU.
+//! - A vCPU that spins [gives way](RunQueue::give_way) to one of its own VM that can do something.
 //! - [`balance`] says when a CPU takes a vCPU from another's queue, and which CPUs a vCPU may use at all.
 //!
 //! All CPUs share one virtual time: a vCPU that moves keeps its own, within bounds. A queue with too many vCPUs
@@ -19,10 +20,12 @@
 
 pub mod balance;
 mod cap;
+mod heap;
 mod queue;
 #[cfg(test)]
 mod simulator;
 mod sleepers;
+mod spinning;
 #[cfg(test)]
 mod tests;
 
@@ -31,6 +34,8 @@ use alloc::sync::Arc;
 pub use cap::{Cap, Grant};
 pub use queue::{Arrival, Preemption, RunQueue, Slice, Turn, Use};
 pub use sleepers::{NEVER, Sleepers, Slot};
+
+use self::spinning::Spins;
 
 /// In how much time everybody that is ready gets a turn, as long as that leaves turns worth taking.
 const ROUND_NS: u64 = 10_000_000;
@@ -133,17 +138,32 @@ pub struct Share {
     virtual_time: VirtualTime,
     /// Run time that may still be on borrowed time.
     borrowing_ns: u64,
+    group: Option<Group>,
+    spins: Spins,
 }
 
+/// The vCPUs of one VM, which may wait for each other.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Group(pub u32);
+
 impl Share {
-    /// A vCPU that has not run yet.
+    /// A vCPU that has not run yet and waits for nobody.
     pub const fn new(weight: Weight, cap: Option<Arc<Cap>>) -> Self {
         Self {
             weight,
             cap,
             virtual_time: VirtualTime(0),
             borrowing_ns: 0,
+            group: None,
+            spins: Spins::NONE,
         }
+    }
+
+    /// One that has siblings.
+    #[must_use]
+    pub const fn in_group(mut self, group: Group) -> Self {
+        self.group = Some(group);
+        self
     }
 
     /// Its weight.

@@ -1,12 +1,13 @@
 //! [`RunQueue`]: the vCPUs that are ready on one CPU, and the one that runs there.
 
-use alloc::collections::BinaryHeap;
 use alloc::vec::Vec;
-use core::cmp::{Ordering, Reverse};
+use core::cmp::Ordering;
 
 use arrayvec::ArrayVec;
 
 use super::balance::{Occupied, Summary};
+use super::heap::Heap;
+use super::spinning::Spins;
 use super::{
     AHEAD_ROUNDS, ALONE_NS, BALANCE_NS, BORROW_LIMIT_NS, BORROW_ROUNDS, CATCH_UP_ROUNDS, Grant,
     MIN_SLICE_NS, ROUND_NS, Share, VirtualTime, Weight,
@@ -21,8 +22,6 @@ pub enum Arrival {
     Woken,
     /// Its turn is over and it wants another one.
     Again,
-    /// It wants another turn, but can do nothing useful before somebody else has had one.
-    Yielded,
     /// It comes from another CPU's queue.
     Moved,
 }
@@ -74,13 +73,31 @@ pub struct Turn<T> {
     granted_ns: Option<u64>,
 }
 
+impl<T> Turn<T> {
+    /// What passed before this was the switch to the vCPU, and is nobody's fault: the scheduler wanted it. Charged, it
+    /// would cost those most whose turns are short. Not for one that ends its turn by itself, to sleep or to spin:
+    /// by doing so all the time it would make others pay.
+    pub const fn forgive_switch(&mut self, entered_ns: u64) {
+        self.began_ns = entered_ns;
+    }
+}
+
 #[derive(Debug)]
-struct Ready<T> {
-    key: VirtualTime,
+pub(super) struct Ready<T> {
+    pub(super) key: VirtualTime,
     /// The order of arrival, among equals.
-    order: u64,
-    vcpu: T,
-    share: Share,
+    pub(super) order: u64,
+    pub(super) vcpu: T,
+    pub(super) share: Share,
+}
+
+/// Who runs next, whatever the order.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Favoured {
+    /// By its order of arrival.
+    pub(super) order: u64,
+    /// For so long at most.
+    pub(super) most_ns: u64,
 }
 
 impl<T> PartialEq for Ready<T> {
@@ -145,17 +162,20 @@ pub struct RunQueue<T> {
     cpu_use: Use,
     /// How long a turn lasts that nobody waits for.
     alone_ns: u64,
-    ready: BinaryHeap<Reverse<Ready<T>>>,
+    pub(super) ready: Heap<Ready<T>>,
     /// Those whose VM has used up its cap.
     throttled: Vec<Throttled<T>>,
     /// The earliest end of a wait among them.
     next_release_ns: u64,
     running: Option<Running>,
     /// Of the ready ones and the running one.
-    total_weight: u64,
+    pub(super) total_weight: u64,
     /// The virtual time that all have passed; never falls.
     passed: VirtualTime,
-    arrivals: u64,
+    pub(super) arrivals: u64,
+    pub(super) favoured: Option<Favoured>,
+    /// There may be some that spin.
+    pub(super) has_spinners: bool,
 }
 
 impl<T> RunQueue<T> {
@@ -164,13 +184,15 @@ impl<T> RunQueue<T> {
         Self {
             cpu_use,
             alone_ns: BALANCE_NS,
-            ready: BinaryHeap::new(),
+            ready: Heap::new(),
             throttled: Vec::new(),
             next_release_ns: u64::MAX,
             running: None,
             total_weight: 0,
             passed: VirtualTime(0),
             arrivals: 0,
+            favoured: None,
+            has_spinners: false,
         }
     }
 
@@ -215,10 +237,7 @@ impl<T> RunQueue<T> {
 
     /// What other CPUs should know.
     pub fn summary(&self, now_ns: u64) -> Summary {
-        let next_waiting = self
-            .ready
-            .peek()
-            .map(|Reverse(ready)| ready.share.virtual_time);
+        let next_waiting = self.ready.peek().map(|ready| ready.share.virtual_time);
         let running = self.running.map(|running| running.virtual_time(now_ns));
         Summary {
             waiting: self.ready.len(),
@@ -237,7 +256,7 @@ impl<T> RunQueue<T> {
     }
 
     /// By how much virtual time advances in a round.
-    fn round(&self) -> VirtualTime {
+    pub(super) fn round(&self) -> VirtualTime {
         VirtualTime::over(ROUND_NS, self.total_weight)
     }
 
@@ -259,11 +278,14 @@ impl<T> RunQueue<T> {
     ) -> Preemption {
         self.advance(now_ns);
         match arrival {
-            Arrival::Again | Arrival::Yielded => {}
+            Arrival::Again => {
+                let _: bool = self.goes_on(&mut share);
+            }
             Arrival::New => share.virtual_time = self.passed,
             Arrival::Woken => {
                 share.virtual_time = self.bounded(&share);
                 share.borrowing_ns = BORROW_LIMIT_NS;
+                share.spins = Spins::NONE;
             }
             Arrival::Moved if self.running.is_none() && self.ready.is_empty() => {
                 self.passed = self.passed.max(share.virtual_time);
@@ -275,12 +297,7 @@ impl<T> RunQueue<T> {
                 share.virtual_time = self.not_far_ahead(&share).max(least);
             }
         }
-        let earliest = match (arrival, self.ready.peek()) {
-            // Behind the next one, though it may be further behind in time. That is not charged to it.
-            (Arrival::Yielded, Some(Reverse(next))) => next.key,
-            _ => VirtualTime(0),
-        };
-        let key = self.push(vcpu, share, earliest);
+        let key = self.push(vcpu, share, VirtualTime(0));
         let Some(running) = self.running else {
             return Preemption::NotNow;
         };
@@ -288,6 +305,14 @@ impl<T> RunQueue<T> {
             return Preemption::Now;
         }
         self.shorten(running, now_ns)
+    }
+
+    /// Whether a vCPU whose turn is over will be chosen once more when it joins [`Again`](Arrival::Again).
+    pub fn goes_on(&mut self, share: &mut Share) -> bool {
+        share.spins = Spins::NONE;
+        self.draw_on_spinners(share);
+        let key = share.effective(self.round());
+        self.ready.peek().is_none_or(|next| key < next.key)
     }
 
     /// One more is ready: rounds are shorter, and so is the turn that has begun.
@@ -325,26 +350,35 @@ impl<T> RunQueue<T> {
         share.virtual_time.min(self.passed.saturating_add(most))
     }
 
-    fn push(&mut self, vcpu: T, share: Share, earliest: VirtualTime) -> VirtualTime {
+    /// Queues a vCPU whose turn comes not before `earliest`, though it may be further behind in time. That is not
+    /// charged to it.
+    pub(super) fn push(&mut self, vcpu: T, share: Share, earliest: VirtualTime) -> VirtualTime {
+        let weight = u64::from(share.weight.get());
+        let round = VirtualTime::over(ROUND_NS, self.total_weight + weight);
+        let key = share.effective(round).max(earliest);
+        self.push_at(key, vcpu, share);
+        key
+    }
+
+    /// Queues a vCPU whose turn comes then, whatever its own time is.
+    pub(super) fn push_at(&mut self, key: VirtualTime, vcpu: T, share: Share) {
         self.total_weight += u64::from(share.weight.get());
-        let key = share.effective(self.round()).max(earliest);
         let order = self.arrivals;
         self.arrivals = self.arrivals.wrapping_add(1);
-        self.ready.push(Reverse(Ready {
+        self.ready.push(Ready {
             key,
             order,
             vcpu,
             share,
-        }));
-        key
+        });
     }
 
     /// Brings the virtual time that all have passed up to now.
-    fn advance(&mut self, now_ns: u64) {
+    pub(super) fn advance(&mut self, now_ns: u64) {
         let waiting = match self.ready.peek() {
             // One on borrowed time says nothing about those behind it.
-            Some(Reverse(first)) if first.share.borrowing_ns > 0 => return,
-            Some(Reverse(first)) => Some(first.share.virtual_time),
+            Some(first) if first.share.borrowing_ns > 0 => return,
+            Some(first) => Some(first.share.virtual_time),
             None => None,
         };
         let running = self.running.map(|running| running.virtual_time(now_ns));
@@ -361,23 +395,22 @@ impl<T> RunQueue<T> {
         if now_ns >= self.next_release_ns {
             self.release(now_ns);
         }
+        if let Some(turn) = self.choose_favoured(now_ns) {
+            return Some(turn);
+        }
         loop {
-            let Reverse(ready) = self.ready.pop()?;
+            let ready = self.ready.pop()?;
             if let Some(turn) = self.begin(ready, u64::MAX, now_ns) {
                 return Some(turn);
             }
         }
     }
 
-    /// Chooses a vCPU out of its turn, for at most so long, if one of the first few is wanted: somebody waits for
-    /// what it does. It pays for its time as ever.
-    pub fn choose_one(
-        &mut self,
-        is_wanted: impl Fn(&T) -> bool,
-        most_ns: u64,
-        now_ns: u64,
-    ) -> Option<Turn<T>> {
-        let ready = self.take_among_first(is_wanted)?;
+    /// The one that is to run out of its turn, if it is still here.
+    fn choose_favoured(&mut self, now_ns: u64) -> Option<Turn<T>> {
+        let Favoured { order, most_ns } = self.favoured.take()?;
+        let at = self.ready.iter().position(|ready| ready.order == order)?;
+        let ready = self.ready.remove(at)?;
         self.begin(ready, most_ns, now_ns)
     }
 
@@ -427,7 +460,7 @@ impl<T> RunQueue<T> {
 
     /// How long the vCPU may run before the one behind it has its turn.
     fn slice(&self, key: VirtualTime, weight: Weight, borrowing_ns: u64) -> u64 {
-        let Some(Reverse(next)) = self.ready.peek() else {
+        let Some(next) = self.ready.peek() else {
             return if self.throttled.is_empty() {
                 self.alone_ns
             } else {
@@ -502,26 +535,28 @@ impl<T> RunQueue<T> {
         let mut passed_over = ArrayVec::<_, LOOKED_AT>::new();
         let mut found = None;
         while !passed_over.is_full()
-            && let Some(Reverse(ready)) = self.ready.pop()
+            && let Some(ready) = self.ready.pop()
         {
             if is_meant(&ready.vcpu) {
                 found = Some(ready);
                 break;
             }
-            passed_over.push(Reverse(ready));
+            passed_over.push(ready);
         }
-        self.ready.extend(passed_over);
+        for ready in passed_over {
+            self.ready.push(ready);
+        }
         found
     }
 
     /// The vCPU whose turn is next.
     pub fn next(&self) -> Option<&T> {
-        self.ready.peek().map(|Reverse(ready)| &ready.vcpu)
+        self.ready.peek().map(|ready| &ready.vcpu)
     }
 
     /// All that wait, for their turn or for their cap, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &T> {
-        let ready = self.ready.iter().map(|Reverse(ready)| &ready.vcpu);
+        let ready = self.ready.iter().map(|ready| &ready.vcpu);
         ready.chain(self.throttled.iter().map(|throttled| &throttled.vcpu))
     }
 
@@ -529,12 +564,7 @@ impl<T> RunQueue<T> {
     /// not among them. Looks at every one.
     pub fn remove(&mut self, is_meant: impl Fn(&T) -> bool) -> Vec<(T, Share)> {
         let mut removed = Vec::new();
-        let (out, stay): (Vec<_>, Vec<_>) = core::mem::take(&mut self.ready)
-            .into_vec()
-            .into_iter()
-            .partition(|Reverse(ready)| is_meant(&ready.vcpu));
-        self.ready = BinaryHeap::from(stay);
-        for Reverse(Ready { vcpu, share, .. }) in out {
+        for Ready { vcpu, share, .. } in self.ready.remove_all(|ready| is_meant(&ready.vcpu)) {
             self.total_weight -= u64::from(share.weight.get());
             removed.push((vcpu, share));
         }

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::cmp::Reverse;
 
 use super::balance::{CpuSet, Summary, place, should_steal};
-use super::{Arrival, Preemption, RunQueue, Share, Slice, Turn, Use};
+use super::{Arrival, Group, Preemption, RunQueue, Share, Slice, Turn, Use};
 
 /// What a vCPU does with its time.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,20 @@ pub(super) enum Behaviour {
     Interactive { run_ns: u64, sleep_ns: u64 },
     /// It runs for a random time up to `run_ns`, and then lets others go first, as one does that waits for a lock.
     Spinner { run_ns: u64 },
+    /// It works for a random time up to `work_ns`, and then spins until all of its gang have done so. A loop of
+    /// PAUSEs is noticed after `window_ns`.
+    Gang { work_ns: u64, window_ns: u64 },
+}
+
+/// vCPUs that wait for each other, again and again.
+#[derive(Debug, Default)]
+pub(super) struct Gang {
+    members: usize,
+    arrived: usize,
+    /// How often all have met.
+    pub(super) meetings: u64,
+    /// What they have worked together.
+    pub(super) worked_ns: u64,
 }
 
 /// One vCPU and what happened to it.
@@ -25,6 +39,9 @@ pub(super) struct Vcpu {
     behaviour: Behaviour,
     allowed: CpuSet,
     share: Option<Share>,
+    gang: Option<usize>,
+    /// How many meetings of its gang it has seen, if it spins for the next.
+    waits_since: Option<u64>,
     last_cpu: Option<u16>,
     /// What is left of its present burst.
     burst_ns: u64,
@@ -42,6 +59,10 @@ struct Running {
     turn: Turn<usize>,
     began_ns: u64,
     ends_ns: u64,
+    /// When its turn ends at the latest.
+    slice_ends_ns: u64,
+    /// Since when it does what it does now.
+    since_ns: u64,
 }
 
 struct Cpu {
@@ -53,6 +74,7 @@ struct Cpu {
 pub(super) struct Simulator {
     cpus: Vec<Cpu>,
     pub(super) vcpus: Vec<Vcpu>,
+    pub(super) gangs: Vec<Gang>,
     wake_ups: BinaryHeap<Reverse<(u64, usize)>>,
     pub(super) now_ns: u64,
     random: u64,
@@ -72,6 +94,7 @@ impl Simulator {
         Self {
             cpus: (0..cpus).map(cpu).collect(),
             vcpus: Vec::new(),
+            gangs: Vec::new(),
             wake_ups: BinaryHeap::new(),
             now_ns: 0,
             random: seed | 1,
@@ -81,6 +104,29 @@ impl Simulator {
 
     pub(super) fn add(&mut self, behaviour: Behaviour, share: Share) -> usize {
         self.add_with_affinity(behaviour, share, CpuSet::first(self.cpus.len()))
+    }
+
+    /// The vCPUs of one VM, which share its weight and all do this.
+    pub(super) fn add_vm(&mut self, vcpus: u32, behaviour: Behaviour, share: &Share) {
+        let gang = self.gangs.len();
+        self.gangs.push(Gang {
+            members: vcpus as usize,
+            ..Gang::default()
+        });
+        for _ in 0..vcpus {
+            let mut share = share.clone().in_group(Group(gang as u32));
+            share.set_weight(share.weight().divided(vcpus));
+            let number = self.add(Behaviour::Hog, share);
+            // Nobody has run yet.
+            self.vcpus[number].behaviour = behaviour;
+            self.vcpus[number].gang = Some(gang);
+            self.begin_burst(number);
+            for running in self.cpus.iter_mut().filter_map(|cpu| cpu.running.as_mut()) {
+                if running.turn.vcpu == number {
+                    running.ends_ns = self.now_ns;
+                }
+            }
+        }
     }
 
     pub(super) fn add_with_affinity(
@@ -94,6 +140,8 @@ impl Simulator {
             behaviour,
             allowed,
             share: Some(share),
+            gang: None,
+            waits_since: None,
             last_cpu: None,
             burst_ns: 0,
             ready_since_ns: self.now_ns,
@@ -138,7 +186,81 @@ impl Simulator {
             Behaviour::Interactive { run_ns, .. } | Behaviour::Spinner { run_ns } => {
                 1 + self.random(run_ns)
             }
+            Behaviour::Gang { work_ns, .. } => 1 + self.random(work_ns),
         };
+    }
+
+    /// One of a gang that runs has done its work, or has spun for so long that somebody notices. Returns whether its
+    /// turn goes on.
+    fn meet(&mut self, cpu: usize) -> bool {
+        let Some(running) = &self.cpus[cpu].running else {
+            return true;
+        };
+        let (number, did_ns) = (running.turn.vcpu, self.now_ns - running.since_ns);
+        let slice_is_over = running.slice_ends_ns <= self.now_ns;
+        let (Some(gang), Behaviour::Gang { window_ns, .. }) =
+            (self.vcpus[number].gang, self.vcpus[number].behaviour)
+        else {
+            return false;
+        };
+        let is_through = self.vcpus[number].burst_ns <= did_ns;
+        if self.vcpus[number].waits_since.is_some() {
+            return false;
+        }
+        self.gangs[gang].worked_ns += did_ns;
+        self.vcpus[number].burst_ns = self.vcpus[number].burst_ns.saturating_sub(did_ns);
+        if let Some(running) = &mut self.cpus[cpu].running {
+            running.since_ns = self.now_ns;
+        }
+        if is_through {
+            self.gangs[gang].arrived += 1;
+            self.vcpus[number].waits_since = Some(self.gangs[gang].meetings);
+            self.vcpus[number].burst_ns = window_ns;
+            if self.gangs[gang].arrived == self.gangs[gang].members {
+                self.gangs[gang].arrived = 0;
+                self.gangs[gang].meetings += 1;
+                self.all_have_met(gang);
+            }
+        }
+        if let Some(running) = &mut self.cpus[cpu].running {
+            running.ends_ns = running
+                .slice_ends_ns
+                .min(self.now_ns + self.vcpus[number].burst_ns);
+        }
+        !slice_is_over
+    }
+
+    /// Those that run see it at once, the others when they next run.
+    fn all_have_met(&mut self, gang: usize) {
+        for cpu in 0..self.cpus.len() {
+            let running = self.cpus[cpu].running.as_ref();
+            if let Some(number) = running.map(|running| running.turn.vcpu)
+                && self.vcpus[number].gang == Some(gang)
+            {
+                self.look_whether_all_have_met(number);
+                let burst_ns = self.vcpus[number].burst_ns;
+                if let Some(running) = &mut self.cpus[cpu].running {
+                    running.since_ns = self.now_ns;
+                    running.ends_ns = running.slice_ends_ns.min(self.now_ns + burst_ns);
+                }
+            }
+        }
+    }
+
+    fn look_whether_all_have_met(&mut self, number: usize) {
+        let (Some(gang), Behaviour::Gang { window_ns, .. }) =
+            (self.vcpus[number].gang, self.vcpus[number].behaviour)
+        else {
+            return;
+        };
+        if let Some(meetings) = self.vcpus[number].waits_since {
+            if self.gangs[gang].meetings > meetings {
+                self.vcpus[number].waits_since = None;
+                self.begin_burst(number);
+            } else {
+                self.vcpus[number].burst_ns = window_ns;
+            }
+        }
     }
 
     fn summary(&self, cpu: u16) -> Summary {
@@ -162,7 +284,8 @@ impl Simulator {
             }
             Preemption::Within { ns } => {
                 if let Some(running) = &mut self.cpus[usize::from(target)].running {
-                    running.ends_ns = running.ends_ns.min(self.now_ns + ns);
+                    running.slice_ends_ns = running.slice_ends_ns.min(self.now_ns + ns);
+                    running.ends_ns = running.ends_ns.min(running.slice_ends_ns);
                 }
             }
             Preemption::NotNow => {}
@@ -180,14 +303,24 @@ impl Simulator {
 
     /// Ends the turn on a CPU; its vCPU waits for another one, or sleeps.
     fn end_turn(&mut self, cpu: usize) {
-        let Some(Running { turn, began_ns, .. }) = self.cpus[cpu].running.take() else {
+        // What it has done up to now.
+        let _: bool = self.meet(cpu);
+        let Some(Running {
+            turn,
+            began_ns,
+            since_ns,
+            slice_ends_ns,
+            ..
+        }) = self.cpus[cpu].running.take()
+        else {
             return;
         };
         let (number, share) = self.cpus[cpu].queue.end_turn(turn, self.now_ns);
         let ran_ns = self.now_ns - began_ns;
         let vcpu = &mut self.vcpus[number];
         vcpu.ran_ns += ran_ns;
-        vcpu.burst_ns = vcpu.burst_ns.saturating_sub(ran_ns);
+        let did_ns = self.now_ns - since_ns;
+        vcpu.burst_ns = vcpu.burst_ns.saturating_sub(did_ns);
         vcpu.last_cpu = Some(cpu as u16);
         match vcpu.behaviour {
             Behaviour::Interactive { sleep_ns, .. } if vcpu.burst_ns == 0 => {
@@ -197,10 +330,14 @@ impl Simulator {
             }
             Behaviour::Spinner { .. } if vcpu.burst_ns == 0 => {
                 vcpu.ready_since_ns = self.now_ns;
-                let _ = self.cpus[cpu]
-                    .queue
-                    .enqueue(number, share, Arrival::Yielded, self.now_ns);
+                let left_ns = slice_ends_ns - self.now_ns;
+                self.give_way(cpu, number, share, left_ns);
                 self.begin_burst(number);
+            }
+            Behaviour::Gang { .. } if vcpu.burst_ns == 0 && vcpu.waits_since.is_some() => {
+                vcpu.ready_since_ns = self.now_ns;
+                let left_ns = slice_ends_ns - self.now_ns;
+                self.give_way(cpu, number, share, left_ns);
             }
             _ => {
                 vcpu.ready_since_ns = self.now_ns;
@@ -211,11 +348,33 @@ impl Simulator {
         }
     }
 
+    /// As the kernel does it: a sibling that waits elsewhere comes here.
+    fn give_way(&mut self, cpu: usize, number: usize, share: Share, left_ns: u64) {
+        let is_called = |_: &usize| false;
+        if !self.cpus[cpu].queue.has_helper(&share, is_called) {
+            let helper = (0..self.cpus.len())
+                .filter(|other| *other != cpu)
+                .find_map(|other| {
+                    let vcpus = &self.vcpus;
+                    let may_move = |number: &usize| vcpus[*number].allowed.contains(cpu as u16);
+                    let queue = &mut self.cpus[other].queue;
+                    queue.steal_helper(&share, is_called, may_move)
+                });
+            if let Some((helper, its_share)) = helper {
+                let queue = &mut self.cpus[cpu].queue;
+                let _ = queue.enqueue(helper, its_share, Arrival::Moved, self.now_ns);
+            }
+        }
+        let queue = &mut self.cpus[cpu].queue;
+        queue.give_way(number, share, left_ns, is_called, self.now_ns);
+    }
+
     fn dispatch(&mut self, cpu: usize) {
         self.steal(cpu);
         let Some(turn) = self.cpus[cpu].queue.choose(self.now_ns) else {
             return;
         };
+        self.look_whether_all_have_met(turn.vcpu);
         let vcpu = &mut self.vcpus[turn.vcpu];
         vcpu.longest_wait_ns = vcpu.longest_wait_ns.max(self.now_ns - vcpu.ready_since_ns);
         if let Some(woke_ns) = vcpu.woke_ns.take() {
@@ -230,6 +389,8 @@ impl Simulator {
             turn,
             began_ns: self.now_ns,
             ends_ns,
+            slice_ends_ns: self.now_ns + slice_ns,
+            since_ns: self.now_ns,
         });
     }
 
@@ -261,7 +422,7 @@ impl Simulator {
                     .running
                     .as_ref()
                     .is_some_and(|r| r.ends_ns <= self.now_ns);
-                if is_over {
+                if is_over && !self.meet(cpu) {
                     self.end_turn(cpu);
                 }
             }
