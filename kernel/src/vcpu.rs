@@ -352,8 +352,9 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
 }
 
 impl Inner {
-    /// Enters the guest again and again until its turn is over.
-    #[inline]
+    /// Enters the guest again and again until its turn is over. In a function of its own, whose registers are for this
+    /// alone.
+    #[inline(never)]
     fn rounds<B: Backend, C: LoadedVcpu>(
         &mut self,
         vm: &Vm<B>,

@@ -4,7 +4,6 @@ use core::fmt;
 
 use machine::A20Gate;
 use machine::devices::lapic::Lapic;
-use memory::GuestPhys;
 use vmm::exit::MemoryAccess;
 use vmm::inject::Delivery;
 use vmm::monitor::command::EntryPart;
@@ -71,11 +70,8 @@ impl LoadedVcpu for VmxLoaded<'_> {
             }
             RDMSR => visitor.visit(self, VmExit::ReadMsr),
             WRMSR => visitor.visit(self, VmExit::WriteMsr),
-            EPT_VIOLATION => {
-                let exit = match self.vcpu.private {
-                    None => exit::ept_violation(&self.vmcs),
-                    Some(_) => self.private_violation(),
-                };
+            EPT_VIOLATION if self.vcpu.private.is_none() => {
+                let exit = exit::ept_violation(&self.vmcs);
                 self.block_nmis_again(reason);
                 visitor.visit(self, exit)
             }
@@ -200,9 +196,13 @@ impl VmxLoaded<'_> {
     /// All other exits.
     #[inline(never)]
     fn exited<V: ExitVisitor<Self>>(&mut self, reason: u32, visitor: V) -> V::Outcome {
-        let exit = exit::decode(reason, &self.vmcs);
+        let mut exit = exit::decode(reason, &self.vmcs);
         match exit {
             VmExit::Exception(_) => self.block_nmis_again(reason),
+            VmExit::Memory(access) => {
+                self.block_nmis_again(reason);
+                exit = self.private_violation(access);
+            }
             VmExit::DirtyLogFull => {
                 self.vcpu.drain_log(&self.vmcs);
                 self.block_nmis_again(reason);
@@ -226,8 +226,7 @@ impl VmxLoaded<'_> {
 
     /// An EPT violation of a vCPU that has second-level page tables of its own: they may just lack a page.
     #[cold]
-    fn private_violation(&mut self) -> VmExit {
-        let gpa = GuestPhys::new(self.vmcs.read(fields::GUEST_PHYSICAL_ADDRESS));
+    fn private_violation(&mut self, access: MemoryAccess) -> VmExit {
         let VmxVcpu {
             private,
             space,
@@ -235,18 +234,15 @@ impl VmxLoaded<'_> {
             ..
         } = &mut *self.vcpu;
         let Some(view) = private else {
-            return exit::ept_violation(&self.vmcs);
+            return VmExit::Memory(access);
         };
-        if view.fill(space, gpa, vmx.tlb) {
+        if view.fill(space, access.gpa, vmx.tlb) {
             return VmExit::MemoryMapped;
         }
-        match exit::ept_violation(&self.vmcs) {
-            VmExit::Memory(access) => VmExit::Memory(MemoryAccess {
-                gpa: view.seen(gpa),
-                ..access
-            }),
-            exit => exit,
-        }
+        VmExit::Memory(MemoryAccess {
+            gpa: view.seen(access.gpa),
+            ..access
+        })
     }
 
     /// Where an IRET had ended the blocking of NMIs and then exited, it will be repeated: it must find them
