@@ -10,6 +10,7 @@ mod full;
 mod quick;
 #[cfg(test)]
 mod tests;
+mod vex;
 
 pub use full::warm_up;
 pub use quick::decode as simple_move;
@@ -44,8 +45,10 @@ pub enum Operand {
     Immediate(u64),
     /// A segment register.
     Segment(SegmentName),
-    /// An XMM register by its number.
+    /// An XMM register by its number, with what AVX adds to it.
     Vector(u8),
+    /// An MMX register by its number.
+    Mmx(u8),
 }
 
 /// Where a memory operand lies.
@@ -184,13 +187,13 @@ pub enum Extension {
     Sign,
 }
 
-/// Whether a vector operand has to lie at a multiple of 16.
+/// Whether a vector operand has to lie at a multiple of its size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Alignment {
     /// Anywhere.
     Any,
-    /// At a multiple of 16, or #GP.
-    Sixteen,
+    /// At a multiple of its size, or #GP.
+    Natural,
 }
 
 /// Which bytes of an XMM register a move concerns.
@@ -206,6 +209,28 @@ pub enum VectorPart {
     High8Merge,
     /// All 16 bytes.
     All(Alignment),
+}
+
+/// How much of a vector register a move by VEX concerns; what lies beyond is cleared.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manuals' names")]
+pub enum VectorWidth {
+    Xmm,
+    Ymm,
+}
+
+/// An instruction on a descriptor-table register.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[allow(missing_docs, reason = "the manual's mnemonics")]
+pub enum DescriptorTableInstruction {
+    Sgdt,
+    Sidt,
+    Lgdt,
+    Lidt,
+    Sldt,
+    Str,
+    Lldt,
+    Ltr,
 }
 
 /// What an instruction does.
@@ -259,6 +284,26 @@ pub enum Operation {
     String(StringOperation),
     /// A move between an XMM register and memory.
     VectorMove(VectorPart),
+    /// The same by VEX.
+    VexMove(VectorPart, VectorWidth),
+    /// A move between an MMX register and memory; a doubleword clears the upper half.
+    MmxMove,
+    /// MOV to a segment register.
+    LoadSegment,
+    /// LDS, LES, LFS, LGS, LSS.
+    LoadFarPointer(SegmentName),
+    /// CALL to the far pointer in memory; the width is that of its offset.
+    FarCall,
+    /// JMP to the far pointer in memory.
+    FarJump,
+    /// SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR.
+    DescriptorTable(DescriptorTableInstruction),
+    /// SMSW.
+    StoreMachineStatus,
+    /// LMSW.
+    LoadMachineStatus,
+    /// CLFLUSH and its kin, for which nothing has to be done.
+    CacheLine,
 }
 
 /// A repeat prefix.

@@ -69,6 +69,26 @@ pub trait Cpu {
         let _ = (number, value);
         false
     }
+    /// The YMM register with this number, or `None` where the backend cannot reach it.
+    fn wide_vector(&self, number: u8) -> Option<[u128; 2]> {
+        let _ = number;
+        None
+    }
+    /// Sets a YMM register, and clears the rest of the vector register; `false` where that cannot be done.
+    fn set_wide_vector(&mut self, number: u8, value: [u128; 2]) -> bool {
+        let _ = (number, value);
+        false
+    }
+    /// The MMX register with this number, as an instruction reads it, or `None` where the backend cannot reach it.
+    fn mmx(&self, number: u8) -> Option<u64> {
+        let _ = number;
+        None
+    }
+    /// Sets an MMX register, as an instruction does; `false` where that cannot be done.
+    fn set_mmx(&mut self, number: u8, value: u64) -> bool {
+        let _ = (number, value);
+        false
+    }
     /// A segment register with its hidden part.
     fn segment(&self, name: SegmentName) -> Segment;
     /// The access rights of a segment register alone.

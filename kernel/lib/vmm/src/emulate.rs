@@ -11,6 +11,8 @@ mod breakpoint;
 mod cache;
 mod execute;
 mod execute_integer;
+mod execute_system;
+mod execute_vector;
 mod fetch;
 mod integer;
 mod simple;
@@ -26,7 +28,7 @@ use self::cache::Cache;
 use self::fetch::{FetchError, Unknown};
 use self::simple::Move;
 use self::space::Space;
-use crate::cpu::Cpu;
+use crate::cpu::{Blocking, Cpu};
 use crate::exit::MemoryAccess;
 use crate::fault::{GuestFault, VmError};
 use crate::handle::{Next, complete_with_length, finish};
@@ -70,6 +72,8 @@ impl Default for Emulator {
 enum Outcome {
     /// The next one follows.
     Next,
+    /// The next one follows, and nothing comes between, as behind MOV SS.
+    NextInShadow,
     /// It went to this RIP.
     Branch(u64),
     /// A repeated string instruction has elements left: it goes on at the next entry.
@@ -134,6 +138,15 @@ fn emulate_any<C: Cpu, M: Machine>(
     };
     let ended = match outcome {
         Ok(Outcome::Next) => complete_with_length(cpu, instruction.length, Next::Resume),
+        Ok(Outcome::NextInShadow) => {
+            // A single-step trap waits as well.
+            let rflags = cpu.rflags();
+            cpu.set_rflags(rflags - Rflags::TF);
+            let ended = complete_with_length(cpu, instruction.length, Next::Resume);
+            cpu.set_rflags(rflags - Rflags::RF);
+            cpu.set_blocking(cpu.blocking() | Blocking::MOV_SS);
+            return ended;
+        }
         Ok(Outcome::Branch(rip)) => {
             cpu.set_rip(rip);
             finish(cpu, Next::Resume)

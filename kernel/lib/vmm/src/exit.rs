@@ -4,6 +4,7 @@
 //! VMX and all that the handlers need.
 
 pub use arch::AccessKind;
+pub use arch::decode::{DescriptorTableInstruction, MemoryOperand};
 use arch::{Exception, Gpr, SegmentName, Vector, Width};
 use memory::{GuestPhys, GuestVirt};
 
@@ -209,44 +210,13 @@ pub struct DescriptorTableAccess {
     pub operand_width: Width,
 }
 
-/// The instructions that [`DescriptorTableAccess`] is about.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[allow(missing_docs, reason = "the manual's mnemonics")]
-pub enum DescriptorTableInstruction {
-    Sgdt,
-    Sidt,
-    Lgdt,
-    Lidt,
-    Sldt,
-    Str,
-    Lldt,
-    Ltr,
-}
-
 /// The operand of such an instruction.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum DescriptorOperand {
     /// A register, for selectors only.
     Register(Gpr),
     /// Memory.
-    Memory(EffectiveAddress),
-}
-
-/// How an instruction names memory.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct EffectiveAddress {
-    /// The segment.
-    pub segment: SegmentName,
-    /// The base register.
-    pub base: Option<Gpr>,
-    /// The index register.
-    pub index: Option<Gpr>,
-    /// By how much the index is shifted left: 0 to 3.
-    pub scale: u8,
-    /// The displacement; with RIP already added where it is relative to that.
-    pub displacement: u64,
-    /// The width that the sum is cut to.
-    pub address_width: Width,
+    Memory(MemoryOperand),
 }
 
 /// An access to guest-physical memory that was stopped.

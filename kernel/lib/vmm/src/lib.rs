@@ -38,6 +38,7 @@ pub mod pending;
 pub mod power;
 pub mod reset;
 pub mod scheduler;
+mod segments;
 pub mod state;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

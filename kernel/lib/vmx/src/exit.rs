@@ -9,8 +9,8 @@ use bitflags::bitflags;
 use memory::{GuestPhys, GuestVirt};
 use vmm::exit::{
     AccessKind, ControlRegister, ControlRegisterAccess, DebugRegisterAccess, DescriptorOperand,
-    DescriptorTableAccess, DescriptorTableInstruction, Direction, EffectiveAddress, ExceptionInfo,
-    MemoryAccess, PortIo, Repeat, StringIo, TaskSwitch, TaskSwitchCause,
+    DescriptorTableAccess, DescriptorTableInstruction, Direction, ExceptionInfo, MemoryAccess,
+    MemoryOperand, PortIo, Repeat, StringIo, TaskSwitch, TaskSwitchCause,
 };
 use vmm::{Event, VmExit};
 
@@ -376,7 +376,7 @@ fn descriptor_table(
     let operand = if info & 1 << 10 != 0 {
         DescriptorOperand::Register(gpr(3))
     } else {
-        DescriptorOperand::Memory(EffectiveAddress {
+        DescriptorOperand::Memory(MemoryOperand {
             segment: segment(info),
             base: (info & 1 << 27 == 0).then(|| gpr(23)),
             index: (info & 1 << 22 == 0).then(|| gpr(18)),

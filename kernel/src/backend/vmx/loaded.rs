@@ -271,6 +271,23 @@ impl Cpu for VmxLoaded<'_> {
         vector::write(number, value)
     }
 
+    fn wide_vector(&self, number: u8) -> Option<[u128; 2]> {
+        let has_avx = self.vcpu.switched.xcr0.contains(Xcr0::AVX);
+        has_avx.then(|| vector::read_wide(number)).flatten()
+    }
+
+    fn set_wide_vector(&mut self, number: u8, value: [u128; 2]) -> bool {
+        self.vcpu.switched.xcr0.contains(Xcr0::AVX) && vector::write_wide(number, value)
+    }
+
+    fn mmx(&self, number: u8) -> Option<u64> {
+        vector::read_mmx(number)
+    }
+
+    fn set_mmx(&mut self, number: u8, value: u64) -> bool {
+        vector::write_mmx(number, value)
+    }
+
     fn hardware_msr(&self, index: u32) -> Option<u64> {
         Some(match index {
             msr::IA32_EFER => self.vmcs.read(fields::GUEST_EFER),

@@ -1,30 +1,47 @@
-//! The XMM registers, which hold the values of the guest that is loaded: the hypervisor is compiled without SIMD.
+//! The vector registers and those of MMX, which hold the values of the guest that is loaded: the hypervisor is compiled without SIMD.
 //!
 //! The emulator reaches them for instructions that move one to or from a device. Such an instruction has passed the
 //! guest's own CR0.TS, CR0.EM and CR4.OSFXSR before it came to memory; the host has none of these in the way.
 
 use core::arch::asm;
 
-/// Uses the name of the register with this number.
+/// Uses the number of a register in assembly.
 macro_rules! by_number {
     ($number:expr, $use:ident, $otherwise:expr) => {
         match $number {
-            0 => $use!("xmm0"),
-            1 => $use!("xmm1"),
-            2 => $use!("xmm2"),
-            3 => $use!("xmm3"),
-            4 => $use!("xmm4"),
-            5 => $use!("xmm5"),
-            6 => $use!("xmm6"),
-            7 => $use!("xmm7"),
-            8 => $use!("xmm8"),
-            9 => $use!("xmm9"),
-            10 => $use!("xmm10"),
-            11 => $use!("xmm11"),
-            12 => $use!("xmm12"),
-            13 => $use!("xmm13"),
-            14 => $use!("xmm14"),
-            15 => $use!("xmm15"),
+            0 => $use!("0"),
+            1 => $use!("1"),
+            2 => $use!("2"),
+            3 => $use!("3"),
+            4 => $use!("4"),
+            5 => $use!("5"),
+            6 => $use!("6"),
+            7 => $use!("7"),
+            8 => $use!("8"),
+            9 => $use!("9"),
+            10 => $use!("10"),
+            11 => $use!("11"),
+            12 => $use!("12"),
+            13 => $use!("13"),
+            14 => $use!("14"),
+            15 => $use!("15"),
+            _ => $otherwise,
+        }
+    };
+}
+
+/// The same for the eight of MMX.
+macro_rules! by_mmx_number {
+    ($number:expr, $use:ident, $otherwise:expr) => {
+        match $number {
+            0 => $use!("0"),
+            1 => $use!("1"),
+            2 => $use!("2"),
+            3 => $use!("3"),
+            4 => $use!("4"),
+            5 => $use!("5"),
+            6 => $use!("6"),
+            7 => $use!("7"),
             _ => $otherwise,
         }
     };
@@ -36,7 +53,7 @@ pub(super) fn read(number: u8) -> Option<u128> {
     let place = &raw mut value;
     macro_rules! store {
         ($register:literal) => {
-            asm!(concat!("movups [{0}], ", $register), in(reg) place, options(nostack, preserves_flags))
+            asm!(concat!("movups [{0}], xmm", $register), in(reg) place, options(nostack, preserves_flags))
         };
     }
     // SAFETY: writes the 16 bytes of `value`.
@@ -49,10 +66,64 @@ pub(super) fn write(number: u8, value: u128) -> bool {
     let place = &raw const value;
     macro_rules! load {
         ($register:literal) => {
-            asm!(concat!("movups ", $register, ", [{0}]"), in(reg) place, options(nostack, preserves_flags, readonly))
+            asm!(concat!("movups xmm", $register, ", [{0}]"), in(reg) place, options(nostack, preserves_flags, readonly))
         };
     }
     // SAFETY: the register is the loaded guest's, which is what the caller wants changed.
     unsafe { by_number!(number, load, return false) };
+    true
+}
+
+/// Reads a register with what AVX has beyond the 128 bits, up to 256. The guest's XCR0, which is in place, has AVX.
+pub(super) fn read_wide(number: u8) -> Option<[u128; 2]> {
+    let mut value = [0u128; 2];
+    let place = &raw mut value;
+    macro_rules! store {
+        ($register:literal) => {
+            asm!(concat!("vmovups [{0}], ymm", $register), in(reg) place, options(nostack, preserves_flags))
+        };
+    }
+    // SAFETY: writes the 32 bytes of `value`; AVX is on.
+    unsafe { by_number!(number, store, return None) };
+    Some(value)
+}
+
+/// Writes a register, and clears what is beyond its 256 bits. AVX as in [`read_wide`].
+pub(super) fn write_wide(number: u8, value: [u128; 2]) -> bool {
+    let place = &raw const value;
+    macro_rules! load {
+        ($register:literal) => {
+            asm!(concat!("vmovups ymm", $register, ", [{0}]"), in(reg) place, options(nostack, preserves_flags, readonly))
+        };
+    }
+    // SAFETY: the register is the loaded guest's, which is what the caller wants changed; AVX is on.
+    unsafe { by_number!(number, load, return false) };
+    true
+}
+
+/// Reads an MMX register by the instruction that the guest's does the same with, so that the x87 state changes alike.
+pub(super) fn read_mmx(number: u8) -> Option<u64> {
+    let mut value = 0u64;
+    let place = &raw mut value;
+    macro_rules! store {
+        ($register:literal) => {
+            asm!(concat!("movq [{0}], mm", $register), in(reg) place, options(nostack, preserves_flags))
+        };
+    }
+    // SAFETY: writes the 8 bytes of `value`; the registers are the loaded guest's.
+    unsafe { by_mmx_number!(number, store, return None) };
+    Some(value)
+}
+
+/// Writes an MMX register in the same way.
+pub(super) fn write_mmx(number: u8, value: u64) -> bool {
+    let place = &raw const value;
+    macro_rules! load {
+        ($register:literal) => {
+            asm!(concat!("movq mm", $register, ", [{0}]"), in(reg) place, options(nostack, preserves_flags, readonly))
+        };
+    }
+    // SAFETY: the register is the loaded guest's, which is what the caller wants changed.
+    unsafe { by_mmx_number!(number, load, return false) };
     true
 }

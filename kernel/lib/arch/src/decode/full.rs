@@ -3,10 +3,10 @@
 use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Mnemonic, OpKind};
 
 use super::{
-    Alignment, BinaryOperation, BitOperation, Condition, DecodeError, Extension, Factor,
-    Instruction, InstructionBytes, MAX_LENGTH, MemoryOperand, Operand, Operation, Register, Repeat,
-    ScanOperation, ShiftCount, ShiftDirection, ShiftOperation, Sign, StringOperation,
-    UnaryOperation, VectorPart,
+    Alignment, BinaryOperation, BitOperation, Condition, DecodeError, DescriptorTableInstruction,
+    Extension, Factor, Instruction, InstructionBytes, MAX_LENGTH, MemoryOperand, Operand,
+    Operation, Register, Repeat, ScanOperation, ShiftCount, ShiftDirection, ShiftOperation, Sign,
+    StringOperation, UnaryOperation, VectorPart, vex,
 };
 use crate::{Gpr, SegmentName, Width};
 
@@ -25,6 +25,20 @@ pub(super) fn decode(
     rip: u64,
     code_width: Width,
 ) -> Result<Instruction, DecodeError> {
+    if let Some(vex) = vex::rewrite(bytes, available, code_width) {
+        // With the same address behind it, so that a displacement from there stays right.
+        let growth = u64::from(vex.growth) << 56;
+        let start = rip.wrapping_sub((growth as i64 >> 56) as u64);
+        let mut instruction = decode(&vex.bytes, vex.available, start, code_width)?;
+        instruction.length = instruction.length.wrapping_sub(vex.growth);
+        return match instruction.operation {
+            Operation::VectorMove(part) => {
+                instruction.operation = Operation::VexMove(part, vex.width);
+                Ok(instruction)
+            }
+            _ => Err(DecodeError::Unsupported),
+        };
+    }
     let available = bytes.get(..available.min(MAX_LENGTH)).unwrap_or(bytes);
     let mut decoder = Decoder::with_ip(code_width.bits(), available, rip, DecoderOptions::NONE);
     let decoded = decoder.decode();
@@ -65,6 +79,21 @@ fn convert(from: &iced_x86::Instruction, code_width: Width) -> Option<Instructio
             }
         }
         Operation::VectorMove(_) => Width::Qword,
+        Operation::LoadSegment | Operation::StoreMachineStatus | Operation::LoadMachineStatus => {
+            Width::Word
+        }
+        // Of LGDT and LIDT: how much of the base they load.
+        Operation::DescriptorTable(_) => match from.code() {
+            Code::Lgdt_m1632 | Code::Lidt_m1632 => Width::Dword,
+            Code::Lgdt_m1664 | Code::Lidt_m1664 => Width::Qword,
+            _ => Width::Word,
+        },
+        Operation::CacheLine => Width::Byte,
+        Operation::LoadFarPointer(_) => Width::from_bytes(from.op0_register().size())?,
+        // The selector follows the offset.
+        Operation::FarCall | Operation::FarJump => {
+            Width::from_bytes(from.memory_size().size().checked_sub(2)?)?
+        }
         _ if has_memory(from) => Width::from_bytes(from.memory_size().size())?,
         _ => Width::from_bytes(from.op0_register().size())?,
     };
@@ -96,6 +125,18 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
     use UnaryOperation as Unary;
     Some(match from.mnemonic() {
         Mnemonic::Mov if is_plain_move(from) => Operation::Move,
+        Mnemonic::Mov
+            if from.op0_kind() == OpKind::Register
+                && from.op0_register().is_segment_register()
+                && from.op1_kind() == OpKind::Memory =>
+        {
+            Operation::LoadSegment
+        }
+        Mnemonic::Lds => Operation::LoadFarPointer(SegmentName::Ds),
+        Mnemonic::Les => Operation::LoadFarPointer(SegmentName::Es),
+        Mnemonic::Lfs => Operation::LoadFarPointer(SegmentName::Fs),
+        Mnemonic::Lgs => Operation::LoadFarPointer(SegmentName::Gs),
+        Mnemonic::Lss => Operation::LoadFarPointer(SegmentName::Ss),
         Mnemonic::Movnti => Operation::Move,
         Mnemonic::Movbe => Operation::MoveSwapped,
         Mnemonic::Movzx => Operation::MoveExtended(source_width(from)?, Extension::Zero),
@@ -147,6 +188,8 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
         Mnemonic::Pop => Operation::Pop,
         Mnemonic::Call if is_near_indirect(from) => Operation::Call,
         Mnemonic::Jmp if is_near_indirect(from) => Operation::Jump,
+        Mnemonic::Call if from.op0_kind() == OpKind::Memory => Operation::FarCall,
+        Mnemonic::Jmp if from.op0_kind() == OpKind::Memory => Operation::FarJump,
         Mnemonic::Movsb | Mnemonic::Movsw | Mnemonic::Movsq => Operation::String(String::Movs),
         // MOVSD and CMPSD are also names of vector instructions.
         Mnemonic::Movsd if from.code() == Code::Movsd_m32_m32 => Operation::String(String::Movs),
@@ -161,8 +204,46 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
         Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq => {
             Operation::String(String::Scas)
         }
-        _ => return conditional(from).or_else(|| vector_move(from)),
+        Mnemonic::Movq | Mnemonic::Movd | Mnemonic::Movntq if is_mmx_move(from) => {
+            Operation::MmxMove
+        }
+        _ => {
+            return conditional(from)
+                .or_else(|| vector_move(from))
+                .or_else(|| system(from));
+        }
     })
+}
+
+/// What has to do with descriptor tables, CR0 and caches, with its operand in memory.
+fn system(from: &iced_x86::Instruction) -> Option<Operation> {
+    use DescriptorTableInstruction as Table;
+    if from.op0_kind() != OpKind::Memory {
+        return None;
+    }
+    Some(match from.mnemonic() {
+        Mnemonic::Sgdt => Operation::DescriptorTable(Table::Sgdt),
+        Mnemonic::Sidt => Operation::DescriptorTable(Table::Sidt),
+        Mnemonic::Lgdt => Operation::DescriptorTable(Table::Lgdt),
+        Mnemonic::Lidt => Operation::DescriptorTable(Table::Lidt),
+        Mnemonic::Sldt => Operation::DescriptorTable(Table::Sldt),
+        Mnemonic::Str => Operation::DescriptorTable(Table::Str),
+        Mnemonic::Lldt => Operation::DescriptorTable(Table::Lldt),
+        Mnemonic::Ltr => Operation::DescriptorTable(Table::Ltr),
+        Mnemonic::Smsw => Operation::StoreMachineStatus,
+        Mnemonic::Lmsw => Operation::LoadMachineStatus,
+        Mnemonic::Clflush | Mnemonic::Clflushopt | Mnemonic::Clwb | Mnemonic::Cldemote => {
+            Operation::CacheLine
+        }
+        _ => return None,
+    })
+}
+
+fn is_mmx_move(from: &iced_x86::Instruction) -> bool {
+    let is_mmx = |kind, register: iced_x86::Register| kind == OpKind::Register && register.is_mm();
+    has_memory(from)
+        && (is_mmx(from.op0_kind(), from.op0_register())
+            || is_mmx(from.op1_kind(), from.op1_register()))
 }
 
 /// The third operand of SHLD and SHRD.
@@ -223,7 +304,7 @@ fn vector_move(from: &iced_x86::Instruction) -> Option<Operation> {
         | Mnemonic::Movntps
         | Mnemonic::Movntpd
         | Mnemonic::Movntdq
-        | Mnemonic::Movntdqa => VectorPart::All(Alignment::Sixteen),
+        | Mnemonic::Movntdqa => VectorPart::All(Alignment::Natural),
         Mnemonic::Movd | Mnemonic::Movss => VectorPart::Low4,
         Mnemonic::Movq | Mnemonic::Movsd => VectorPart::Low8,
         Mnemonic::Movlps | Mnemonic::Movlpd => VectorPart::Low8Merge,
@@ -302,6 +383,9 @@ fn register_operand(register: iced_x86::Register) -> Option<Operand> {
     if register.is_segment_register() {
         let number = u8::try_from(register.number()).ok()?;
         return Some(Operand::Segment(SegmentName::from_number(number)?));
+    }
+    if register.is_mm() {
+        return Some(Operand::Mmx(u8::try_from(register.number()).ok()?));
     }
     if register.is_xmm() {
         return Some(Operand::Vector(u8::try_from(register.number()).ok()?));

@@ -4,8 +4,8 @@
 //! read, then written; registers and flags come last.
 
 use arch::decode::{
-    Alignment, BinaryOperation, BitOperation, Extension, Instruction, MemoryOperand, Operand,
-    Operation, Register, VectorPart,
+    BinaryOperation, BitOperation, Extension, Instruction, MemoryOperand, Operand, Operation,
+    Register,
 };
 use arch::{AccessKind, AccessRights, CpuMode, Gpr, Rflags, SegmentName, Width};
 
@@ -128,6 +128,19 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             }
             Operation::String(operation) => self.string(instruction, operation, limit),
             Operation::VectorMove(part) => self.vector_move(instruction, part),
+            Operation::VexMove(part, vector) => self.vex_move(instruction, part, vector),
+            Operation::MmxMove => self.mmx_move(instruction),
+            Operation::LoadSegment
+            | Operation::LoadFarPointer(_)
+            | Operation::FarCall
+            | Operation::FarJump
+            | Operation::DescriptorTable(_)
+            | Operation::StoreMachineStatus
+            | Operation::LoadMachineStatus => self.system(instruction),
+            Operation::CacheLine => {
+                self.target(instruction, Operand::Memory, width, AccessKind::Read)?;
+                Ok(Outcome::Next)
+            }
         }
     }
 
@@ -267,7 +280,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         let high_offset = offset.wrapping_add(width.bytes() as u64);
         let high_offset = memory.address_width.truncate(high_offset);
         if width == Width::Qword {
-            self.check_alignment(memory, offset)?;
+            self.check_alignment(memory, offset, 16)?;
         }
         let low = self.locate(memory.segment, offset, width, AccessKind::Write)?;
         let high = self.locate(memory.segment, high_offset, width, AccessKind::Write)?;
@@ -374,69 +387,13 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         Ok(Outcome::Branch(rip))
     }
 
-    fn vector_move(
-        &mut self,
-        instruction: &Instruction,
-        part: VectorPart,
-    ) -> Result<Outcome, AccessError> {
-        let (number, kind) = match (instruction.destination, instruction.source) {
-            (Operand::Vector(number), Operand::Memory) => (number, AccessKind::Read),
-            (Operand::Memory, Operand::Vector(number)) => (number, AccessKind::Write),
-            _ => return Ok(Outcome::Unknown),
-        };
-        let Some(vector) = self.cpu.vector(number) else {
-            return Ok(Outcome::Unknown);
-        };
-        let memory = &instruction.memory;
-        let offset = self.offset(memory);
-        if part == VectorPart::All(Alignment::Sixteen) {
-            self.check_alignment(memory, offset)?;
-        }
-        let width = if part == VectorPart::Low4 {
-            Width::Dword
-        } else {
-            Width::Qword
-        };
-        let first = self.locate(memory.segment, offset, width, kind)?;
-        let second = match part {
-            VectorPart::All(_) => {
-                let behind = memory.address_width.truncate(offset.wrapping_add(8));
-                Some(self.locate(memory.segment, behind, width, kind)?)
-            }
-            _ => None,
-        };
-        let (low, high) = (vector as u64, (vector >> 64) as u64);
-        if kind == AccessKind::Write {
-            let value = if part == VectorPart::High8Merge {
-                high
-            } else {
-                low
-            };
-            self.put(Target::Memory(first), width, value);
-            if let Some(second) = second {
-                self.put(Target::Memory(second), width, high);
-            }
-            return Ok(Outcome::Next);
-        }
-        let value = self.get(Target::Memory(first), width);
-        let upper = second.map_or(0, |second| self.get(Target::Memory(second), width));
-        let (low, high) = match part {
-            VectorPart::Low8Merge => (value, high),
-            VectorPart::High8Merge => (low, value),
-            VectorPart::Low4 | VectorPart::Low8 | VectorPart::All(_) => (value, upper),
-        };
-        if self
-            .cpu
-            .set_vector(number, u128::from(high) << 64 | u128::from(low))
-        {
-            Ok(Outcome::Next)
-        } else {
-            Ok(Outcome::Unknown)
-        }
-    }
-
-    /// #GP(0) where an operand that must be is not at a multiple of 16.
-    fn check_alignment(&self, memory: &MemoryOperand, offset: u64) -> Result<(), AccessError> {
+    /// #GP(0) where an operand that must be is not at a multiple of its size in bytes.
+    pub(super) fn check_alignment(
+        &self,
+        memory: &MemoryOperand,
+        offset: u64,
+        bytes: u64,
+    ) -> Result<(), AccessError> {
         let linear = self.space.linear();
         let gva = linear.operand(
             self.cpu,
@@ -445,7 +402,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             Width::Byte,
             AccessKind::Read,
         )?;
-        if gva.as_u64() & 15 == 0 {
+        if gva.as_u64().is_multiple_of(bytes) {
             Ok(())
         } else {
             Err(AccessError::Fault(GuestFault::GP0))
@@ -482,13 +439,13 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             Operand::Register(register) => Target::Register(register),
             Operand::Immediate(value) => Target::Value(value),
             Operand::Segment(name) => Target::Selector(name),
-            Operand::None | Operand::Vector(_) => Target::Value(0),
+            Operand::None | Operand::Vector(_) | Operand::Mmx(_) => Target::Value(0),
         })
     }
 
     /// The offset of a memory operand in its segment.
     #[inline]
-    fn offset(&self, memory: &MemoryOperand) -> u64 {
+    pub(super) fn offset(&self, memory: &MemoryOperand) -> u64 {
         let base = memory.base.map_or(0, |base| self.cpu.gpr(base));
         let index = memory
             .index
@@ -545,7 +502,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
     }
 
     /// The width of the stack pointer (SDM vol. 1, Stack Address-Size Attribute).
-    fn stack_width(&self) -> Width {
+    pub(super) fn stack_width(&self) -> Width {
         if self.space.linear().mode() == CpuMode::Long {
             return Width::Qword;
         }
@@ -557,7 +514,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         }
     }
 
-    fn set_stack_pointer(&mut self, rsp: u64) {
+    pub(super) fn set_stack_pointer(&mut self, rsp: u64) {
         let width = self.stack_width();
         self.cpu.write_gpr(Gpr::Rsp, width, rsp);
     }

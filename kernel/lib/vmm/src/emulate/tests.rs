@@ -831,8 +831,8 @@ fn what_cannot_be_done_raises_ud() {
     let mut state = vcpu();
     let mut device = machine(&[]);
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
-    // fld dword [rdi], mov ds, [rdi], pop fs
-    for (index, bytes) in [&[0xd9, 0x07][..], &[0x8e, 0x1f], &[0x0f, 0xa1]]
+    // fld dword [rdi], verr [rdi], pop fs
+    for (index, bytes) in [&[0xd9, 0x07][..], &[0x0f, 0x00, 0x27], &[0x0f, 0xa1]]
         .into_iter()
         .enumerate()
     {
@@ -967,4 +967,213 @@ fn no_bytes_and_registers_make_the_emulator_panic() {
         let run = run_with(cpu, &bytes, machine(&[]), stopped);
         let _: Vec<_> = run.machine.mmio_writes;
     });
+}
+
+#[test]
+fn moves_by_vex_reach_the_upper_half_and_clear_what_they_do_not_reach() {
+    let mut cpu = cpu();
+    cpu.vectors[1] = 0x1111_2222_3333_4444_5555_6666_7777_8888;
+    cpu.upper_vectors[1] = 0x9999_aaaa_bbbb_cccc_dddd_eeee_ffff_0000;
+    // vmovdqu [rdi], ymm1
+    let stored = run_with(
+        cpu.clone(),
+        &[0xc5, 0xfe, 0x7f, 0x0f],
+        machine(&[]),
+        access(DEVICE, Some(DEVICE), AccessKind::Write),
+    )
+    .ended(4);
+    assert_eq!(
+        stored.machine.mmio_writes,
+        [
+            (DEVICE, Width::Qword, 0x5555_6666_7777_8888),
+            (DEVICE + 8, Width::Qword, 0x1111_2222_3333_4444),
+            (DEVICE + 16, Width::Qword, 0xdddd_eeee_ffff_0000),
+            (DEVICE + 24, Width::Qword, 0x9999_aaaa_bbbb_cccc),
+        ]
+    );
+    // vmovq xmm1, qword ptr [rdi]
+    let loaded = read(&cpu, &[0xc5, 0xfa, 0x7e, 0x0f], 0x1234).ended(4);
+    assert_eq!(
+        (loaded.cpu.vectors[1], loaded.cpu.upper_vectors[1]),
+        (0x1234, 0)
+    );
+    // vmovaps ymm1, [rdi], not at a multiple of 32.
+    let unaligned = run_with(
+        cpu.with(Gpr::Rdi, DEVICE + 16),
+        &[0xc5, 0xfc, 0x28, 0x0f],
+        machine(&[]),
+        access(DEVICE + 16, Some(DEVICE + 16), AccessKind::Read),
+    );
+    assert_eq!(unaligned.result, Err(GuestFault::GP0));
+}
+
+#[test]
+fn mmx_registers_are_loaded_whole() {
+    let mut cpu = cpu();
+    cpu.mmx[1] = u64::MAX;
+    // movd mm1, [rdi]
+    let loaded = read(&cpu, &[0x0f, 0x6e, 0x0f], 0x1_2345_6789).ended(3);
+    assert_eq!(loaded.cpu.mmx[1], 0x2345_6789);
+    // movq [rdi], mm1
+    let stored = write(&cpu, &[0x0f, 0x7f, 0x0f], 0).ended(3);
+    assert_eq!(
+        stored.machine.mmio_writes,
+        [(DEVICE, Width::Qword, u64::MAX)]
+    );
+}
+
+/// Real mode with its data segment at the device.
+fn real_at_device() -> FakeCpu {
+    let mut cpu = FakeCpu::real_mode().with(Gpr::Rsp, 0x7000);
+    cpu.rip = CODE;
+    cpu.segments[SegmentName::Cs as usize].base = 0;
+    cpu.segments[SegmentName::Ss as usize].base = 0;
+    cpu.segments[SegmentName::Ds as usize].base = DEVICE;
+    cpu
+}
+
+#[test]
+fn segment_registers_are_loaded_as_real_mode_does() {
+    // mov es, [0]
+    let at = access(DEVICE, None, AccessKind::Read);
+    let bytes = [0x8e, 0x06, 0, 0];
+    let run = run_with(real_at_device(), &bytes, machine(&[(DEVICE, 0x1234)]), at).ended(4);
+    let es = run.cpu.segments[SegmentName::Es as usize];
+    assert_eq!((es.selector, es.base), (0x1234, 0x1_2340));
+    // mov ss, [0]: nothing comes between it and the next instruction, not even a single-step trap.
+    let mut cpu = real_at_device();
+    cpu.rflags |= Rflags::TF;
+    let bytes = [0x8e, 0x16, 0, 0];
+    let run = run_with(cpu, &bytes, machine(&[(DEVICE, 0x1234)]), at).ended(4);
+    assert!(run.cpu.blocking.contains(Blocking::MOV_SS));
+    assert!(run.cpu.rflags.contains(Rflags::TF));
+}
+
+#[test]
+fn far_pointers_in_device_memory_lead_where_they_say() {
+    let pointer = [(DEVICE, 0x5678), (DEVICE + 2, 0x1000)];
+    let at = access(DEVICE, None, AccessKind::Read);
+    // jmp far [0]
+    let jump = run_with(real_at_device(), &[0xff, 0x2e, 0, 0], machine(&pointer), at);
+    assert_eq!(jump.result, Ok(Next::Resume));
+    let cs = jump.cpu.segments[SegmentName::Cs as usize];
+    assert_eq!(
+        (cs.selector, cs.base, jump.cpu.rip),
+        (0x1000, 0x1_0000, 0x5678)
+    );
+    // call far [0]
+    let call = run_with(real_at_device(), &[0xff, 0x1e, 0, 0], machine(&pointer), at);
+    assert_eq!((call.cpu.rip, call.gpr(Gpr::Rsp)), (0x5678, 0x6ffc));
+    let pushed: [u8; 4] = call.machine.memory.get(0x6ffc);
+    let selector = real_at_device().segments[SegmentName::Cs as usize].selector;
+    assert_eq!(
+        pushed,
+        [
+            (CODE + 4).to_le_bytes()[..2].to_vec(),
+            selector.to_le_bytes().to_vec()
+        ]
+        .concat()[..]
+    );
+    // les bx, [0]
+    let loaded = run_with(real_at_device(), &[0xc4, 0x1e, 0, 0], machine(&pointer), at).ended(4);
+    let es = loaded.cpu.segments[SegmentName::Es as usize];
+    assert_eq!((es.selector, loaded.gpr(Gpr::Rbx)), (0x1000, 0x5678));
+}
+
+#[test]
+fn selectors_in_device_memory_are_checked_against_their_descriptors() {
+    const GDT: u64 = 0x9000;
+    let with = |selector: u64, bytes: &[u8]| {
+        let mut cpu = cpu();
+        cpu.gdtr = arch::DescriptorTable {
+            base: GDT,
+            limit: 0x2f,
+        };
+        let machine = machine(&[(DEVICE, 0x5678), (DEVICE + 4, selector)]);
+        for (index, descriptor) in [
+            0,
+            0x00af_9a00_0000_ffff,
+            0x00cf_9200_0000_ffff,
+            0x00cf_1200_0000_ffff,
+            0x00af_fa00_0000_ffff,
+            0x00cf_8c00_0000_0000,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            machine.memory.put_u64(GDT + 8 * index as u64, descriptor);
+        }
+        run_with(cpu, bytes, machine, access(DEVICE, None, AccessKind::Read))
+    };
+    // lfs edx, [rdi]: data, absent data, null, beyond the table.
+    let lfs = &[0x0f, 0xb4, 0x17];
+    let good = with(0x10, lfs).ended(3);
+    let fs = good.cpu.segments[SegmentName::Fs as usize];
+    assert_eq!((fs.selector, fs.limit), (0x10, u32::MAX));
+    assert_eq!(good.gpr(Gpr::Rdx), 0x5678);
+    assert_eq!(
+        good.machine.memory.get(GDT + 0x15),
+        [0x93],
+        "the descriptor is marked as accessed"
+    );
+    assert!(!with(0, lfs).ended(3).cpu.segments[SegmentName::Fs as usize].is_usable());
+    assert_eq!(
+        with(0x18, lfs).result,
+        Err(GuestFault::SegmentNotPresent(0x18))
+    );
+    assert_eq!(
+        with(0x30, lfs).result,
+        Err(GuestFault::GeneralProtection(0x30))
+    );
+    // lss edx, [rdi]: code is no stack.
+    let lss = &[0x0f, 0xb2, 0x17];
+    assert_eq!(with(8, lss).result, Err(GuestFault::GeneralProtection(8)));
+    // jmp fword ptr [rdi]: code, data, ring 3's code, a gate.
+    let jmp = &[0xff, 0x2f];
+    let jumped = with(8, jmp);
+    assert_eq!((jumped.result, jumped.cpu.rip), (Ok(Next::Resume), 0x5678));
+    assert_eq!(
+        with(0x10, jmp).result,
+        Err(GuestFault::GeneralProtection(0x10))
+    );
+    assert_eq!(
+        with(0x23, jmp).result,
+        Err(GuestFault::GeneralProtection(0x20))
+    );
+    assert_eq!(with(0, jmp).result, Err(GuestFault::GP0));
+    assert_eq!(with(0x28, jmp).result, Err(GuestFault::InvalidOpcode));
+}
+
+#[test]
+fn descriptor_tables_and_cr0_go_to_device_memory_and_come_from_it() {
+    let mut cpu = cpu();
+    cpu.gdtr = arch::DescriptorTable {
+        base: 0xffff_8000_1234_5678,
+        limit: 0x7f,
+    };
+    // sgdt [rdi]
+    let stored = write(&cpu, &[0x0f, 0x01, 0x07], 0).ended(3);
+    let bytes: u64 = stored
+        .machine
+        .mmio_writes
+        .iter()
+        .take(1)
+        .map(|(_, _, value)| *value)
+        .sum();
+    assert_eq!(bytes, 0x8000_1234_5678_007f);
+    // lgdt [rdi]
+    let table = [(DEVICE, 0x1234_5678_00ff), (DEVICE + 8, 0)];
+    let loaded = both_ways(&cpu, &[0x0f, 0x01, 0x17], &table, AccessKind::Read).ended(3);
+    let gdtr = loaded.cpu.gdtr;
+    assert_eq!((gdtr.base, gdtr.limit), (0x1234_5678, 0xff));
+    // smsw [rdi]
+    let status = write(&cpu, &[0x0f, 0x01, 0x27], 0).ended(3);
+    let cr0 = cpu.cr0.bits() & 0xffff;
+    assert_eq!(status.machine.mmio_writes, [(DEVICE, Width::Word, cr0)]);
+    // lmsw [rdi]: TS on.
+    let loaded = read(&cpu, &[0x0f, 0x01, 0x37], 0x9).ended(3);
+    assert!(loaded.cpu.cr0.contains(arch::Cr0::TS));
+    // clflush [rdi]
+    let flushed = read(&cpu, &[0x0f, 0xae, 0x3f], 0).ended(3);
+    assert!(flushed.machine.mmio_reads.is_empty());
 }

@@ -73,13 +73,23 @@ pub(super) fn access<C: Cpu, M: Machine>(
             cpu.set_cr0(cr0 - Cr0::TS);
         }
         ControlRegisterAccess::Lmsw(source) => {
-            let loaded = Cr0::PE | Cr0::MP | Cr0::EM | Cr0::TS;
-            let old = cpu.cr0();
-            let new = (old - (loaded - Cr0::PE)) | (loaded & Cr0::from_bits_retain(source.into()));
-            write_cr0(cpu, vcpu, machine.memory(), new.bits())?;
+            load_machine_status(cpu, vcpu, machine.memory(), source)?;
         }
     }
     complete(cpu, Next::Resume)
+}
+
+/// LMSW: four bits of CR0, of which PE can be set only.
+pub(crate) fn load_machine_status<C: Cpu>(
+    cpu: &mut C,
+    vcpu: &VcpuState,
+    memory: &impl GuestMemory,
+    source: u16,
+) -> Result<(), GuestFault> {
+    let loaded = Cr0::PE | Cr0::MP | Cr0::EM | Cr0::TS;
+    let old = cpu.cr0();
+    let new = (old - (loaded - Cr0::PE)) | (loaded & Cr0::from_bits_retain(source.into()));
+    write_cr0(cpu, vcpu, memory, new.bits())
 }
 
 fn write_cr0<C: Cpu>(

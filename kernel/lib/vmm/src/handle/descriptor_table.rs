@@ -40,15 +40,25 @@ pub(super) fn access<C: Cpu, M: Machine>(
     machine: &mut M,
     access: DescriptorTableAccess,
 ) -> Result<Next, GuestFault> {
-    let instruction = Instruction {
-        linear: Linear::new(cpu, &vcpu.cpuid),
-        access,
-    };
-    match instruction.execute(cpu, machine) {
+    match execute(cpu, vcpu, machine, access) {
         Ok(()) => complete(cpu, Next::Resume),
         Err(AccessError::Fault(fault)) => Err(fault),
         Err(AccessError::Retry) => Ok(Next::Resume),
     }
+}
+
+/// The same but for the end of the instruction.
+pub(crate) fn execute<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &VcpuState,
+    machine: &mut M,
+    access: DescriptorTableAccess,
+) -> Result<(), AccessError> {
+    let instruction = Instruction {
+        linear: Linear::new(cpu, &vcpu.cpuid),
+        access,
+    };
+    instruction.execute(cpu, machine)
 }
 
 struct Instruction {

@@ -6,10 +6,10 @@
 
 pub(crate) mod apic;
 mod bios;
-mod control_register;
+pub(crate) mod control_register;
 mod cpuid;
 mod debug_register;
-mod descriptor_table;
+pub(crate) mod descriptor_table;
 mod exception;
 mod hypercall;
 mod misc;

@@ -48,6 +48,10 @@ pub struct FakeCpu {
     pub apic_modes: Vec<ApicMode>,
     /// XMM0 to XMM15.
     pub vectors: [u128; 16],
+    /// What AVX adds to them.
+    pub upper_vectors: [u128; 16],
+    /// MMX registers.
+    pub mmx: [u64; 8],
     /// What [`Cpu::take_held_breakpoints`] takes.
     pub held_breakpoints: u64,
 }
@@ -136,6 +140,8 @@ impl FakeCpu {
             full_flushes: 0,
             apic_modes: Vec::new(),
             vectors: [0; 16],
+            upper_vectors: [0; 16],
+            mmx: [0; 8],
             held_breakpoints: 0,
         }
     }
@@ -287,6 +293,27 @@ impl Cpu for FakeCpu {
 
     fn set_vector(&mut self, number: u8, value: u128) -> bool {
         self.vectors[usize::from(number)] = value;
+        true
+    }
+
+    fn wide_vector(&self, number: u8) -> Option<[u128; 2]> {
+        let number = usize::from(number);
+        Some([self.vectors[number], self.upper_vectors[number]])
+    }
+
+    fn set_wide_vector(&mut self, number: u8, [low, high]: [u128; 2]) -> bool {
+        let number = usize::from(number);
+        self.vectors[number] = low;
+        self.upper_vectors[number] = high;
+        true
+    }
+
+    fn mmx(&self, number: u8) -> Option<u64> {
+        Some(self.mmx[usize::from(number)])
+    }
+
+    fn set_mmx(&mut self, number: u8, value: u64) -> bool {
+        self.mmx[usize::from(number)] = value;
         true
     }
 

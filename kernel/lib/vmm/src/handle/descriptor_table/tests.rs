@@ -3,7 +3,7 @@
 use arch::Gpr;
 
 use super::*;
-use crate::exit::{DescriptorTableInstruction as I, EffectiveAddress, VmExit};
+use crate::exit::{DescriptorTableInstruction as I, MemoryOperand, VmExit};
 use crate::handle::handle;
 use crate::testing::{FakeCpu, FakeMachine, vcpu};
 
@@ -28,7 +28,7 @@ fn long_mode() -> Bench {
     Bench { cpu, machine }
 }
 
-const MEMORY: DescriptorOperand = DescriptorOperand::Memory(EffectiveAddress {
+const MEMORY: DescriptorOperand = DescriptorOperand::Memory(MemoryOperand {
     segment: SegmentName::Ds,
     base: Some(Gpr::Rbx),
     index: Some(Gpr::Rsi),
@@ -115,7 +115,7 @@ fn a_32_bit_table_has_six_bytes_and_a_16_bit_one_a_base_of_three() {
     bench.machine.memory.put_u64(OPERAND, 0xffff_1234_5678_003f);
     let access = |width| DescriptorTableAccess {
         instruction: I::Lgdt,
-        operand: DescriptorOperand::Memory(EffectiveAddress {
+        operand: DescriptorOperand::Memory(MemoryOperand {
             segment: SegmentName::Ds,
             base: None,
             index: None,

@@ -3,7 +3,6 @@
 //! It has two halves. Up to the commit, a fault finds the old task as it was. After it, the new task is
 //! current, its segment registers hold selectors without descriptors, and a fault is the new task's.
 
-mod segments;
 mod tss;
 
 use arch::descriptor::TableIndicator;
@@ -21,38 +20,12 @@ use crate::exit::{TaskSwitch, TaskSwitchCause};
 use crate::fault::{Event, GuestFault};
 use crate::linear::{AccessError, Linear};
 use crate::machine::Machine;
+use crate::segments::{External, Loader, Purpose};
 use crate::state::VcpuState;
-use segments::Loader;
 use tss::{Format, MAX_BYTES, TaskState};
 
 /// The bits of EFLAGS that a TSS can load.
 const EFLAGS_DEFINED: u64 = 0x003f_7fd5;
-
-/// Whether the switch is on behalf of an event that the program did not ask for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum External {
-    Yes,
-    No,
-}
-
-impl External {
-    const fn of(event: Option<Event>) -> Self {
-        match event {
-            Some(Event::Interrupt(_) | Event::Nmi | Event::Exception { .. }) => Self::Yes,
-            Some(
-                Event::SoftwareInterrupt { .. }
-                | Event::SoftwareException { .. }
-                | Event::PrivilegedSoftwareException { .. },
-            )
-            | None => Self::No,
-        }
-    }
-
-    /// The error code of a fault that names a selector: its EXT bit says yes.
-    const fn error_code(self, selector: Selector) -> u32 {
-        selector.error_code() | matches!(self, Self::Yes) as u32
-    }
-}
 
 /// The task to come, as far as it is known before the commit.
 struct NewTask {
@@ -76,7 +49,7 @@ pub(super) fn task_switch<C: Cpu, M: Machine>(
     let mut loader = Loader {
         linear: Linear::new(cpu, &vcpu.cpuid),
         machine,
-        external: External::of(event),
+        purpose: Purpose::TaskSwitch(External::of(event)),
     };
     let new = match leave_old_task(cpu, &mut loader, switch, event) {
         Ok(new) => new,
@@ -121,7 +94,7 @@ fn leave_old_task<C: Cpu, M: Machine>(
 
     let old = cpu.segment(SegmentName::Tr);
     let old_selector = Selector(old.selector);
-    let old_fault = GuestFault::InvalidTss(loader.external.error_code(old_selector));
+    let old_fault = GuestFault::InvalidTss(loader.purpose.error_code(old_selector));
     let old_format = arch::descriptor::SystemType::from_number(old.access.kind())
         .and_then(Format::of)
         .filter(|format| old.limit >= format.min_limit())
@@ -169,7 +142,7 @@ fn leave_old_task<C: Cpu, M: Machine>(
     let bytes = old_bytes.get(part).unwrap_or(&[]);
     loader.linear.write(loader.machine, at, bytes, system)?;
     if let Some((at, descriptor)) = old_at {
-        loader.write_type(at, descriptor.with_type(old_format.available()))?;
+        loader.write_type(cpu, at, descriptor.with_type(old_format.available()))?;
     }
     // A task that switches to itself has been saved meanwhile.
     if new_base == old_base {
@@ -184,7 +157,7 @@ fn leave_old_task<C: Cpu, M: Machine>(
         )?;
     }
     if switch.cause != TaskSwitchCause::Iret {
-        loader.write_type(new_at, descriptor.with_type(format.busy()))?;
+        loader.write_type(cpu, new_at, descriptor.with_type(format.busy()))?;
     }
     Ok(NewTask {
         selector,
@@ -201,7 +174,7 @@ fn find_tss<C: Cpu, M: Machine>(
     selector: Selector,
     cause: TaskSwitchCause,
 ) -> Result<(GuestVirt, Descriptor, Format), AccessError> {
-    let code = loader.external.error_code(selector);
+    let code = loader.purpose.error_code(selector);
     let wrong = match cause {
         TaskSwitchCause::Iret => GuestFault::InvalidTss(code),
         TaskSwitchCause::Call | TaskSwitchCause::Jump | TaskSwitchCause::Gate => {

@@ -1,32 +1,90 @@
-//! Loading segment registers for the new task, with the checks and faults that belong to a task switch (SDM
-//! vol. 3, Exception Conditions Checked During a Task Switch).
+//! Loading segment registers in protected mode, with the checks and faults that belong to an instruction (SDM vol. 2,
+//! MOV; JMP) or to a task switch (SDM vol. 3, Exception Conditions Checked During a Task Switch).
 
 use arch::descriptor::{SystemType, TableIndicator};
 use arch::walk::Privilege;
-use arch::{AccessRights, Descriptor, Segment, SegmentName, Selector};
+use arch::{AccessRights, Descriptor, Efer, Segment, SegmentName, Selector};
 use memory::GuestVirt;
 
-use super::External;
 use crate::cpu::Cpu;
-use crate::fault::GuestFault;
+use crate::fault::{Event, GuestFault};
 use crate::linear::{AccessError, Linear};
 use crate::machine::Machine;
 
-/// The descriptor tables of the task, and memory to find them in.
-pub(super) struct Loader<'a, M> {
-    pub(super) linear: Linear,
-    pub(super) machine: &'a mut M,
-    /// Whether faults are on behalf of an event from outside the program.
-    pub(super) external: External,
+/// Whether a task switch is on behalf of an event that the program did not ask for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum External {
+    Yes,
+    No,
+}
+
+impl External {
+    pub(crate) const fn of(event: Option<Event>) -> Self {
+        match event {
+            Some(Event::Interrupt(_) | Event::Nmi | Event::Exception { .. }) => Self::Yes,
+            Some(
+                Event::SoftwareInterrupt { .. }
+                | Event::SoftwareException { .. }
+                | Event::PrivilegedSoftwareException { .. },
+            )
+            | None => Self::No,
+        }
+    }
+
+    /// The error code of a fault that names a selector: its EXT bit says yes.
+    pub(crate) const fn error_code(self, selector: Selector) -> u32 {
+        selector.error_code() | matches!(self, Self::Yes) as u32
+    }
+}
+
+/// On whose behalf segments are loaded, which decides about faults.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Purpose {
+    /// A task switch: what does not fit is an invalid TSS.
+    TaskSwitch(External),
+    /// An instruction: what does not fit is a #GP.
+    Instruction,
+}
+
+impl Purpose {
+    pub(crate) const fn error_code(self, selector: Selector) -> u32 {
+        match self {
+            Self::TaskSwitch(external) => external.error_code(selector),
+            Self::Instruction => selector.error_code(),
+        }
+    }
+
+    const fn refusal(self, selector: Selector) -> GuestFault {
+        match self {
+            Self::TaskSwitch(external) => GuestFault::InvalidTss(external.error_code(selector)),
+            Self::Instruction => GuestFault::GeneralProtection(selector.error_code()),
+        }
+    }
+}
+
+/// Where a far jump leads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum FarTarget {
+    /// To code of the same privilege level: what CS will hold.
+    Code(Segment),
+    /// Through a gate, or to another task.
+    Other,
+}
+
+/// The descriptor tables, and memory to find them in.
+pub(crate) struct Loader<'a, M> {
+    pub(crate) linear: Linear,
+    pub(crate) machine: &'a mut M,
+    pub(crate) purpose: Purpose,
 }
 
 impl<M: Machine> Loader<'_, M> {
-    fn invalid_tss(&self, selector: Selector) -> GuestFault {
-        GuestFault::InvalidTss(self.external.error_code(selector))
+    const fn refusal(&self, selector: Selector) -> GuestFault {
+        self.purpose.refusal(selector)
     }
 
     /// The linear address of a selector's descriptor, or `None` outside its table.
-    pub(super) fn descriptor_address<C: Cpu>(
+    pub(crate) fn descriptor_address<C: Cpu>(
         &self,
         cpu: &C,
         selector: Selector,
@@ -46,11 +104,11 @@ impl<M: Machine> Loader<'_, M> {
         };
         let offset = selector.table_offset();
         let inside = u32::from(offset) + 7 <= limit;
-        inside.then(|| GuestVirt::new(base.wrapping_add(offset.into()) & 0xffff_ffff))
+        inside.then(|| address(cpu, base.wrapping_add(offset.into())))
     }
 
     /// Reads a descriptor.
-    pub(super) fn read(&mut self, at: GuestVirt) -> Result<Descriptor, AccessError> {
+    pub(crate) fn read(&mut self, at: GuestVirt) -> Result<Descriptor, AccessError> {
         let mut bytes = [0; 8];
         self.linear
             .read(self.machine, at, &mut bytes, Privilege::ImplicitSupervisor)?;
@@ -58,19 +116,20 @@ impl<M: Machine> Loader<'_, M> {
     }
 
     /// Writes the half of a descriptor that holds its type.
-    pub(super) fn write_type(
+    pub(crate) fn write_type<C: Cpu>(
         &mut self,
+        cpu: &C,
         at: GuestVirt,
         descriptor: Descriptor,
     ) -> Result<(), AccessError> {
         let upper = ((descriptor.0 >> 32) as u32).to_le_bytes();
-        let at = GuestVirt::new(at.as_u64().wrapping_add(4) & 0xffff_ffff);
+        let at = address(cpu, at.as_u64().wrapping_add(4));
         self.linear
             .write(self.machine, at, &upper, Privilege::ImplicitSupervisor)
     }
 
     /// LDTR.
-    pub(super) fn load_ldt<C: Cpu>(
+    pub(crate) fn load_ldt<C: Cpu>(
         &mut self,
         cpu: &mut C,
         selector: Selector,
@@ -85,7 +144,7 @@ impl<M: Machine> Loader<'_, M> {
         if selector.is_null() {
             return Ok(());
         }
-        let fault = self.invalid_tss(selector);
+        let fault = self.refusal(selector);
         if selector.table() != TableIndicator::Gdt {
             return Err(fault.into());
         }
@@ -100,12 +159,12 @@ impl<M: Machine> Loader<'_, M> {
     }
 
     /// CS, whose RPL is the new privilege level.
-    pub(super) fn load_code<C: Cpu>(
+    pub(crate) fn load_code<C: Cpu>(
         &mut self,
         cpu: &mut C,
         selector: Selector,
     ) -> Result<(), AccessError> {
-        let fault = self.invalid_tss(selector);
+        let fault = self.refusal(selector);
         let (at, descriptor) = self.find(cpu, selector)?;
         let access = descriptor.access();
         if !access.contains(AccessRights::CODE_OR_DATA | AccessRights::CODE) {
@@ -117,20 +176,20 @@ impl<M: Machine> Loader<'_, M> {
             return Err(fault.into());
         }
         if !access.contains(AccessRights::PRESENT) {
-            let code = self.external.error_code(selector);
+            let code = self.purpose.error_code(selector);
             return Err(GuestFault::SegmentNotPresent(code).into());
         }
         self.finish(cpu, SegmentName::Cs, selector, at, descriptor)
     }
 
     /// SS, for this privilege level.
-    pub(super) fn load_stack<C: Cpu>(
+    pub(crate) fn load_stack<C: Cpu>(
         &mut self,
         cpu: &mut C,
         selector: Selector,
         cpl: u8,
     ) -> Result<(), AccessError> {
-        let fault = self.invalid_tss(selector);
+        let fault = self.refusal(selector);
         let (at, descriptor) = self.find(cpu, selector)?;
         let access = descriptor.access();
         let writable = access.contains(AccessRights::CODE_OR_DATA | AccessRights::WRITABLE)
@@ -139,13 +198,13 @@ impl<M: Machine> Loader<'_, M> {
             return Err(fault.into());
         }
         if !access.contains(AccessRights::PRESENT) {
-            return Err(GuestFault::StackFault(self.external.error_code(selector)).into());
+            return Err(GuestFault::StackFault(self.purpose.error_code(selector)).into());
         }
         self.finish(cpu, SegmentName::Ss, selector, at, descriptor)
     }
 
     /// DS, ES, FS or GS, for this privilege level.
-    pub(super) fn load_data<C: Cpu>(
+    pub(crate) fn load_data<C: Cpu>(
         &mut self,
         cpu: &mut C,
         name: SegmentName,
@@ -162,7 +221,7 @@ impl<M: Machine> Loader<'_, M> {
             );
             return Ok(());
         }
-        let fault = self.invalid_tss(selector);
+        let fault = self.refusal(selector);
         let (at, descriptor) = self.find(cpu, selector)?;
         let access = descriptor.access();
         let code = access.contains(AccessRights::CODE);
@@ -173,10 +232,56 @@ impl<M: Machine> Loader<'_, M> {
             return Err(fault.into());
         }
         if !access.contains(AccessRights::PRESENT) {
-            let code = self.external.error_code(selector);
+            let code = self.purpose.error_code(selector);
             return Err(GuestFault::SegmentNotPresent(code).into());
         }
         self.finish(cpu, name, selector, at, descriptor)
+    }
+
+    /// The target of a far JMP or CALL by this selector (SDM vol. 2, JMP: far jumps). What it leads to is marked as
+    /// accessed.
+    pub(crate) fn far_target<C: Cpu>(
+        &mut self,
+        cpu: &C,
+        selector: Selector,
+    ) -> Result<FarTarget, AccessError> {
+        if selector.is_null() {
+            return Err(GuestFault::GP0.into());
+        }
+        let fault = self.refusal(selector);
+        let (at, descriptor) = self.find(cpu, selector)?;
+        let access = descriptor.access();
+        if !access.contains(AccessRights::CODE_OR_DATA) {
+            return match descriptor.system_type() {
+                Some(
+                    SystemType::CallGate
+                    | SystemType::CallGate16
+                    | SystemType::TaskGate
+                    | SystemType::TssAvailable
+                    | SystemType::Tss16Available,
+                ) => Ok(FarTarget::Other),
+                _ => Err(fault.into()),
+            };
+        }
+        let cpl = cpu.cpl();
+        let allowed = if access.contains(AccessRights::CONFORMING) {
+            access.dpl() <= cpl
+        } else {
+            selector.rpl() <= cpl && access.dpl() == cpl
+        };
+        let both_sizes = AccessRights::LONG | AccessRights::DEFAULT_BIG;
+        let contradicts = cpu.efer().contains(Efer::LMA) && access.contains(both_sizes);
+        if !access.contains(AccessRights::CODE) || !allowed || contradicts {
+            return Err(fault.into());
+        }
+        if !access.contains(AccessRights::PRESENT) {
+            return Err(GuestFault::SegmentNotPresent(selector.error_code()).into());
+        }
+        if !access.contains(AccessRights::ACCESSED) {
+            self.write_type(cpu, at, descriptor.accessed())?;
+        }
+        let selector = Selector(selector.0 & !3 | u16::from(cpl));
+        Ok(FarTarget::Code(descriptor.accessed().load(selector)))
     }
 
     fn find<C: Cpu>(
@@ -184,7 +289,7 @@ impl<M: Machine> Loader<'_, M> {
         cpu: &C,
         selector: Selector,
     ) -> Result<(GuestVirt, Descriptor), AccessError> {
-        let fault = self.invalid_tss(selector);
+        let fault = self.refusal(selector);
         if selector.is_null() {
             return Err(fault.into());
         }
@@ -201,9 +306,18 @@ impl<M: Machine> Loader<'_, M> {
         descriptor: Descriptor,
     ) -> Result<(), AccessError> {
         if !descriptor.access().contains(AccessRights::ACCESSED) {
-            self.write_type(at, descriptor.accessed())?;
+            self.write_type(cpu, at, descriptor.accessed())?;
         }
         cpu.set_segment(name, descriptor.accessed().load(selector));
         Ok(())
     }
+}
+
+/// A linear address: of 32 bits unless the processor is in IA-32e mode.
+fn address<C: Cpu>(cpu: &C, linear: u64) -> GuestVirt {
+    GuestVirt::new(if cpu.efer().contains(Efer::LMA) {
+        linear
+    } else {
+        linear & 0xffff_ffff
+    })
 }
