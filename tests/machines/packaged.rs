@@ -1,10 +1,11 @@
 //! Others' guests, as their Debian packages have them: a memory tester and two boot loaders draw on their screens, and
-//! take keys. They are fetched like the Linux guest.
+//! take keys; a hypervisor and a microkernel bring up a whole machine. They are fetched like the Linux guest.
 
 use anyhow::Result;
 use libtest_mimic::Trial;
 use plinth_tests::console::End;
-use plinth_tests::{Boot, Session};
+use plinth_tests::{Boot, Session, artifacts};
+use xtask::guests::Guest;
 use xtask::packaged::Packaged;
 use xtask::paths::Paths;
 
@@ -15,6 +16,8 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("memtest86_tests_memory_and_shows_it", memtest),
         trial("ipxe_shows_its_banner_and_takes_commands", ipxe),
         trial("grub_shows_its_prompt_and_takes_commands", grub),
+        trial("xen_brings_up_all_of_its_machine", xen),
+        trial("gnu_mach_comes_up_and_misses_its_servers", gnumach),
     ]
 }
 
@@ -56,5 +59,33 @@ fn grub() -> Result<()> {
     machine.expect_shown("base_addr = 0x100000, length = 0xf00000, available RAM")?;
     machine.send(b"reboot\r")?;
     machine.expect_end("grub", End::Reset)?;
+    Ok(())
+}
+
+/// A second processor, the APICs and all timers; only then Xen sees that what it was given as a kernel is none.
+fn xen() -> Result<()> {
+    let mut guest = Packaged::Xen.guest(&Paths::of_checkout())?;
+    let hello = Guest::tiny(artifacts()?, "hello")?;
+    guest.modules.push((hello.kernel, "hello".to_owned()));
+    guest.config.memory_bytes = 128 << 20;
+    guest.config.cpus = 2;
+    let mut machine = Boot::of(vec![guest]).start()?;
+    machine.expect("(XEN) Bootloader: Plinth")?;
+    machine.expect("(XEN) Platform timer is 3.580MHz ACPI PM Timer")?;
+    machine.expect("(XEN) Brought up 2 CPUs")?;
+    machine.expect("(XEN) Could not construct domain 0")?;
+    machine.expect_end("xen", End::Reset)?;
+    Ok(())
+}
+
+/// It finds its memory, its console and the date, and then has nothing to start.
+fn gnumach() -> Result<()> {
+    let mut guest = Packaged::Gnumach.guest(&Paths::of_checkout())?;
+    guest.config.memory_bytes = 64 << 20;
+    let mut machine = Boot::of(vec![guest]).start()?;
+    machine.expect("GNU Mach")?;
+    machine.expect("biosmem: 000000000000100000:000000000004000000, available")?;
+    machine.expect("RTC time is 2000-01-01 00:00:")?;
+    machine.expect("No bootstrap code loaded with the kernel!")?;
     Ok(())
 }

@@ -1,7 +1,7 @@
-//! Others' guests that come as Debian packages: a memory tester and two boot loaders.
+//! Others' guests that come as Debian packages: a memory tester, two boot loaders, a hypervisor and a microkernel.
 //!
 //! Like the Linux guest's, their packages are fetched once from the mirror of this machine and unpacked under
-//! `target/`; nothing is installed. All of them draw on a text screen.
+//! `target/`; nothing is installed. The first three draw on a text screen, the others speak on the serial port.
 
 use crate::guests::Guest;
 use crate::paths::Paths;
@@ -24,6 +24,10 @@ pub enum Packaged {
     Ipxe,
     /// Boots anything; with its command line.
     Grub,
+    /// The Xen hypervisor, as one without VT-x. It wants a Linux kernel as its first module.
+    Xen,
+    /// GNU Mach, the Hurd's microkernel. It wants the Hurd's servers as modules.
+    Gnumach,
 }
 
 /// The format of GRUB's image, which is also a Multiboot kernel.
@@ -67,6 +71,26 @@ impl Packaged {
             Self::Memtest => "memtest86+",
             Self::Ipxe => "ipxe",
             Self::Grub => "grub",
+            Self::Xen => "xen",
+            Self::Gnumach => "gnumach",
+        }
+    }
+
+    /// Its command line: where its console is. One for iPXE is a script; without it, it would look for a network, in vain.
+    fn command_line(self) -> &'static str {
+        match self {
+            Self::Memtest | Self::Grub => "",
+            Self::Ipxe => "shell",
+            Self::Xen => "xen com1=115200,8n1 console=com1",
+            Self::Gnumach => "gnumach console=com0",
+        }
+    }
+
+    /// Whether it draws on a text screen.
+    fn screen(self) -> Screen {
+        match self {
+            Self::Memtest | Self::Ipxe | Self::Grub => Screen::Text,
+            Self::Xen | Self::Gnumach => Screen::None,
         }
     }
 
@@ -87,6 +111,17 @@ impl Packaged {
             Self::Memtest => &["memtest86+"],
             Self::Ipxe => &["ipxe"],
             Self::Grub => &["grub-pc-bin", "grub-common"],
+            Self::Xen => &["xen-system-amd64"],
+            Self::Gnumach => &["gnumach-image-1-486"],
+        }
+    }
+
+    /// Where that only depends on the one with the image, whose name has a version in it: how that name begins.
+    fn dependency_prefix(self) -> Option<&'static str> {
+        match self {
+            Self::Memtest | Self::Ipxe | Self::Grub => None,
+            Self::Xen => Some("xen-hypervisor-"),
+            Self::Gnumach => Some("gnumach-image-"),
         }
     }
 
@@ -99,10 +134,11 @@ impl Packaged {
             ],
             Self::Ipxe => &["boot/ipxe.lkrn", "usr/lib/ipxe/ipxe.lkrn"],
             Self::Grub => &["core.img"],
+            Self::Xen | Self::Gnumach => &["kernel"],
         }
     }
 
-    /// The guest, fetched if need be. It has a screen.
+    /// The guest, fetched if need be.
     pub fn guest(self, paths: &Paths) -> Result<Guest> {
         let root = self.folder(paths);
         if !root.exists() {
@@ -115,11 +151,8 @@ impl Packaged {
             .find(|image| image.exists())
             .with_context(|| format!("{} has no image in {}", self.name(), root.display()))?;
         let mut guest = Guest::new(self.name(), image, Self::MEMORY_BYTES);
-        guest.config.screen = Screen::Text;
-        if self == Self::Ipxe {
-            // A command line is a script; without one it would look for a network, in vain.
-            guest.config.cmdline = "shell".to_owned();
-        }
+        guest.config.screen = self.screen();
+        self.command_line().clone_into(&mut guest.config.cmdline);
         Ok(guest)
     }
 
@@ -149,14 +182,40 @@ impl Packaged {
             apt.update(&step)?;
         }
         for package in self.packages() {
+            let package = match self.dependency_prefix() {
+                Some(prefix) => apt.dependency(package, prefix)?,
+                None => (*package).to_owned(),
+            };
             let step = Step::begin(format!("fetching {package}"));
-            apt.unpack(&step, package, &partial)?;
+            apt.unpack(&step, &package, &partial)?;
         }
-        if self == Self::Grub {
-            make_grub(&apt, &partial)?;
+        match self {
+            Self::Grub => make_grub(&apt, &partial)?,
+            Self::Xen | Self::Gnumach => unpack_kernel(&partial)?,
+            Self::Memtest | Self::Ipxe => {}
         }
         fs::rename(&partial, root).with_context(|| format!("cannot make {}", root.display()))
     }
+}
+
+/// Unpacks the one compressed file that a package has under `boot`.
+fn unpack_kernel(root: &Path) -> Result<()> {
+    let compressed = fs::read_dir(root.join("boot"))?
+        .flatten()
+        .map(|entry| entry.path())
+        .find(|path| path.extension().is_some_and(|extension| extension == "gz"))
+        .with_context(|| format!("there is no kernel in {}", root.display()))?;
+    let unpacked = Command::new("gzip")
+        .arg("-dc")
+        .arg(&compressed)
+        .output()
+        .context("cannot run gzip")?;
+    if !unpacked.status.success() {
+        let why = String::from_utf8_lossy(&unpacked.stderr);
+        bail!("{} cannot be unpacked: {why}", compressed.display());
+    }
+    fs::write(root.join("kernel"), unpacked.stdout)?;
+    Ok(())
 }
 
 /// Makes GRUB's image from the unpacked packages, with the image builder in them.
@@ -201,7 +260,7 @@ mod tests {
             assert_eq!(Packaged::named(packaged.name()), Some(*packaged));
         }
         assert_eq!(Packaged::named("linux"), None);
-        assert_eq!(Packaged::names(), "memtest86+, ipxe, grub");
+        assert_eq!(Packaged::names(), "memtest86+, ipxe, grub, xen, gnumach");
     }
 
     #[test]
