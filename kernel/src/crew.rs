@@ -102,6 +102,15 @@ fn add(figure: &AtomicU64, what: u64) {
     figure.store(sum, Ordering::Relaxed);
 }
 
+/// Whether vCPUs may be ready and have to wait.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Contention {
+    /// There is a CPU for each vCPU.
+    None,
+    /// There are more vCPUs than CPUs, or rules about who runs where and for how long.
+    Possible,
+}
+
 /// What a CPU is asked about the vCPUs that it has.
 #[derive(Clone)]
 pub(crate) struct Question {
@@ -223,6 +232,20 @@ impl<B: Backend> Crew<B> {
     /// All seats, in the order of the CPUs' numbers.
     pub(crate) fn seats(&self) -> impl Iterator<Item = &Seat<B>> {
         self.seats.iter().flatten()
+    }
+
+    /// Whether vCPUs would have to wait for each other, or for their caps, were all of these VMs running.
+    pub(crate) fn contention<'a>(&self, configs: impl Iterator<Item = &'a VmConfig>) -> Contention {
+        let (mut vcpus, mut has_rules) = (0, false);
+        for config in configs {
+            vcpus += config.cpus as usize;
+            has_rules |= config.cap_percent.is_some() || !config.affinity.is_empty();
+        }
+        if has_rules || vcpus > self.seats().count() {
+            Contention::Possible
+        } else {
+            Contention::None
+        }
     }
 
     /// Whether there is one CPU only, and so nowhere to go.

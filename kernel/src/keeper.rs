@@ -499,6 +499,8 @@ impl<'a, B: Backend> Keeper<'a, B> {
         begin_ns: u64,
     ) -> Result<(), LaunchError> {
         let before = memory::used_bytes();
+        let configs = self.machines.iter().map(|machine| machine.config);
+        let contention = self.crew.contention(configs);
         let machine = &mut self.machines[index];
         let seatings = self.crew.seatings(machine.config);
         machine.owned = seatings
@@ -514,6 +516,7 @@ impl<'a, B: Backend> Keeper<'a, B> {
                 id: machine.id,
                 config: machine.config,
                 seatings: &seatings,
+                contention,
                 tail: &machine.tail,
             },
             self.bundle,

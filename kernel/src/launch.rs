@@ -31,7 +31,7 @@ use vmm::{Cpu, VcpuState, paravirt};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
 use crate::cpu::msr::try_read_msr;
-use crate::crew::{Member, Seating};
+use crate::crew::{Contention, Member, Seating};
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
 use crate::memory::{DirtyRam, GuestRam, NotEnoughMemory, used_bytes};
@@ -104,6 +104,8 @@ pub(crate) struct Plan<'a> {
     pub(crate) config: &'a VmConfig,
     /// Where its vCPUs may run.
     pub(crate) seatings: &'a [Seating],
+    /// Whether they may have to wait for a CPU.
+    pub(crate) contention: Contention,
     /// What takes the last of its console.
     pub(crate) tail: &'a Arc<Mutex<Tail>>,
 }
@@ -218,11 +220,13 @@ pub(crate) fn vm<B: Backend>(
     let cap = config
         .cap_percent
         .map(|percent| Arc::new(Cap::percent(percent)));
+    let delivery = backend.guest_features().delivery;
+    let paravirt = paravirt_features(delivery, plan.contention);
     let vcpus = (0..cpus)
         .map(|index| {
             let seating = plan.seatings.get(usize::from(index)).copied();
             let seating = seating.unwrap_or(Seating::Shared(CpuSet::EMPTY));
-            let vcpu = vcpu(backend, &vm, index, seating, rate, &loaded.state)?;
+            let vcpu = vcpu(backend, &vm, index, seating, rate, paravirt, &loaded.state)?;
             let share = Share::new(weight, cap.clone()).in_group(Group(vm.id().0));
             Ok((vcpu, share))
         })
@@ -292,6 +296,7 @@ fn vcpu<B: Backend>(
     index: u8,
     seating: Seating,
     rate: Rate,
+    paravirt: paravirt::Features,
     state: &InitialState,
 ) -> Result<Box<Vcpu<B>>, LaunchError> {
     let offered = backend.guest_features();
@@ -315,7 +320,7 @@ fn vcpu<B: Backend>(
             crystal_hz: apic_bus_hz(),
             xcr0: offered.xcr0,
             backing: offered.backing,
-            paravirt: paravirt_features(offered.delivery),
+            paravirt,
         },
     );
     let mut lapic = Lapic::new(LapicConfig {
@@ -358,12 +363,17 @@ fn vcpu<B: Backend>(
     )))
 }
 
-/// Hardware that ends interrupts by itself has to see each end.
-fn paravirt_features(delivery: Delivery) -> paravirt::Features {
-    match delivery {
-        Delivery::Software => paravirt::Features::all(),
-        Delivery::Hardware => paravirt::Features::all() - paravirt::Features::PV_EOI,
+/// Hardware that ends interrupts by itself has to see each end. And where nothing is stolen, the guest need not ask for
+/// it at each look at its clock.
+fn paravirt_features(delivery: Delivery, contention: Contention) -> paravirt::Features {
+    let mut features = paravirt::Features::all();
+    if delivery == Delivery::Hardware {
+        features.remove(paravirt::Features::PV_EOI);
     }
+    if contention == Contention::None {
+        features.remove(paravirt::Features::STEAL_TIME);
+    }
+    features
 }
 
 /// Puts the registers of a loaded kernel's first instruction into a CPU.

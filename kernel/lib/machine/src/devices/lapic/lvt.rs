@@ -204,7 +204,7 @@ impl Lapic {
     }
 
     /// Raises the timer's interrupt if its time has come. Calling it early or often is harmless.
-    #[inline]
+    #[inline(always)]
     pub fn expire(&mut self, clock: &impl Clock) {
         if self.timer.expire(clock) {
             self.timer_has_ended();

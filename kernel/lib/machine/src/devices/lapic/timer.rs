@@ -146,7 +146,7 @@ impl Timer {
     }
 
     /// Brings the timer up to the present; `true` if it has run out since the last call.
-    #[inline]
+    #[inline(always)]
     pub(super) fn expire(&mut self, clock: &impl Clock) -> bool {
         match self.state {
             State::Stopped => false,
@@ -161,6 +161,7 @@ impl Timer {
         }
     }
 
+    #[inline(never)]
     fn expire_count(&mut self, start: u64, count: u32, now_ns: u64) -> bool {
         let elapsed = self.elapsed(start, now_ns);
         let period = self.period(count);
