@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
 use machine::devices::lapic::Role;
-use vmm::handle::{Next, handle};
+use vmm::handle::{Next, handle, write_deadline};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::panic_watch::Sight;
@@ -328,6 +328,11 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
             vm,
             vcpu: inner.index,
         };
+        if matches!(exit, VmExit::WriteMsr)
+            && let Some(armed) = write_deadline(cpu, &mut inner.state, &port)
+        {
+            return inner.armed(vm, cpu, armed, exit_tsc);
+        }
         match handle(cpu, &mut inner.state, &mut port, exit) {
             Ok(Next::Resume) => match exit {
                 // These concern nothing else.
@@ -337,8 +342,11 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
                 | VmExit::Xsetbv
                 | VmExit::Wbinvd => Flow::Enter,
                 // These may have to do with the local APIC, and then they say so.
-                VmExit::WriteMsr if !inner.state.unsettled => inner.rearm(vm, cpu, exit_tsc),
-                VmExit::ReadMsr | VmExit::Memory(_) if !inner.state.unsettled => Flow::Enter,
+                VmExit::ReadMsr | VmExit::WriteMsr | VmExit::Memory(_)
+                    if !inner.state.unsettled =>
+                {
+                    Flow::Enter
+                }
                 _ => Flow::Settle,
             },
             Ok(Next::Halt) => {

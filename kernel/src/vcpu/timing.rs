@@ -1,7 +1,7 @@
 //! When a vCPU has to be looked after for the sake of a timer: [`Timing`], and the short ways of the run loop for the
 //! two exits that a guest's timer takes, its end and its being set anew.
 
-use machine::devices::lapic::{Clock, Deadline};
+use machine::devices::lapic::{Armed, Clock, Deadline};
 use vmm::advance::Advance;
 use vmm::inject::{Activity, Delivery};
 
@@ -70,7 +70,7 @@ impl Timing {
 
     /// All is decided for the guest to take its timer's interrupt: the entry waits for the moment, which is not far.
     /// How it went the last time is known by now.
-    #[inline]
+    #[inline(always)]
     pub(super) fn meet<C: LoadedVcpu>(&mut self, cpu: &mut C, due_tsc: u64, was: Activity) {
         let met_tsc = core::mem::replace(&mut self.met_tsc, due_tsc);
         if met_tsc != 0 {
@@ -107,7 +107,7 @@ impl<B: Backend, C: LoadedVcpu> Clock for ClockAt<'_, B, C> {
 impl Inner {
     /// The host's timer has ended a vCPU's run. If it was for the local APIC's timer, and the hardware does the rest,
     /// nothing else has to be decided.
-    #[inline]
+    #[inline(always)]
     pub(super) fn fire<B: Backend, C: LoadedVcpu>(
         &mut self,
         vm: &Vm<B>,
@@ -127,26 +127,24 @@ impl Inner {
         Flow::Enter
     }
 
-    /// The guest may have set its timer anew.
-    #[inline]
-    pub(super) fn rearm<B: Backend, C: LoadedVcpu>(
+    /// The guest has set its timer, which is all.
+    #[inline(always)]
+    pub(super) fn armed<B: Backend, C: LoadedVcpu>(
         &mut self,
         vm: &Vm<B>,
         cpu: &C,
+        armed: Armed,
         now_tsc: u64,
     ) -> Flow {
-        if !self.state.rearmed {
-            return Flow::Enter;
-        }
         self.look_ahead(vm, cpu, now_tsc);
-        if self.timing.deadline_tsc <= now_tsc {
-            return Flow::Settle;
+        match armed {
+            Armed::ForLater if self.timing.deadline_tsc > now_tsc => Flow::Enter,
+            Armed::ForLater | Armed::Fired => Flow::Settle,
         }
-        Flow::Enter
     }
 
     /// The local APIC's timer is due, or will be when the guest runs again: it is told that time.
-    #[inline]
+    #[inline(always)]
     pub(super) fn expire_timer<B: Backend, C: LoadedVcpu>(
         &mut self,
         vm: &Vm<B>,
@@ -158,14 +156,13 @@ impl Inner {
     }
 
     /// When the vCPU has to be looked after next for the sake of a timer.
-    #[inline]
+    #[inline(always)]
     pub(super) fn look_ahead<B: Backend, C: LoadedVcpu>(
         &mut self,
         vm: &Vm<B>,
         cpu: &C,
         now_tsc: u64,
     ) {
-        self.state.rearmed = false;
         self.timing.timer_tsc = match self.state.lapic.next_deadline() {
             None => u64::MAX,
             Some(Deadline::Nanoseconds(ns)) => vm.tsc_at(ns),

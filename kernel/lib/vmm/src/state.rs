@@ -23,8 +23,6 @@ pub struct VcpuState {
     pub emulator: Emulator,
     /// A handler has done something that what the vCPU takes next depends on.
     pub unsettled: bool,
-    /// A handler has set the local APIC's timer to another time, which is all that came of it.
-    pub rearmed: bool,
     /// What it has asked for as a guest that knows that it is one.
     pub paravirt: Paravirt,
 }
@@ -70,7 +68,6 @@ impl VcpuState {
             pending: Pending::new(),
             emulator: Emulator::new(),
             unsettled: true,
-            rearmed: false,
             paravirt: Paravirt::default(),
         }
     }

@@ -128,7 +128,7 @@ impl VmxLoaded<'_> {
     }
 
     /// Passes on what software has changed in the local APIC, right before the entry.
-    #[inline]
+    #[inline(always)]
     pub(super) fn present_apic(&mut self, lapic: &mut Lapic) {
         match self.vcpu.apic.delivery {
             Delivery::Hardware => {

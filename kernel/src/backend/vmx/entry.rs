@@ -57,6 +57,11 @@ impl Frame {
         self.entry.remove(Entry::RESUME | Entry::HOLD);
     }
 
+    /// The entry has failed: if it was a launch, so will be the next.
+    pub(super) fn was_refused(&mut self) {
+        self.entry.remove(Entry::RESUME);
+    }
+
     /// The next entry waits until the host's TSC reads this.
     pub(super) fn hold_until(&mut self, tsc: u64) {
         self.not_before_tsc = tsc;
@@ -78,7 +83,8 @@ bitflags::bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     #[repr(transparent)]
     pub(super) struct Entry: u64 {
-        /// VMRESUME: the VMCS has been launched since it was last cleared. Else VMLAUNCH.
+        /// VMRESUME: the VMCS has been launched since it was last cleared. Else VMLAUNCH, which sets this for the entries
+        /// after it.
         const RESUME = 1 << 0;
         /// Load the guest's IA32_SPEC_CTRL.
         const SPEC_CTRL = 1 << 1;
@@ -125,8 +131,7 @@ macro_rules! save_guest_registers {
             "mov [rdi + {r13}], r13\n",
             "mov [rdi + {r14}], r14\n",
             "mov [rdi + {r15}], r15\n",
-            "pop rax\n",
-            "mov [rdi + {rdi}], rax\n",
+            "pop qword ptr [rdi + {rdi}]\n",
             "add rsp, 8\n",
         )
     };
@@ -232,19 +237,21 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         "xor edx, edx",
         "wrmsr",
         "10:",
+        "or qword ptr [rdi + {entry}], {RESUME}",
         "and esi, {RESUME}",
         "cmp esi, {RESUME}",
         "jmp 6b",
-        // 3b. The wait, for this entry only.
+        // 3b. The wait, for this entry only. Mostly nothing else is to be done.
         "17:",
-        "and qword ptr [rdi + {entry}], {NO_HOLD}",
+        "and esi, {NO_HOLD}",
+        "mov [rdi + {entry}], rsi",
         "mov rcx, [rdi + {not_before_tsc}]",
         "rdtsc",
         "shl rdx, 32",
         "or rax, rdx",
         "mov [rdi + {ready_tsc}], rax",
         "cmp rax, rcx",
-        "jae 18b",
+        "jae 20f",
         "19:",
         "pause",
         "rdtsc",
@@ -252,6 +259,9 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         "or rax, rdx",
         "cmp rax, rcx",
         "jb 19b",
+        "20:",
+        "cmp esi, {RESUME}",
+        "je 6b",
         "jmp 18b",
         // 6. The exit: the host's RIP in the VMCS. The stack is as step 1 left it.
         ".global plinth_vmx_exit",
@@ -309,7 +319,7 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         FLUSH_L1 = const Entry::FLUSH_L1.bits(),
         VERW = const Entry::VERW.bits(),
         HOLD = const Entry::HOLD.bits(),
-        NO_HOLD = const !(Entry::HOLD.bits() as i64),
+        NO_HOLD = const !(Entry::HOLD.bits() as i32),
         entry = const offset_of!(Frame, entry),
         not_before_tsc = const offset_of!(Frame, not_before_tsc),
         ready_tsc = const offset_of!(Frame, ready_tsc),

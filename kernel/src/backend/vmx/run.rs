@@ -15,7 +15,7 @@ use vmx::instruction_error::InstructionError;
 use vmx::{PinControls, PrimaryControls, entry_checks, fields};
 
 use super::VmxVcpu;
-use super::entry::{Entry, Outcome, enter};
+use super::entry::{Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
 use crate::backend::{ExitVisitor, LoadedVcpu, Windows};
@@ -58,7 +58,6 @@ impl LoadedVcpu for VmxLoaded<'_> {
         if outcome != Outcome::Exited {
             return self.refused(visitor);
         }
-        self.vcpu.frame.entry.insert(Entry::RESUME);
         let reason = self.vmcs.read(fields::EXIT_REASON);
         match reason {
             CPUID => visitor.visit(self, VmExit::Cpuid),
@@ -141,7 +140,7 @@ impl LoadedVcpu for VmxLoaded<'_> {
         self.apic_delivery()
     }
 
-    #[inline]
+    #[inline(always)]
     fn present(&mut self, lapic: &mut Lapic) {
         self.present_apic(lapic);
     }
@@ -209,7 +208,7 @@ impl VmxLoaded<'_> {
             }
             // Where it was the timer, it is to be set again.
             VmExit::HostInterrupt(_) => self.vcpu.armed_tsc = 0,
-            VmExit::EntryRefused { .. } => self.vcpu.frame.entry.remove(Entry::RESUME),
+            VmExit::EntryRefused { .. } => self.vcpu.frame.was_refused(),
             _ => {}
         }
         visitor.visit(self, exit)
@@ -219,6 +218,7 @@ impl VmxLoaded<'_> {
     #[cold]
     #[inline(never)]
     fn refused<V: ExitVisitor<Self>>(&mut self, visitor: V) -> V::Outcome {
+        self.vcpu.frame.was_refused();
         self.vcpu.vmx.guard.enable_here();
         let code = self.vmcs.read(fields::VM_INSTRUCTION_ERROR);
         visitor.visit(self, VmExit::EntryRefused { code })

@@ -59,8 +59,25 @@ pub(super) fn read<C: Cpu, M: Machine>(
     Ok(())
 }
 
-/// WRMSR of the MSR in ECX.
+/// Whether it is IA32_TSC_DEADLINE that a WRMSR means.
 #[inline(always)]
+pub(super) fn is_deadline<C: Cpu>(cpu: &C) -> bool {
+    cpu.gpr(Gpr::Rcx) as u32 == msr::IA32_TSC_DEADLINE
+}
+
+/// WRMSR of IA32_TSC_DEADLINE.
+#[inline(always)]
+pub(super) fn write_deadline<C: Cpu, M: Machine>(
+    cpu: &C,
+    vcpu: &mut VcpuState,
+    machine: &M,
+) -> Armed {
+    vcpu.lapic
+        .set_tsc_deadline(edx_eax(cpu), &VcpuClock::new(cpu, machine))
+}
+
+/// WRMSR of the MSR in ECX.
+#[inline]
 pub(super) fn write<C: Cpu, M: Machine>(
     cpu: &mut C,
     vcpu: &mut VcpuState,
@@ -68,28 +85,12 @@ pub(super) fn write<C: Cpu, M: Machine>(
 ) -> Result<(), GuestFault> {
     let index = cpu.gpr(Gpr::Rcx) as u32;
     let value = edx_eax(cpu);
-    // Nothing is written as often.
-    if index == msr::IA32_TSC_DEADLINE {
-        match vcpu
-            .lapic
-            .set_tsc_deadline(value, &VcpuClock::new(cpu, machine))
-        {
-            Armed::ForLater => vcpu.rearmed = true,
-            Armed::Fired => vcpu.unsettled = true,
-        }
-        return Ok(());
-    }
-    write_rarer(cpu, vcpu, machine, index, value)
-}
-
-fn write_rarer<C: Cpu, M: Machine>(
-    cpu: &mut C,
-    vcpu: &mut VcpuState,
-    machine: &mut M,
-    index: u32,
-    value: u64,
-) -> Result<(), GuestFault> {
     match index {
+        msr::IA32_TSC_DEADLINE => {
+            let _ = write_deadline(cpu, vcpu, machine);
+            vcpu.unsettled = true;
+            Ok(())
+        }
         msr::IA32_X2APIC_FIRST..=msr::IA32_X2APIC_LAST => {
             apic::write_msr(cpu, vcpu, machine, index, value)
         }

@@ -171,6 +171,7 @@ impl Lapic {
 
     /// The guest interrupt status for virtual-interrupt delivery, computed anew from IRR and ISR: RVI in the
     /// low byte, SVI in the high one (SDM vol. 3, Guest Non-Register State).
+    #[inline(never)]
     pub fn guest_interrupt_status(&self) -> u16 {
         let requested = self
             .page
@@ -186,7 +187,7 @@ impl Lapic {
     /// What the guest interrupt status is to be, if software has changed it since the last call; after power-on it
     /// has. `present` reads what it is, and is asked only where new requests are all that has changed: SVI is then the
     /// hardware's business, and RVI can only rise.
-    #[inline]
+    #[inline(always)]
     pub fn take_guest_interrupt_status(&mut self, present: impl FnOnce() -> u16) -> Option<u16> {
         let raised = core::mem::take(&mut self.raised);
         if self.stale.contains(Stale::STATUS) {

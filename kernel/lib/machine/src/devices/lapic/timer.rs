@@ -257,13 +257,12 @@ impl Timer {
         }
         let now_tsc = clock.guest_tsc();
         let was_due = matches!(self.state, State::Waiting { tsc } if tsc <= now_tsc);
-        let is_due = tsc <= now_tsc && tsc != 0;
-        self.state = if is_due || tsc == 0 {
-            State::Stopped
-        } else {
-            State::Waiting { tsc }
-        };
-        was_due || is_due
+        if tsc > now_tsc {
+            self.state = State::Waiting { tsc };
+            return was_due;
+        }
+        self.state = State::Stopped;
+        was_due || tsc != 0
     }
 
     fn period(&self, count: u32) -> u64 {
