@@ -20,7 +20,6 @@ const REPORTING: &[&str] = &[
     "hypercall",
     "paravirt",
     "clocks",
-    "outside",
     "vapic",
 ];
 
@@ -55,6 +54,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             move || local_apic(apic),
         ));
     }
+    trials.push(trial(
+        "an_instruction_that_cannot_be_emulated_is_logged_with_its_bytes",
+        unknown_instruction,
+    ));
     trials.push(trial("a_triple_fault_stops_its_vm_only", triple_fault));
     trials.push(trial(
         "a_machine_that_has_halted_for_ever_is_told_and_ended",
@@ -117,6 +120,18 @@ fn local_apic(apic: ApicVirtualization) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The guest gets #UD, and goes on; the operator sees what it was.
+fn unknown_instruction() -> Result<()> {
+    let mut machine = Boot::tiny(&["outside"])?.start()?;
+    let line = machine.expect("no emulation of the instruction at 0x")?;
+    // FLD of a doubleword has the opcode 0xd9.
+    anyhow::ensure!(
+        line.contains("(64-bit mode): [d9, ") && line.ends_with("the guest gets #UD"),
+        "it was told as `{line}`"
+    );
+    machine.expect_all_passed("outside")
 }
 
 fn triple_fault() -> Result<()> {

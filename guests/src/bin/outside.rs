@@ -7,7 +7,7 @@
 #![no_main]
 
 use plinth_guests::paging::{self, PageSize, entry};
-use plinth_guests::{Case, Report, StartInfo, cpu, guest, println, probe, x86};
+use plinth_guests::{Case, Report, StartInfo, Vector, cpu, guest, println, probe, x86};
 
 guest!(main);
 
@@ -56,6 +56,19 @@ fn main(report: &mut Report, start: StartInfo) {
             hole(case, address);
         });
     }
+    report.case(
+        "what-the-hypervisor-cannot-do-there-is-no-instruction",
+        |case| {
+            if !cpu::is_plinth() {
+                return case.skip("hardware can do all its instructions everywhere");
+            }
+            // The x87 reads memory by itself: nobody emulates that.
+            let loaded = probe(|| {
+                x86!("fld dword ptr [{}]", in(reg) 0xd200_0000u64);
+            });
+            case.faults("FLD from a hole", loaded, Vector::InvalidOpcode, 0);
+        },
+    );
     report.case("own-memory-is-unchanged", |case| {
         let checksum = |seed: u64| {
             // SAFETY: the guest's own code, read only.
