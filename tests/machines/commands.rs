@@ -20,6 +20,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         ),
         trial("an_image_boots_with_its_guest_and_nothing_else", image),
         trial(
+            "an_image_too_large_for_the_bios_loader_is_refused_with_a_remedy",
+            large_image,
+        ),
+        trial(
             "flash_refuses_what_is_no_disk_before_it_builds_anything",
             no_disk,
         ),
@@ -181,6 +185,30 @@ fn image() -> Result<()> {
     machine.expect_all_passed("hello")?;
     ensure!(machine.expect_all_ended()? == 0, "the status was not 0");
     machine.expect_power_off()
+}
+
+/// 32 MiB that cannot be packed any smaller.
+fn large_image() -> Result<()> {
+    let file = Paths::of_checkout().artifacts().join("test-large");
+    let mut state = 1_u64;
+    let words = std::iter::repeat_with(|| {
+        // Xorshift (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    });
+    let bytes: Vec<u8> = words.take(4 << 20).flatten().collect();
+    std::fs::write(&file, bytes)?;
+    let place = file.to_str().context("the checkout's path is no text")?;
+    let said = xtask(&["image", "hello", "--module", place], 125);
+    std::fs::remove_file(&file)?;
+    let said = said?;
+    ensure!(
+        said.contains("the BIOS boot loader can load 29 MiB: use smaller kernels"),
+        "{said}"
+    );
+    Ok(())
 }
 
 fn no_disk() -> Result<()> {
