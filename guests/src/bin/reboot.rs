@@ -1,13 +1,13 @@
 //! `reboot`: looks whether its memory is as at power-on, leaves traces in parts of it, and asks for a reset.
 //!
 //! The traces are left by its own hand and by the hypervisor's: whoever zeroes only what a life has written has to
-//! know of both.
+//! know of both. With `everywhere` on its command line it leaves one in every page, at once, and then stays.
 
 #![no_std]
 #![no_main]
 
 use plinth_guests::cpu::{inb, outb, wrmsr};
-use plinth_guests::{Report, StartInfo, guest, paging, x86};
+use plinth_guests::{Report, StartInfo, guest, paging, println, x86};
 
 guest!(main);
 
@@ -29,13 +29,23 @@ fn main(report: &mut Report, start: StartInfo) {
         .map(|range| range.end())
         .max()
         .unwrap_or(0);
+    let everywhere = start.command_line() == Some("everywhere");
+    let wanted = if everywhere { 0 } else { 6 * LARGE_PAGE };
     report.case("memory-is-as-at-power-on", |case| {
         case.ensure(
-            ram_end > FIRST + 6 * LARGE_PAGE,
+            ram_end > FIRST + wanted,
             "there is too little memory to tell",
         );
         case.equal("the first word that is not zero", not_zero(ram_end), 0);
     });
+    if everywhere {
+        for page in (FIRST..ram_end).step_by(paging::FRAME_BYTES) {
+            paging::poke(page, TRACE);
+        }
+        println!("a trace is in every page");
+        // Nothing interrupts this guest, but what interrupts the host is to reach it at once.
+        x86!("sti", "2: jmp 2b", options(noreturn));
+    }
     // Its own hand: the first, a middle and the last word of a page, and many pages between untouched.
     let own = FIRST..FIRST + 3 * LARGE_PAGE;
     for (page, place) in own
