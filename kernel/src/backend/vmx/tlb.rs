@@ -6,6 +6,9 @@
 //!   register on the guest's behalf in a way that would flush on bare hardware.
 //! - An EPT pointer tags guest-physical and combined mappings of one VM. They are dropped on each CPU before the
 //!   VM's first entry there, since the frame of its EPT root may have been another VM's root before.
+//! - The EPT's dirty flags, and with them the log of written pages, are exact as long as no mapping is cached as dirty whose
+//!   flag is clear. So flags are never cleared: a new life has new tables, dropped as above. Whoever comes to clear one
+//!   has to drop the VM's mappings on each CPU after that, and before he relies on the flag.
 //! - Without VPID every entry and exit flushes linear mappings by itself.
 
 use memory::GuestVirt;
