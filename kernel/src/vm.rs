@@ -7,6 +7,7 @@
 //! ends in one word that the first to end it sets.
 
 mod port;
+mod wishes;
 
 use alloc::boxed::Box;
 use alloc::string::String;
@@ -20,7 +21,7 @@ use host::Tail;
 use machine::devices::TextView;
 use machine::devices::lapic::{Kick, PostedInterrupts};
 use machine::devices::routing::{RoutingTable, VcpuSet};
-use machine::{A20Gate, Board, BoardConfig, Display, Effects, InterruptMessage, Level, Request};
+use machine::{Board, BoardConfig, Display, Effects, InterruptMessage, Level};
 use spin::{Mutex, Once};
 use vmm::VmError;
 use vmm::inject::PicAnswer;
@@ -535,32 +536,6 @@ impl<B: Backend> Vm<B> {
         self.board_deadline_tsc.store(tsc, Ordering::Relaxed);
         if tsc < old_tsc && self.posted(BOOT_VCPU).post_timer() == Kick::Needed {
             self.kick(BOOT_VCPU);
-        }
-    }
-
-    fn apply(&self, effects: &Effects) {
-        for message in &effects.messages {
-            self.deliver(message, self.routing.resolve(message));
-        }
-        if let Some(request) = effects.request {
-            self.finish(match request {
-                Request::AddressLine20(gate) => return self.move_a20(gate),
-                Request::PowerOff => End::PowerOff,
-                Request::Reset => End::Reset,
-                Request::Panic => End::Crash(VmError::GuestPanic),
-                Request::Exit(status) => End::Exit(status),
-            });
-        }
-    }
-
-    /// The gate of address line 20 moves, for software now and for each vCPU before its next entry.
-    #[cold]
-    fn move_a20(&self, gate: A20Gate) {
-        self.ram.set_a20(gate);
-        for vcpu in 0..self.vcpus() {
-            if self.posted(vcpu).post_a20() == Kick::Needed {
-                self.kick(vcpu);
-            }
         }
     }
 

@@ -49,7 +49,13 @@ fn ends() -> Vec<Trial> {
             "run_ends_with_the_status_that_a_guest_gives_its_test_board",
             &["testboard", "--test-devices", "--cmdline", "a board"],
             43,
-            "[testboard] DONE 5 passed, 0 failed",
+            "[testboard] DONE 6 passed, 0 failed",
+        ),
+        (
+            "a_configuration_gives_a_test_board_and_a_screen",
+            &["--config", "guests/examples/test-board.toml"],
+            43,
+            "[testboard] DONE 6 passed, 0 failed",
         ),
         (
             "run_ends_with_2_where_the_guest_crashed",

@@ -13,7 +13,12 @@ use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("memtest86_tests_memory_and_shows_it", memtest),
+        trial("memtest86_tests_memory_and_shows_it", || {
+            memtest(Packaged::Memtest)
+        }),
+        trial("memtest86_for_32_bits_does_the_same", || {
+            memtest(Packaged::Memtest32)
+        }),
         trial("ipxe_shows_its_banner_and_takes_commands", ipxe),
         trial("grub_shows_its_prompt_and_takes_commands", grub),
         trial("xen_brings_up_all_of_its_machine", xen),
@@ -28,15 +33,15 @@ fn boot(packaged: Packaged) -> Result<Session> {
         .start()
 }
 
-fn memtest() -> Result<()> {
-    let mut machine = boot(Packaged::Memtest)?;
+fn memtest(packaged: Packaged) -> Result<()> {
+    let mut machine = boot(packaged)?;
     machine.expect_shown("Memtest86+")?;
     // The first tests are over soon.
     machine.expect_shown("[Moving inversions")?;
     machine.expect_shown("Errors: 0")?;
     // The Escape key leaves by a reset.
     machine.send(b"\x1b")?;
-    machine.expect_end("memtest86+", End::Reset)?;
+    machine.expect_end(packaged.name(), End::Reset)?;
     Ok(())
 }
 

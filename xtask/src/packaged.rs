@@ -20,6 +20,9 @@ pub enum Packaged {
     /// Tests memory.
     #[value(name = "memtest86+")]
     Memtest,
+    /// The same for 32-bit processors.
+    #[value(name = "memtest86+ia32")]
+    Memtest32,
     /// Boots from a network.
     Ipxe,
     /// Boots anything; with its command line.
@@ -69,6 +72,7 @@ impl Packaged {
     pub fn name(self) -> &'static str {
         match self {
             Self::Memtest => "memtest86+",
+            Self::Memtest32 => "memtest86+ia32",
             Self::Ipxe => "ipxe",
             Self::Grub => "grub",
             Self::Xen => "xen",
@@ -79,7 +83,7 @@ impl Packaged {
     /// Its command line: where its console is. One for iPXE is a script; without it, it would look for a network, in vain.
     fn command_line(self) -> &'static str {
         match self {
-            Self::Memtest | Self::Grub => "",
+            Self::Memtest | Self::Memtest32 | Self::Grub => "",
             Self::Ipxe => "shell",
             Self::Xen => "xen com1=115200,8n1 console=com1",
             Self::Gnumach => "gnumach console=com0",
@@ -89,7 +93,7 @@ impl Packaged {
     /// Whether it draws on a text screen.
     fn screen(self) -> Screen {
         match self {
-            Self::Memtest | Self::Ipxe | Self::Grub => Screen::Text,
+            Self::Memtest | Self::Memtest32 | Self::Ipxe | Self::Grub => Screen::Text,
             Self::Xen | Self::Gnumach => Screen::None,
         }
     }
@@ -101,14 +105,19 @@ impl Packaged {
     }
 
     fn folder(self, paths: &Paths) -> PathBuf {
-        paths.fetched().join(self.name())
+        // Both come from one package.
+        let name = match self {
+            Self::Memtest32 => Self::Memtest.name(),
+            _ => self.name(),
+        };
+        paths.fetched().join(name)
     }
 
     /// The packages that it comes from.
     #[must_use]
     pub fn packages(self) -> &'static [&'static str] {
         match self {
-            Self::Memtest => &["memtest86+"],
+            Self::Memtest | Self::Memtest32 => &["memtest86+"],
             Self::Ipxe => &["ipxe"],
             Self::Grub => &["grub-pc-bin", "grub-common"],
             Self::Xen => &["xen-system-amd64"],
@@ -119,7 +128,7 @@ impl Packaged {
     /// Where that only depends on the one with the image, whose name has a version in it: how that name begins.
     fn dependency_prefix(self) -> Option<&'static str> {
         match self {
-            Self::Memtest | Self::Ipxe | Self::Grub => None,
+            Self::Memtest | Self::Memtest32 | Self::Ipxe | Self::Grub => None,
             Self::Xen => Some("xen-hypervisor-"),
             Self::Gnumach => Some("gnumach-image-"),
         }
@@ -131,6 +140,10 @@ impl Packaged {
             Self::Memtest => &[
                 "boot/memtest86+x64.bin",
                 "usr/lib/memtest86+/memtest86+x64.bin",
+            ],
+            Self::Memtest32 => &[
+                "boot/memtest86+ia32.bin",
+                "usr/lib/memtest86+/memtest86+ia32.bin",
             ],
             Self::Ipxe => &["boot/ipxe.lkrn", "usr/lib/ipxe/ipxe.lkrn"],
             Self::Grub => &["core.img"],
@@ -192,7 +205,7 @@ impl Packaged {
         match self {
             Self::Grub => make_grub(&apt, &partial)?,
             Self::Xen | Self::Gnumach => unpack_kernel(&partial)?,
-            Self::Memtest | Self::Ipxe => {}
+            Self::Memtest | Self::Memtest32 | Self::Ipxe => {}
         }
         fs::rename(&partial, root).with_context(|| format!("cannot make {}", root.display()))
     }
@@ -260,7 +273,10 @@ mod tests {
             assert_eq!(Packaged::named(packaged.name()), Some(*packaged));
         }
         assert_eq!(Packaged::named("linux"), None);
-        assert_eq!(Packaged::names(), "memtest86+, ipxe, grub, xen, gnumach");
+        assert_eq!(
+            Packaged::names(),
+            "memtest86+, memtest86+ia32, ipxe, grub, xen, gnumach"
+        );
     }
 
     #[test]

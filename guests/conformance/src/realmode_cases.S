@@ -703,3 +703,144 @@ real_case a20_instructions, "real-a20-closed-survives-exits-and-nmis"
     near_call 16, a20_open
     expect "word ptr [counter]", 1
     passes
+
+real_case string_io_limit, "real-string-io-faults-at-the-segment-limit"
+    set_vector 13, fault_13
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset string_io_limit_1
+    mov ax, 0x2000
+    mov es, ax
+    mov di, 0xffff
+    mov dx, 0x3fe
+string_io_limit_2:  insw                        // its second byte is behind the limit
+string_io_limit_1:  expect "word ptr [fault_vector]", 13
+    mov ax, [fault_ip]
+    expect ax, "offset string_io_limit_2"
+    expect di, 0xffff
+    mov word ptr [fault_vector], 0
+    mov word ptr [resume], offset string_io_limit_3
+    mov si, 0xffff
+string_io_limit_4:  .byte 0x26, 0x6f            // outsw es:[si]
+string_io_limit_3:  expect "word ptr [fault_vector]", 13
+    mov ax, [fault_ip]
+    expect ax, "offset string_io_limit_4"
+    mov dx, 0x3ff
+    mov al, 0x6d
+    out dx, al
+    mov di, 0xffff                              // bytes wrap
+    mov cx, 2
+    rep insb
+    mov bx, di
+    expect bx, 1
+    mov al, es:[0]
+    expect_al 0x6d
+    passes
+
+real_case nested_interrupts, "real-int-and-iret-nest"
+    set_vector 0x41, nested_41
+    set_vector 0x42, nested_42
+    set_vector 0x43, nested_43
+    mov word ptr [counter], 0
+    mov bx, sp
+    pushf
+    pop cx
+    int 0x41
+    pushf
+    pop dx
+    mov si, sp
+    expect si, bx
+    expect dx, cx
+    expect "word ptr [counter]", 0x0321
+    passes
+nested_41:
+    inc word ptr cs:[counter]
+    std
+    int 0x42
+    int 0x43
+    iret
+nested_42:
+    add word ptr cs:[counter], 0x20
+    pushf                       // a frame of its own making
+    push cs
+    push offset nested_42_1
+    iret
+nested_42_1:
+    sti
+    iret
+nested_43:
+    .byte 0x60                  // pusha
+    xor eax, eax
+    cpuid
+    .byte 0x61                  // popa
+    add word ptr cs:[counter], 0x300
+    iret
+
+// Services of the BIOS that loaders of old call; the bare machine has one as well.
+
+real_case bios_a20, "real-bios-switches-a20"
+    mov ax, 0x2400
+    int 0x15
+    jc 1f
+    expect_closed
+    mov ax, 0x2402
+    int 0x15
+    jc 1f
+    expect ax, 0
+    mov ax, 0x2401
+    int 0x15
+    jc 1f
+    expect_open
+    mov ax, 0x2402
+    int 0x15
+    jc 1f
+    expect ax, 1
+    passes
+1:  mov ax, 0xbad
+    stc
+    near_return
+
+real_case bios_moves, "real-bios-moves-blocks-above-1-mib"
+    mov ax, 0x2000
+    mov es, ax
+    mov di, 0x500               // the table: 6 descriptors
+    xor ax, ax
+    mov cx, 24
+    rep stosw
+    mov word ptr es:[0x510], 0xffff
+    mov word ptr es:[0x512], 0x0600             // 0x20600
+    mov byte ptr es:[0x514], 0x02
+    mov byte ptr es:[0x515], 0x93
+    mov word ptr es:[0x518], 0xffff
+    mov word ptr es:[0x51a], 0x0000             // 0x200000
+    mov byte ptr es:[0x51c], 0x20
+    mov byte ptr es:[0x51d], 0x93
+    mov dword ptr es:[0x600], 0x600dbeef
+    mov si, 0x500
+    mov cx, 2
+    mov ah, 0x87
+    int 0x15
+    jc 1f
+    cli
+    limit_of_fs 0x10
+    mov esi, 0x200000
+    mov ebp, fs:[esi]
+    limit_of_fs 0x20
+    expect bp, 0xbeef
+    passes
+1:  cli
+    mov al, ah
+    stc
+    near_return
+
+real_case bios_memory, "real-bios-tells-of-memory"
+    mov ah, 0x88
+    int 0x15
+    jc 1f
+    cmp ax, 1024                // 2 MiB in all, at least
+    jb 1f
+    int 0x12
+    cmp ax, 500
+    jb 1f
+    passes
+1:  stc
+    near_return

@@ -9,7 +9,7 @@
 use plinth_guests::cpu::{inb, inl, inw, outb, outl, outw};
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::single::Single;
-use plinth_guests::{Report, StartInfo, guest, power, x86};
+use plinth_guests::{Case, Report, StartInfo, guest, power, x86};
 
 guest!(main);
 
@@ -56,6 +56,7 @@ fn main(report: &mut Report, _: StartInfo) {
             case.equal("interrupts", interrupts(), round);
         }
     });
+    report.case("the-dma-interface-reads-in-one-piece", dma);
     report.case("the-test-memory-keeps-what-is-written", |case| {
         let at = |offset: usize| (MEMORY + offset) as *mut u32;
         for offset in [0, 0x8000, 0xfffc] {
@@ -91,6 +92,52 @@ fn ports(report: &mut Report) {
     });
 }
 
+/// The command line by a request in memory.
+fn dma(case: &mut Case) {
+    static BUFFER: Single<[u8; 16]> = Single::new([0xff; 16]);
+    static REQUEST: Single<[u32; 4]> = Single::new([0; 4]);
+    const SELECT_AND_READ: u32 = 0x15 << 16 | 0xa;
+    case.equal("interfaces", u32::from(inb_of_entry(1)) & 2, 2);
+    case.equal(
+        "the first half of the signature",
+        inl(0x514),
+        u32::from_le_bytes(*b"QEMU"),
+    );
+    case.equal("the other half", inl(0x518), u32::from_le_bytes(*b" CFG"));
+    let request = REQUEST.get();
+    let words = [SELECT_AND_READ, 10, 0, BUFFER.get() as u64 as u32].map(u32::to_be);
+    // SAFETY: one CPU; the device writes behind the compiler's back, and so all accesses are volatile.
+    let (control, buffer) = unsafe {
+        request.write_volatile(words);
+        outl(0x514, 0);
+        outl(0x518, (request as u64 as u32).to_be());
+        let mut control = request.cast::<u32>().read_volatile();
+        for _ in 0..1000 {
+            if control == 0 {
+                break;
+            }
+            control = request.cast::<u32>().read_volatile();
+        }
+        (control, BUFFER.get().read_volatile())
+    };
+    case.equal("the control word", control, 0);
+    case.ensure(
+        buffer[..11] == *b"a board\0\0\0\xff",
+        "another command line",
+    );
+}
+
+fn inb_of_entry(entry: u16) -> u8 {
+    outw(0x510, entry);
+    inb(0x511)
+}
+
+/// The sequencer's memory mode register, which every VGA has and which reads as all ones where there is none.
+fn has_display() -> bool {
+    outb(0x3c4, 4);
+    inb(0x3c5) != 0xff
+}
+
 fn firmware_configuration(report: &mut Report) {
     fn read<const BYTES: usize>(entry: u16) -> [u8; BYTES] {
         outw(0x510, entry);
@@ -110,6 +157,12 @@ fn firmware_configuration(report: &mut Report) {
         case.equal("bytes of the command line", length, 8);
         case.ensure(read(0x15) == *b"a board\0", "another command line");
         case.ensure(read(0x11) == *b"\x7fELF", "the kernel is no ELF file");
+        let no_graphic = u16::from_le_bytes(read(4));
+        case.equal(
+            "whether there is no display",
+            no_graphic,
+            u16::from(!has_display()),
+        );
         let files = u32::from_be_bytes(read(0x19));
         case.ensure((1..100).contains(&files), "an impossible number of files");
     });

@@ -25,7 +25,7 @@ use std::path::PathBuf;
 /// Which guest.
 #[derive(Args, Clone, Debug)]
 pub struct GuestOptions {
-    /// linux, memtest86+, ipxe, grub, xen, gnumach, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
+    /// linux, memtest86+, memtest86+ia32, ipxe, grub, xen, gnumach, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
     name: Option<String>,
     /// Run the virtual machines that this TOML file, or folder of them, describes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "tsc", "screen", "test_devices"])]
@@ -437,7 +437,9 @@ mod tests {
         assert_eq!(guest(&["hello"]).unwrap().kernel, PathBuf::from("/g/hello"));
         let error = guest(&["nobody"]).unwrap_err().to_string();
         assert!(
-            error.contains("There are: linux, memtest86+, ipxe, grub, xen, gnumach, hello"),
+            error.contains(
+                "There are: linux, memtest86+, memtest86+ia32, ipxe, grub, xen, gnumach, hello"
+            ),
             "{error}"
         );
     }

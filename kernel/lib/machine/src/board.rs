@@ -5,9 +5,12 @@
 //! messages, console output and requests remain in the [`Effects`] for the caller, who takes them out after
 //! each access.
 
-use arch::{Vector, Width};
-use memory::GuestPhys;
+mod deadlines;
 
+use arch::{Vector, Width};
+use memory::{GuestMemory, GuestPhys};
+
+use self::deadlines::Deadlines;
 use crate::bus::{self, Port};
 use crate::devices::{
     FirmwareFiles, I8042, IoApic, Keyboard, PanicDevice, Pci, Pic, Pit, PowerManagement,
@@ -59,34 +62,6 @@ pub struct BoardConfig {
     pub test_board: TestBoard,
     /// The state at the start.
     pub handover: Handover,
-}
-
-/// When each device that waits for something is due; `u64::MAX` where it waits for nothing.
-#[derive(Clone, Copy, Debug)]
-struct Deadlines {
-    uart: u64,
-    pit: u64,
-    rtc: u64,
-    pm: u64,
-    keyboard: u64,
-    /// The least of the others.
-    next: u64,
-}
-
-impl Deadlines {
-    const NONE: Self = Self {
-        uart: u64::MAX,
-        pit: u64::MAX,
-        rtc: u64::MAX,
-        pm: u64::MAX,
-        keyboard: u64::MAX,
-        next: u64::MAX,
-    };
-
-    fn settle(&mut self) {
-        let isa = self.uart.min(self.pit).min(self.rtc);
-        self.next = isa.min(self.pm).min(self.keyboard);
-    }
 }
 
 /// All devices of one virtual machine but the local APICs.
@@ -151,7 +126,11 @@ impl Board {
             pci: Pci::new(),
             test: match &config.test_board {
                 TestBoard::Absent => None,
-                TestBoard::Present(files) => Some(TestDevices::new(&config.layout, files.clone())),
+                TestBoard::Present(files) => Some(TestDevices::new(
+                    &config.layout,
+                    config.display,
+                    files.clone(),
+                )),
             },
             deadlines: Deadlines::NONE,
             config,
@@ -275,6 +254,15 @@ impl Board {
         taken
     }
 
+    /// Does a part of what a guest has asked of the firmware configuration; the rest is due at once.
+    pub fn transfer_firmware(&mut self, memory: &impl GuestMemory) {
+        if let Some(test) = &mut self.test {
+            test.transfer(memory);
+            self.deadlines.firmware = if test.is_transferring() { 0 } else { u64::MAX };
+            self.deadlines.settle();
+        }
+    }
+
     /// What is on the display; `None` if there is none, or it is off or shows graphics.
     pub fn view(&self) -> Option<TextView> {
         self.vga.as_ref()?.view()
@@ -328,6 +316,9 @@ impl Board {
         if self.deadlines.keyboard <= now_ns {
             self.keyboard.expire(now_ns, fx);
             self.keyboard_accessed();
+        }
+        if self.deadlines.firmware <= now_ns {
+            fx.ask(Request::FirmwareTransfer);
         }
         if self.deadlines.pm <= now_ns {
             self.pm.expire(now_ns, fx);
@@ -502,6 +493,12 @@ impl Board {
             (Port::Test, Width::Word) if port == testdev::SELECT => {
                 if let Some(test) = &mut self.test {
                     test.select(value as u16);
+                }
+                return;
+            }
+            (Port::Test, Width::Dword) if port == testdev::DMA_HIGH || port == testdev::DMA_LOW => {
+                if let Some(test) = &mut self.test {
+                    test.write_dma(port, value, fx);
                 }
                 return;
             }

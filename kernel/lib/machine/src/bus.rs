@@ -72,6 +72,7 @@ const RANGES: &[(usize, usize, Port)] = &[
     (0x4d0, 2, Port::Elcr),
     (PanicDevice::PORT as usize, 1, Port::Panic),
     (0x510, 2, Port::Test),
+    (0x514, 8, Port::Test),
     (0x600, 12, Port::PowerManagement),
     (0xcf8, 1, Port::PciAddress),
     (0xcf9, 1, Port::Reset),

@@ -15,6 +15,8 @@ pub enum Request {
     Panic,
     /// The guest ends its run with this exit status (the test boards' debug-exit device).
     Exit(u32),
+    /// The firmware configuration wants to write to the guest's memory (`Board::transfer_firmware`).
+    FirmwareTransfer,
     /// The gate of address line 20 moves.
     AddressLine20(A20Gate),
 }

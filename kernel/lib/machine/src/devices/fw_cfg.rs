@@ -1,13 +1,17 @@
-//! [`FirmwareConfig`]: QEMU's fw_cfg, read by ports, with the entries that test kernels look at.
+//! [`FirmwareConfig`]: QEMU's fw_cfg, with the entries that test kernels look at.
 //!
 //! A 16-bit write to port 0x510 selects an entry, and each read of port 0x511 gives its next byte; past the end
-//! there are zeroes. Numbers are little-endian but in the file directory. There is no DMA interface, as the ID says,
-//! which every reader has to ask first. By QEMU's "QEMU Firmware Configuration (fw_cfg) Device".
+//! there are zeroes. Or a guest writes to ports 0x514 and 0x518 where in its memory a request lies, and finds what it
+//! asked for there ([`FirmwareConfig::transfer`]). Numbers are little-endian but in the file directory and in such requests.
+//! By QEMU's "QEMU Firmware Configuration (fw_cfg) Device".
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use memory::{GuestMemory, GuestPhys};
+
 use crate::layout::MachineLayout;
+use crate::{Display, Effects, Request};
 
 /// Entries by their number.
 mod entry {
@@ -31,8 +35,37 @@ mod entry {
     pub(super) const E820: u16 = 0x8003;
 }
 
-/// ID: the traditional interface alone.
-const TRADITIONAL: u32 = 1;
+/// ID: both interfaces.
+const TRADITIONAL_AND_DMA: u32 = 3;
+/// What the ports of the DMA interface read as.
+const DMA_SIGNATURE: [u8; 8] = *b"QEMU CFG";
+/// Bytes that are transferred at once.
+const MOST_AT_ONCE: u32 = 64 << 10;
+
+/// The control word of a request.
+mod control {
+    pub(super) const ERROR: u32 = 1 << 0;
+    pub(super) const READ: u32 = 1 << 1;
+    pub(super) const SKIP: u32 = 1 << 2;
+    pub(super) const SELECT: u32 = 1 << 3;
+    pub(super) const WRITE: u32 = 1 << 4;
+}
+
+/// A request that a guest has made.
+#[derive(Clone, Copy, Debug)]
+struct DmaRequest {
+    /// Where it lies: control, length, address.
+    at: GuestPhys,
+    /// What is left of it, once it has been looked at.
+    rest: Option<(GuestPhys, u32)>,
+}
+
+/// Whether a request is done with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Progress {
+    Done,
+    More,
+}
 /// The name of the file with the memory map.
 const E820_NAME: &[u8] = b"etc/e820";
 /// Bytes of a name in the directory.
@@ -58,17 +91,24 @@ pub(super) struct FirmwareConfig {
     contents: Vec<u8>,
     selected: u16,
     position: usize,
+    display: Display,
+    /// The upper half of the address of the next request.
+    dma_high: u32,
+    dma: Option<DmaRequest>,
 }
 
 impl FirmwareConfig {
     /// The device of a machine of this size.
-    pub(super) fn new(layout: &MachineLayout, files: FirmwareFiles) -> Self {
+    pub(super) fn new(layout: &MachineLayout, display: Display, files: FirmwareFiles) -> Self {
         Self {
             layout: *layout,
             files,
             contents: Vec::new(),
             selected: entry::SIGNATURE,
             position: 0,
+            display,
+            dma_high: 0,
+            dma: None,
         }
     }
 
@@ -80,6 +120,16 @@ impl FirmwareConfig {
 
     /// The next byte of the selected entry.
     pub(super) fn read(&mut self) -> u8 {
+        let byte = self.rest().first().copied();
+        // Past the end it stays, and the string's zero byte is among the zeroes there.
+        if byte.is_some() {
+            self.position += 1;
+        }
+        byte.unwrap_or(0)
+    }
+
+    /// What of the selected entry has not been read.
+    fn rest(&mut self) -> &[u8] {
         if self.position == 0 {
             self.contents = self.made();
         }
@@ -89,12 +139,97 @@ impl FirmwareConfig {
             entry::CMDLINE => self.files.cmdline.as_bytes(),
             _ => &self.contents,
         };
-        let byte = bytes.get(self.position).copied();
-        // Past the end it stays, and the string's zero byte is among the zeroes there.
-        if byte.is_some() {
-            self.position += 1;
+        bytes.get(self.position..).unwrap_or_default()
+    }
+
+    /// Reads one of the eight ports of the DMA interface.
+    pub(super) fn dma_signature(index: u16) -> u8 {
+        DMA_SIGNATURE
+            .get(usize::from(index))
+            .copied()
+            .unwrap_or(0xff)
+    }
+
+    /// Writes the upper half of a request's address, big-endian.
+    pub(super) const fn write_dma_high(&mut self, value: u32) {
+        self.dma_high = value.swap_bytes();
+    }
+
+    /// Writes the lower half, by which the request is made.
+    pub(super) fn write_dma_low(&mut self, value: u32, fx: &mut Effects) {
+        let high = core::mem::take(&mut self.dma_high);
+        self.dma = Some(DmaRequest {
+            at: GuestPhys::new(u64::from(high) << 32 | u64::from(value.swap_bytes())),
+            rest: None,
+        });
+        fx.ask(Request::FirmwareTransfer);
+    }
+
+    /// Whether a request is not done with.
+    pub(super) const fn is_busy(&self) -> bool {
+        self.dma.is_some()
+    }
+
+    /// Does a part of the request, so that nobody has to wait for all of a long one. When it is done with, its control
+    /// word says how it went. One that lies outside of RAM is dropped.
+    pub(super) fn transfer(&mut self, memory: &impl GuestMemory) -> Progress {
+        let Some(request) = self.dma.take() else {
+            return Progress::Done;
+        };
+        let (to, left) = match request.rest {
+            Some(rest) => rest,
+            None => match self.begin(request.at, memory) {
+                Ok(Some(rest)) => rest,
+                Ok(None) => return finish(request.at, 0, memory),
+                Err(status) => return finish(request.at, status, memory),
+            },
+        };
+        let now = left.min(MOST_AT_ONCE);
+        let known = self.rest();
+        let known = known.get(..now as usize).unwrap_or(known);
+        let zeroes = to.wrapping_add(known.len() as u64);
+        let done = memory
+            .write(to, known)
+            .and_then(|()| memory.zero(zeroes, u64::from(now) - known.len() as u64));
+        self.position += known.len();
+        if done.is_err() {
+            return finish(request.at, control::ERROR, memory);
         }
-        byte.unwrap_or(0)
+        if now == left {
+            return finish(request.at, 0, memory);
+        }
+        self.dma = Some(DmaRequest {
+            rest: Some((to.wrapping_add(u64::from(now)), left - now)),
+            ..request
+        });
+        Progress::More
+    }
+
+    /// Looks at a request: where to read to, and how much; or how it ended at once.
+    fn begin(
+        &mut self,
+        at: GuestPhys,
+        memory: &impl GuestMemory,
+    ) -> Result<Option<(GuestPhys, u32)>, u32> {
+        let mut raw = [0; 16];
+        memory.read(at, &mut raw).map_err(|_| control::ERROR)?;
+        let raw = u128::from_be_bytes(raw);
+        let (word, length) = ((raw >> 96) as u32, (raw >> 64) as u32);
+        if word & control::SELECT != 0 {
+            self.select((word >> 16) as u16);
+        }
+        if word & control::READ != 0 {
+            return Ok(Some((GuestPhys::new(raw as u64), length)));
+        }
+        if word & control::WRITE != 0 {
+            // All entries are read only.
+            return Err(control::ERROR);
+        }
+        if word & control::SKIP != 0 {
+            let skipped = self.rest().len().min(length as usize);
+            self.position += skipped;
+        }
+        Ok(None)
     }
 
     /// The contents of an entry that is no file.
@@ -103,9 +238,9 @@ impl FirmwareConfig {
         let word = |value: u16| value.to_le_bytes().to_vec();
         match self.selected {
             entry::SIGNATURE => b"QEMU".to_vec(),
-            entry::ID => TRADITIONAL.to_le_bytes().to_vec(),
+            entry::ID => TRADITIONAL_AND_DMA.to_le_bytes().to_vec(),
             entry::RAM_BYTES => self.layout.ram_bytes().to_le_bytes().to_vec(),
-            entry::NO_GRAPHIC => word(1),
+            entry::NO_GRAPHIC => word(u16::from(self.display == Display::Absent)),
             entry::CPU_COUNT | entry::MAX_CPUS => word(self.layout.cpus() as u16),
             entry::KERNEL_BYTES => dword(self.files.kernel.len()),
             entry::INITRD_BYTES => dword(self.files.initrd.len()),
@@ -145,9 +280,16 @@ impl FirmwareConfig {
 
 const E820_ENTRY_BYTES: usize = 20;
 
+fn finish(at: GuestPhys, status: u32, memory: &impl GuestMemory) -> Progress {
+    // Where there is no memory, nobody waits for an answer.
+    let _ = memory.write(at, &status.to_be_bytes());
+    Progress::Done
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loader::FakeMemory;
 
     fn config() -> FirmwareConfig {
         let files = FirmwareFiles {
@@ -155,7 +297,11 @@ mod tests {
             initrd: Arc::new(b"disk".to_vec()),
             cmdline: "quiet".into(),
         };
-        FirmwareConfig::new(&MachineLayout::new(0x1_2345_6000, 3), files)
+        FirmwareConfig::new(
+            &MachineLayout::new(0x1_2345_6000, 3),
+            Display::Absent,
+            files,
+        )
     }
 
     fn entry<const BYTES: usize>(config: &mut FirmwareConfig, number: u16) -> [u8; BYTES] {
@@ -167,7 +313,8 @@ mod tests {
     fn entries_are_read_byte_by_byte_and_end_in_zeroes() {
         let mut config = config();
         assert_eq!(entry(&mut config, 0), *b"QEMU\0\0\0\0\0");
-        assert_eq!(entry(&mut config, 1), [1, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(entry(&mut config, 1), [3, 0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(entry(&mut config, 4), [1, 0, 0]);
         assert_eq!(entry(&mut config, 3), [0, 0x60, 0x45, 0x23, 1, 0, 0, 0, 0]);
         assert_eq!(entry(&mut config, 5), [3, 0, 0, 0]);
         assert_eq!(entry(&mut config, 15), [3, 0, 0, 0]);
@@ -183,6 +330,61 @@ mod tests {
         assert_eq!(entry(&mut config, 0x12), *b"disk\0");
         assert_eq!(entry(&mut config, 0x14), [6, 0, 0, 0]);
         assert_eq!(entry(&mut config, 0x15), *b"quiet\0");
+    }
+
+    /// Makes a request, and does it to its end; how many parts that took, and the control word then.
+    fn request(config: &mut FirmwareConfig, memory: &FakeMemory, words: [u32; 4]) -> (u32, u32) {
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+        memory.write(GuestPhys::new(0x1000), &bytes).unwrap();
+        let mut fx = Effects::new();
+        config.write_dma_high(0);
+        config.write_dma_low(0x1000u32.swap_bytes(), &mut fx);
+        assert_eq!(fx.request, Some(Request::FirmwareTransfer));
+        let mut parts = 1;
+        while config.transfer(memory) == Progress::More {
+            assert!(config.is_busy());
+            parts += 1;
+        }
+        let word = memory.bytes(0x1000, 4);
+        (parts, u32::from_be_bytes(word[..].try_into().unwrap()))
+    }
+
+    #[test]
+    fn a_request_selects_skips_and_reads_to_memory() {
+        let (mut config, memory) = (config(), FakeMemory::new(1 << 20));
+        memory.write(GuestPhys::new(0x2000), &[0xff; 8]).unwrap();
+        let command_line = 0x15 << 16;
+        assert_eq!(
+            request(&mut config, &memory, [command_line | 0xa, 3, 0, 0x2000]),
+            (1, 0)
+        );
+        assert_eq!(memory.bytes(0x2000, 4), *b"qui\xff");
+        // One is skipped, and then what is left is read, and zeroes behind it.
+        assert_eq!(request(&mut config, &memory, [4, 1, 0, 0]), (1, 0));
+        assert_eq!(request(&mut config, &memory, [2, 4, 0, 0x2000]), (1, 0));
+        assert_eq!(memory.bytes(0x2000, 5), *b"t\0\0\0\xff");
+    }
+
+    #[test]
+    fn a_long_request_is_done_in_parts() {
+        let (mut config, memory) = (config(), FakeMemory::new(1 << 20));
+        memory.write(GuestPhys::new(0x4_0004), &[1; 4]).unwrap();
+        let kernel = 0x11 << 16;
+        let words = [kernel | 0xa, 0x2_0008, 0, 0x2_0000];
+        assert_eq!(request(&mut config, &memory, words), (3, 0));
+        assert_eq!(memory.bytes(0x2_0000, 4), *b"\x7fELF");
+        assert_eq!(memory.bytes(0x4_0004, 5), [0; 5]);
+    }
+
+    #[test]
+    fn writes_and_addresses_outside_of_ram_are_errors() {
+        let (mut config, memory) = (config(), FakeMemory::new(1 << 20));
+        assert_eq!(request(&mut config, &memory, [0x10, 4, 0, 0x2000]), (1, 1));
+        let outside = [0x15 << 16 | 0xa, 4, 0, 0x10_0000];
+        assert_eq!(request(&mut config, &memory, outside), (1, 1));
+        let mut fx = Effects::new();
+        config.write_dma_low(0x7000_0000u32.swap_bytes(), &mut fx);
+        assert_eq!(config.transfer(&memory), Progress::Done);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 //! | port 0xe9          | debug console: each byte is output; reads as 0xe9                             |
 //! | port 0xf4          | ends the run; the exit status is twice the value plus one                     |
 //! | port 0x510, 0x511  | firmware configuration: select an entry, read it ([`super::fw_cfg`])          |
+//! | port 0x514, 0x518  | the same by requests in memory                                                |
 //! | port 0x2000 to 0x2017 | the interrupt lines of GSI 0 to 23: any value but 0 raises one              |
 //! | memory at 0xff00_0000 | 64 KiB that read back as they were written, always by an exit               |
 //!
@@ -18,11 +19,11 @@ use alloc::boxed::Box;
 use alloc::vec;
 
 use arch::Width;
-use memory::{GuestPhys, Range};
+use memory::{GuestMemory, GuestPhys, Range};
 
-use super::fw_cfg::{FirmwareConfig, FirmwareFiles};
+use super::fw_cfg::{FirmwareConfig, FirmwareFiles, Progress};
 use crate::layout::MachineLayout;
-use crate::{Board, Effects, Gsi, Level, Request};
+use crate::{Board, Display, Effects, Gsi, Level, Request};
 
 /// The first port of the interrupt lines.
 pub(crate) const LINES: u16 = 0x2000;
@@ -34,6 +35,10 @@ pub(crate) const EXIT: u16 = 0xf4;
 pub(crate) const SELECT: u16 = 0x510;
 /// The port that reads it.
 const DATA: u16 = 0x511;
+/// The ports that take the address of a request, by doublewords: upper half, lower half.
+pub(crate) const DMA_HIGH: u16 = 0x514;
+pub(crate) const DMA_LOW: u16 = 0x518;
+const DMA_END: u16 = 0x51c;
 /// The debug console, which reads as its own number: by that, software finds it.
 const CONSOLE: u16 = 0xe9;
 /// The memory that is always reached by an exit.
@@ -52,11 +57,11 @@ pub struct TestDevices {
 
 impl TestDevices {
     /// The devices of a machine of this size, after a reset.
-    pub fn new(layout: &MachineLayout, files: FirmwareFiles) -> Self {
+    pub fn new(layout: &MachineLayout, display: Display, files: FirmwareFiles) -> Self {
         Self {
             scratch: [0; 4],
             memory: vec![0; MEMORY.len() as usize].into(),
-            firmware: FirmwareConfig::new(layout, files),
+            firmware: FirmwareConfig::new(layout, display, files),
         }
     }
 
@@ -70,6 +75,7 @@ impl TestDevices {
                 .copied()
                 .unwrap_or(0xff),
             SELECT | DATA => self.firmware.read(),
+            DMA_HIGH..DMA_END => FirmwareConfig::dma_signature(port - DMA_HIGH),
             EXIT => 0,
             _ => 0xff,
         }
@@ -116,6 +122,25 @@ impl TestDevices {
         self.firmware.select(entry);
     }
 
+    /// Writes one of the two ports that take the address of a request.
+    pub fn write_dma(&mut self, port: u16, value: u32, fx: &mut Effects) {
+        match port {
+            DMA_HIGH => self.firmware.write_dma_high(value),
+            _ => self.firmware.write_dma_low(value, fx),
+        }
+    }
+
+    /// Whether a request is not done with.
+    pub const fn is_transferring(&self) -> bool {
+        self.firmware.is_busy()
+    }
+
+    /// Does a part of the request.
+    pub fn transfer(&mut self, memory: &impl GuestMemory) {
+        // Whether there is more to do is asked by those who want to know.
+        let (Progress::Done | Progress::More) = self.firmware.transfer(memory);
+    }
+
     /// Writes the exit port in any width.
     pub const fn exit(&self, value: u32, fx: &mut Effects) {
         fx.ask(Request::Exit(value.wrapping_shl(1) | 1));
@@ -135,7 +160,11 @@ mod tests {
     use super::*;
 
     fn devices() -> TestDevices {
-        TestDevices::new(&MachineLayout::new(1 << 20, 1), FirmwareFiles::default())
+        TestDevices::new(
+            &MachineLayout::new(1 << 20, 1),
+            Display::Absent,
+            FirmwareFiles::default(),
+        )
     }
 
     #[test]
