@@ -2,6 +2,7 @@
 
 use crate::apic;
 use crate::exceptions::{Frame, set_handler};
+use crate::report::Case;
 use crate::single::Single;
 
 /// How many events are kept.
@@ -120,5 +121,22 @@ pub fn record(vectors: &[u8]) {
 pub fn forget(vectors: &[u8]) {
     for &vector in vectors {
         set_handler(vector, None);
+    }
+}
+
+/// What came when interrupts were let in.
+pub fn taken() -> Log {
+    apic::open_window();
+    log()
+}
+
+/// Checks that these vectors came, in this order.
+pub fn came(case: &mut Case, what: &str, log: Log, vectors: &[u8]) {
+    if !log.is(vectors) {
+        case.fail(format_args!(
+            "{what}: {} interrupts came ({:#x}), not {vectors:x?}",
+            log.count(),
+            log.vectors(),
+        ));
     }
 }

@@ -503,7 +503,8 @@ timer_interrupt:
     pop ax
     iret
 
-real_case nmi, "real-nmi-goes-through-the-vector-table"
+// Makes this processor's local APIC ready to send it NMIs, which are counted; FS reaches 4 GiB from then on.
+.macro count_own_nmis
     set_vector 2, count_interrupts
     mov word ptr [counter], 0
     limit_of_fs 0x10
@@ -511,14 +512,20 @@ real_case nmi, "real-nmi-goes-through-the-vector-table"
     mov eax, fs:[esi]           // to this processor's own ID
     and eax, 0xff000000
     mov dword ptr fs:[esi + 0x2f0], eax
+.endm
+
+// Sends one, and waits until it must have come.
+.macro own_nmi
     mov dword ptr fs:[esi + 0x2e0], 0x4400
     mov cx, 100
-1:  pause
-    loop 1b
-    mov dword ptr fs:[esi + 0x2e0], 0x4400
-    mov cx, 100
-2:  pause
-    loop 2b
+78: pause
+    loop 78b
+.endm
+
+real_case nmi, "real-nmi-goes-through-the-vector-table"
+    count_own_nmis
+    own_nmi
+    own_nmi
     limit_of_fs 0x20
     expect "word ptr [counter]", 2
     passes
@@ -686,17 +693,8 @@ real_case a20_above, "real-a20-closed-in-every-odd-mib"
 
 real_case a20_instructions, "real-a20-closed-survives-exits-and-nmis"
     near_call 16, a20_close
-    set_vector 2, count_interrupts
-    mov word ptr [counter], 0
-    limit_of_fs 0x10
-    mov esi, 0xfee00020
-    mov eax, fs:[esi]           // to this processor's own ID
-    and eax, 0xff000000
-    mov dword ptr fs:[esi + 0x2f0], eax
-    mov dword ptr fs:[esi + 0x2e0], 0x4400
-    mov cx, 100
-1:  pause
-    loop 1b
+    count_own_nmis
+    own_nmi
     xor eax, eax
     cpuid
     limit_of_fs 0x20

@@ -5,45 +5,27 @@
 
 use core::arch::asm;
 
-/// Uses the number of a register in assembly.
+/// Uses the number of a register in assembly, if it is one of those listed.
 macro_rules! by_number {
-    ($number:expr, $use:ident, $otherwise:expr) => {
+    ($number:expr, $use:ident, $otherwise:expr, $($known:literal)*) => {
         match $number {
-            0 => $use!("0"),
-            1 => $use!("1"),
-            2 => $use!("2"),
-            3 => $use!("3"),
-            4 => $use!("4"),
-            5 => $use!("5"),
-            6 => $use!("6"),
-            7 => $use!("7"),
-            8 => $use!("8"),
-            9 => $use!("9"),
-            10 => $use!("10"),
-            11 => $use!("11"),
-            12 => $use!("12"),
-            13 => $use!("13"),
-            14 => $use!("14"),
-            15 => $use!("15"),
+            $($known => $use!($known),)*
             _ => $otherwise,
         }
     };
 }
 
-/// The same for the eight of MMX.
-macro_rules! by_mmx_number {
+/// For one of the sixteen XMM or YMM registers.
+macro_rules! by_vector {
     ($number:expr, $use:ident, $otherwise:expr) => {
-        match $number {
-            0 => $use!("0"),
-            1 => $use!("1"),
-            2 => $use!("2"),
-            3 => $use!("3"),
-            4 => $use!("4"),
-            5 => $use!("5"),
-            6 => $use!("6"),
-            7 => $use!("7"),
-            _ => $otherwise,
-        }
+        by_number!($number, $use, $otherwise, 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15)
+    };
+}
+
+/// For one of the eight MMX registers.
+macro_rules! by_mmx {
+    ($number:expr, $use:ident, $otherwise:expr) => {
+        by_number!($number, $use, $otherwise, 0 1 2 3 4 5 6 7)
     };
 }
 
@@ -57,7 +39,7 @@ pub(super) fn read(number: u8) -> Option<u128> {
         };
     }
     // SAFETY: writes the 16 bytes of `value`.
-    unsafe { by_number!(number, store, return None) };
+    unsafe { by_vector!(number, store, return None) };
     Some(value)
 }
 
@@ -70,7 +52,7 @@ pub(super) fn write(number: u8, value: u128) -> bool {
         };
     }
     // SAFETY: the register is the loaded guest's, which is what the caller wants changed.
-    unsafe { by_number!(number, load, return false) };
+    unsafe { by_vector!(number, load, return false) };
     true
 }
 
@@ -84,7 +66,7 @@ pub(super) fn read_wide(number: u8) -> Option<[u128; 2]> {
         };
     }
     // SAFETY: writes the 32 bytes of `value`; AVX is on.
-    unsafe { by_number!(number, store, return None) };
+    unsafe { by_vector!(number, store, return None) };
     Some(value)
 }
 
@@ -97,7 +79,7 @@ pub(super) fn write_wide(number: u8, value: [u128; 2]) -> bool {
         };
     }
     // SAFETY: the register is the loaded guest's, which is what the caller wants changed; AVX is on.
-    unsafe { by_number!(number, load, return false) };
+    unsafe { by_vector!(number, load, return false) };
     true
 }
 
@@ -111,7 +93,7 @@ pub(super) fn read_mmx(number: u8) -> Option<u64> {
         };
     }
     // SAFETY: writes the 8 bytes of `value`; the registers are the loaded guest's.
-    unsafe { by_mmx_number!(number, store, return None) };
+    unsafe { by_mmx!(number, store, return None) };
     Some(value)
 }
 
@@ -124,6 +106,6 @@ pub(super) fn write_mmx(number: u8, value: u64) -> bool {
         };
     }
     // SAFETY: the register is the loaded guest's, which is what the caller wants changed.
-    unsafe { by_mmx_number!(number, load, return false) };
+    unsafe { by_mmx!(number, load, return false) };
     true
 }

@@ -12,7 +12,7 @@ mod timer;
 
 use plinth_guests::apic::{self, SPURIOUS_VECTOR};
 use plinth_guests::exceptions::set_handler;
-use plinth_guests::recorder::{self, Log};
+use plinth_guests::recorder::{self, came, taken};
 use plinth_guests::{Case, Report, StartInfo, guest, pic};
 
 guest!(main);
@@ -51,23 +51,6 @@ fn main(report: &mut Report, _: StartInfo) {
 fn prepare() {
     apic::enable();
     recorder::clear();
-}
-
-/// What came when interrupts were let in.
-fn taken() -> Log {
-    apic::open_window();
-    recorder::log()
-}
-
-/// Checks that these vectors came, in this order.
-fn came(case: &mut Case, what: &str, log: Log, vectors: &[u8]) {
-    if !log.is(vectors) {
-        case.fail(format_args!(
-            "{what}: {} interrupts came ({:#x}), not {vectors:x?}",
-            log.count(),
-            log.vectors(),
-        ));
-    }
 }
 
 /// Runs a case whose name has the mode before it.

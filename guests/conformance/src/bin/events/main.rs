@@ -203,17 +203,19 @@ fn flags(report: &mut Report) {
     );
 }
 
+/// Notes a single-step trap, the last one.
+fn note_and_step_no_more(frame: &mut Frame) {
+    note(frame);
+    frame.rflags &= !TF;
+    cpu::write_dr6(0xffff_0ff0);
+}
+
 fn traps(report: &mut Report) {
     case(
         report,
         "single-step-trap-comes-before-an-interrupt",
         |case| {
-            fn on_debug(frame: &mut Frame) {
-                note(frame);
-                frame.rflags &= !TF;
-                cpu::write_dr6(0xffff_0ff0);
-            }
-            set_handler(DEBUG, Some(on_debug));
+            set_handler(DEBUG, Some(note_and_step_no_more));
             apic::send_to_self(FIRST);
             let place: u64;
             x86!(
@@ -237,12 +239,7 @@ fn traps(report: &mut Report) {
         report,
         "trap-and-interrupt-at-one-boundary-come-in-this-order",
         |case| {
-            fn on_debug(frame: &mut Frame) {
-                note(frame);
-                frame.rflags &= !TF;
-                cpu::write_dr6(0xffff_0ff0);
-            }
-            set_handler(DEBUG, Some(on_debug));
+            set_handler(DEBUG, Some(note_and_step_no_more));
             cpu::write_cr8(15);
             apic::send_to_self(FIRST);
             let place: u64;

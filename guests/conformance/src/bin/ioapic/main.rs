@@ -13,7 +13,7 @@ mod pins;
 use plinth_guests::apic::{self, SPURIOUS_VECTOR};
 use plinth_guests::cpu::{inb, outb};
 use plinth_guests::exceptions::set_handler;
-use plinth_guests::recorder::{self, Log};
+use plinth_guests::recorder::{self, came, taken};
 use plinth_guests::{Case, Report, StartInfo, guest, pic, x86};
 
 guest!(main);
@@ -94,23 +94,6 @@ fn set_line(asserted: bool) {
 fn pulse() {
     set_line(true);
     set_line(false);
-}
-
-/// What came when interrupts were let in.
-fn taken() -> Log {
-    apic::open_window();
-    recorder::log()
-}
-
-/// Checks that these vectors came, in this order.
-fn came(case: &mut Case, what: &str, log: Log, vectors: &[u8]) {
-    if !log.is(vectors) {
-        case.fail(format_args!(
-            "{what}: {} interrupts came ({:#x}), not {vectors:x?}",
-            log.count(),
-            log.vectors(),
-        ));
-    }
 }
 
 fn quiet() {
