@@ -26,7 +26,8 @@ pub(super) struct Timing {
     /// How long before `timer_tsc` to begin: while it runs, and while it is halted.
     running_advance: Advance,
     halted_advance: Advance,
-    /// The deadline that an entry was last held for, and what the vCPU was doing before; 0 for none.
+    /// The deadline that an entry was held for, and what the vCPU was doing before; 0 for none that is yet to be learned
+    /// from.
     met_tsc: u64,
     met_activity: Activity,
 }
@@ -69,10 +70,19 @@ impl Timing {
     }
 
     /// All is decided for the guest to take its timer's interrupt: the entry waits for the moment, which is not far.
-    /// How it went the last time is known by now.
     #[inline(always)]
     pub(super) fn meet<C: LoadedVcpu>(&mut self, cpu: &mut C, due_tsc: u64, was: Activity) {
-        let met_tsc = core::mem::replace(&mut self.met_tsc, due_tsc);
+        self.learn(cpu);
+        self.met_tsc = due_tsc;
+        self.met_activity = was;
+        cpu.hold_until(due_tsc);
+    }
+
+    /// How it went the last time, if that is not known yet. Best called where nobody waits: what learning costs would
+    /// otherwise be learned.
+    #[inline(always)]
+    fn learn<C: LoadedVcpu>(&mut self, cpu: &C) {
+        let met_tsc = core::mem::replace(&mut self.met_tsc, 0);
         if met_tsc != 0 {
             let advance = match self.met_activity {
                 Activity::Halted => &mut self.halted_advance,
@@ -80,8 +90,6 @@ impl Timing {
             };
             advance.learn(cpu.ready_tsc(), met_tsc);
         }
-        self.met_activity = was;
-        cpu.hold_until(due_tsc);
     }
 }
 
@@ -136,6 +144,7 @@ impl Inner {
         armed: Armed,
         now_tsc: u64,
     ) -> Flow {
+        self.timing.learn(cpu);
         self.look_ahead(vm, cpu, now_tsc);
         match armed {
             Armed::ForLater if self.timing.deadline_tsc > now_tsc => Flow::Enter,

@@ -12,6 +12,9 @@ const COPIED_BYTES: u64 = 8 * MIB;
 /// Rounds of the loop that only computes: long enough for many timer interrupts.
 const LOOP_ROUNDS: u64 = 4_000_000;
 const CLOCK_MONOTONIC: u32 = 1;
+/// Samples of what takes as long as a few ticks of the timer: some have one more of them than others, and which kind
+/// there is more of is to be seen, and not what happened to be met.
+const LONG_SAMPLES: usize = 45;
 
 /// Ticks that something takes.
 fn timed(body: impl FnOnce()) -> u64 {
@@ -58,7 +61,7 @@ fn compute() {
 }
 
 fn processes(measure: &mut Measure) {
-    measure.samples("fork-exit-wait", 15, 1, || {
+    measure.samples("fork-exit-wait", LONG_SAMPLES, 1, || {
         timed(|| {
             let child = system::fork();
             if child == 0 {
@@ -67,7 +70,7 @@ fn processes(measure: &mut Measure) {
             system::wait(child);
         })
     });
-    measure.samples("fork-exec-wait", 15, 1, || {
+    measure.samples("fork-exec-wait", LONG_SAMPLES, 1, || {
         timed(|| {
             let child = system::fork();
             if child == 0 {
@@ -87,7 +90,7 @@ fn memory(measure: &mut Measure) {
         system::unmap(at, FAULTED_BYTES);
         taken
     });
-    measure.samples("munmap-page", 7, pages, || {
+    measure.samples("munmap-page", 25, pages, || {
         let at = system::map(FAULTED_BYTES);
         touch(at);
         timed(|| system::unmap(at, FAULTED_BYTES))
@@ -110,7 +113,7 @@ fn memory(measure: &mut Measure) {
     });
     let zero = system::open(c"/dev/zero");
     for (name, bytes) in [("read-zero-4kib", PAGE_BYTES), ("read-zero-1mib", MIB)] {
-        measure.samples(name, 9, 1, || {
+        measure.samples(name, LONG_SAMPLES, 1, || {
             timed(|| {
                 system::read(zero, to, bytes);
             })
