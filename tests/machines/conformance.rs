@@ -26,7 +26,11 @@ pub(crate) fn trials() -> Vec<Trial> {
         .collect();
     // What other processors have more of, or less: UMIP and protection keys; neither these nor AVX-512 and XSAVES.
     for (model, word, names) in [
-        (CpuModel::Tigerlake, "tigerlake", &["misc", "paging"][..]),
+        (
+            CpuModel::Tigerlake,
+            "tigerlake",
+            &["cpuid", "misc", "paging"][..],
+        ),
         (CpuModel::Haswell, "haswell", &["cpuid"]),
     ] {
         for name in names {

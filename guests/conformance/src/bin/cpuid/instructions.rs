@@ -3,7 +3,7 @@
 use plinth_guests::cpu::{
     self, cpuid, cr4, extended, extended_edx, leaf1_ecx, leaf7, leaf7_ebx, leaf7_ecx,
 };
-use plinth_guests::{Case, Fault, Report, Vector, fault_of};
+use plinth_guests::{Case, Fault, Report, Vector, fault_of, x86};
 
 /// Checks that an instruction runs if its feature is shown.
 fn shown_runs(case: &mut Case, name: &str, shown: bool, outcome: Result<(), Fault>) {
@@ -211,6 +211,22 @@ pub(crate) fn check(report: &mut Report) {
             seven.ecx & 1 << 5 != 0,
             fault_of!("tpause {:e}", in(reg) 0, in("eax") 0, in("edx") 0),
         );
+    });
+    report.case("shadow-stacks-that-are-off-change-nothing", |case| {
+        // Without CR4.CET these are what their opcodes were before, shown or not.
+        let value: u64;
+        x86!("mov rax, 0x1234", ".byte 0xf3, 0x48, 0x0f, 0x1e, 0xc8", out("rax") value);
+        case.equal("RAX after RDSSPQ", value, 0x1234);
+        case.runs("ENDBR64", fault_of!(".byte 0xf3, 0x0f, 0x1e, 0xfa"));
+        for (name, outcome) in [
+            (
+                "INCSSPQ",
+                fault_of!(".byte 0xf3, 0x48, 0x0f, 0xae, 0xe8", in("rax") 1u64),
+            ),
+            ("SETSSBSY", fault_of!(".byte 0xf3, 0x0f, 0x01, 0xe8")),
+        ] {
+            case.faults(name, outcome, Vector::InvalidOpcode, 0);
+        }
     });
     report.case("xsaves-runs-only-if-shown", |case| {
         if one.ecx & leaf1_ecx::XSAVE == 0 {

@@ -221,6 +221,12 @@ fn hypervisor(report: &mut Report) {
     });
 }
 
+/// Shadow stacks or indirect branch tracking.
+fn shows_cet() -> bool {
+    let seven = leaf7();
+    seven.ecx & 1 << 7 != 0 || seven.edx & 1 << 20 != 0
+}
+
 fn control_bits(report: &mut Report) {
     let one = cpuid(1, 0);
     let seven = leaf7();
@@ -241,6 +247,8 @@ fn control_bits(report: &mut Report) {
             ("CR4.PGE", cr4::PGE, one.edx & leaf1_edx::PGE != 0),
             ("CR4.DE", cr4::DE, one.edx & leaf1_edx::DE != 0),
             ("CR4.SMXE", 1 << 14, one.ecx & 1 << 6 != 0),
+            ("CR4.CET", 1 << 23, shows_cet()),
+            ("CR4.PKS", 1 << 24, seven.ecx & 1 << 31 != 0),
         ] {
             let outcome = cpu::try_write_cr4(original | bit);
             let after = cpu::read_cr4();
@@ -251,6 +259,23 @@ fn control_bits(report: &mut Report) {
             } else {
                 case.faults(name, outcome, Vector::GeneralProtection, 0);
                 case.equal(name, after, original);
+            }
+        }
+    });
+    report.case("msrs-of-features-not-shown-fault", |case| {
+        for (name, register, shown) in [
+            ("U_CET", 0x6a0, shows_cet()),
+            ("S_CET", 0x6a2, shows_cet()),
+            ("PL0_SSP", 0x6a4, seven.ecx & 1 << 7 != 0),
+            ("PL3_SSP", 0x6a7, seven.ecx & 1 << 7 != 0),
+            ("PKRS", 0x6e1, seven.ecx & 1 << 31 != 0),
+            ("XFD", 0x1c4, cpuid(0xd, 1).eax & 1 << 4 != 0),
+        ] {
+            let outcome = cpu::try_rdmsr(register);
+            if shown {
+                case.runs(name, outcome.map(|_| ()));
+            } else {
+                case.faults(name, outcome.map(|_| ()), Vector::GeneralProtection, 0);
             }
         }
     });
