@@ -210,7 +210,7 @@ pub(crate) fn vm<B: Backend>(
         routing,
         console: console_style(config),
         tail: Arc::clone(plan.tail),
-        vcpus: cpus,
+        posts: (0..cpus).map(|_| backend.posts()).collect(),
         on_panic: config.on_panic,
     }));
     // A BIOS leaves the timer running: from now on it is looked after.
@@ -342,7 +342,7 @@ fn vcpu<B: Backend>(
         apic_page: Arc::clone(lapic.page()),
         cr4_allowed: cpuid.allowed_cr4(),
     };
-    let mut vcpu = backend.vcpu(vm.space(), &setup)?;
+    let mut vcpu = backend.vcpu(vm.space(), &setup, vm.mailbox(index).direct())?;
     if index == 0 {
         enter_at(&mut backend.load(&mut vcpu), state);
         backend.unload(&mut vcpu);

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
 use machine::devices::lapic::Role;
+use vmm::freeze::Pause;
 use vmm::handle::{Next, handle, write_deadline};
 use vmm::inject::{Activity, Delivery, decide};
 use vmm::metrics::{ExitKind, Metrics};
@@ -38,7 +39,7 @@ pub(crate) struct Vcpu<B: Backend> {
     vm: Arc<Vm<B>>,
     seating: Seating,
     /// The pause of its VM in which it stands still.
-    parked: Option<u32>,
+    parked: Option<Pause>,
     inner: Inner,
 }
 
@@ -140,7 +141,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// Whether it has been sent something that it has not taken yet.
     pub(crate) fn is_called(&self) -> bool {
-        self.vm.posted(self.inner.index).is_outstanding()
+        self.vm.mailbox(self.inner.index).is_called()
     }
 
     /// The vCPU at rest, for the backend to be looked at.
@@ -179,11 +180,11 @@ impl<B: Backend> Vcpu<B> {
         match self.vm.stance() {
             Stance::Run => {
                 self.parked.is_some()
-                    || self.vm.posted(self.inner.index).is_outstanding()
+                    || self.vm.mailbox(self.inner.index).is_called()
                     || self.wakes_at() <= now_tsc
             }
             // To come to a stand, asleep as it is.
-            Stance::Pause => !self.vm.is_in_pause(self.parked),
+            Stance::Pause => self.vm.wants_to_pause(self.parked),
             Stance::End => true,
         }
     }
@@ -250,7 +251,9 @@ impl<B: Backend> Vcpu<B> {
         let _epitaph = LastExits::are_those_of(&raw const inner.trace);
         inner.exit_tsc = 0;
         inner.entered_tsc = clock::tsc();
+        cpu.open_posts();
         let turn = inner.rounds(vm, &mut cpu, turn_end);
+        cpu.close_posts();
         if vm.may_be_dead() {
             vm.seen(inner.sight(&cpu, turn));
         }
@@ -370,7 +373,7 @@ impl Inner {
         turn_end: &AtomicU64,
     ) -> Turn {
         let index = self.index;
-        let posted = vm.posted(index);
+        let posted = vm.mailbox(index).posted();
         // Whether what the vCPU takes next has to be decided anew.
         let mut unsettled = true;
         loop {
@@ -486,7 +489,7 @@ impl Inner {
         if due_tsc.is_some() {
             self.expire_timer(vm, cpu, now_tsc);
         }
-        let signals = vm.posted(self.index).drain(&mut self.state.lapic);
+        let signals = vm.mailbox(self.index).drain(&mut self.state.lapic);
         if signals.wake() {
             self.state.paravirt.wake();
         }

@@ -6,12 +6,14 @@
 //! devices, then the host's console); interrupts in the mailboxes, each with the whereabouts of its vCPU; how the VM
 //! ends in one word that the first to end it sets.
 
+mod mailbox;
 mod port;
 mod wishes;
 
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
@@ -19,22 +21,23 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use bundle::PanicPolicy;
 use host::Tail;
 use machine::devices::TextView;
-use machine::devices::lapic::{Kick, PostedInterrupts};
+use machine::devices::lapic::Kick;
 use machine::devices::routing::{RoutingTable, VcpuSet};
 use machine::{Board, BoardConfig, Display, Effects, InterruptMessage, Level};
 use spin::{Mutex, Once};
 use vmm::VmError;
+use vmm::freeze::{Freeze, Pause};
 use vmm::inject::PicAnswer;
 use vmm::panic_watch::{PanicWatch, Sight};
-use vmm::scheduler::Slot;
 
 use crate::backend::{AddressSpace, Backend};
-use crate::cpu::PcpuId;
 use crate::hw::clock;
 use crate::hw::console::{GuestConsole, GuestStyle};
+use crate::keeper;
 use crate::memory::GuestRam;
-use crate::{doorbell, keeper};
 
+use self::mailbox::Mailbox;
+pub(crate) use self::mailbox::Whereabouts;
 pub(crate) use self::port::VmPort;
 
 /// The number of a machine, never used again while the hypervisor runs.
@@ -43,6 +46,9 @@ pub(crate) struct VmId(pub(crate) u32);
 
 /// The vCPU that looks after the board's timers, and that the 8259A is wired to.
 const BOOT_VCPU: u8 = 0;
+
+/// A guest that has had its share of the serial port is looked after again so much later: a FIFO at 115200 baud.
+const WIRE_NS: u64 = 1_400_000;
 
 /// How a VM ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +90,8 @@ pub(crate) struct VmParts<B: Backend> {
     pub(crate) console: GuestStyle,
     /// What takes the last of its console.
     pub(crate) tail: Arc<Mutex<Tail>>,
-    pub(crate) vcpus: u8,
+    /// For each vCPU the way past the hypervisor, where the hardware has one.
+    pub(crate) posts: Vec<Option<Arc<B::Posts>>>,
     pub(crate) on_panic: PanicPolicy,
 }
 
@@ -99,7 +106,7 @@ pub(crate) struct Vm<B: Backend> {
     /// The host's TSC when the board's next timer is due. Written under the devices' lock.
     board_deadline_tsc: AtomicU64,
     routing: RoutingTable,
-    mailboxes: Box<[Mailbox]>,
+    mailboxes: Box<[Mailbox<B>]>,
     /// vCPUs that sleep and that no interrupt wakes.
     resting: Mutex<VcpuSet>,
     /// The host's TSC when the VM's time began, moved by all the time that it stood still. Written while no vCPU runs.
@@ -123,16 +130,6 @@ pub(crate) enum Stance {
     End = 2,
 }
 
-/// Of a pause.
-struct Freeze {
-    /// vCPUs that stand still.
-    parked: u8,
-    /// The pauses there have been, this one included.
-    pauses: u32,
-    /// The host's TSC when the last of them came to a stand.
-    since_tsc: Option<u64>,
-}
-
 /// What stands behind the VM's one lock.
 struct Devices {
     board: Board,
@@ -144,59 +141,11 @@ struct Devices {
     effects: Effects,
 }
 
-/// How others reach a vCPU.
-struct Mailbox {
-    posted: PostedInterrupts,
-    /// A packed [`Whereabouts`]. Written by whoever has the vCPU, and by the one that wakes it up.
-    whereabouts: AtomicU64,
-}
-
-/// Where a vCPU is, for those that have left something in its mailbox.
-///
-/// Whoever has the vCPU says where it is and then looks into the mailbox; a poster fills the mailbox and then looks
-/// where the vCPU is. All four are sequentially consistent, so one of the two sees the other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Whereabouts {
-    /// It waits for its turn, and will look before it runs or sleeps: nobody has to be told.
-    Waiting,
-    /// It runs there: an interrupt makes it look.
-    Running(PcpuId),
-    /// It sleeps there: the first to find it so has it woken up.
-    Asleep(PcpuId, Slot),
-}
-
-impl Whereabouts {
-    const RUNNING: u64 = 1 << 62;
-    const ASLEEP: u64 = 1 << 63;
-
-    const fn pack(self) -> u64 {
-        match self {
-            Self::Waiting => 0,
-            Self::Running(cpu) => Self::RUNNING | cpu.0 as u64,
-            Self::Asleep(cpu, slot) => Self::ASLEEP | (slot.0 as u64) << 16 | cpu.0 as u64,
-        }
-    }
-
-    const fn unpack(word: u64) -> Self {
-        let cpu = PcpuId(word as u16 as u32);
-        if word & Self::ASLEEP != 0 {
-            Self::Asleep(cpu, Slot((word >> 16) as u32))
-        } else if word & Self::RUNNING != 0 {
-            Self::Running(cpu)
-        } else {
-            Self::Waiting
-        }
-    }
-}
-
 impl<B: Backend> Vm<B> {
     /// A VM whose time begins now.
     pub(crate) fn new(parts: VmParts<B>) -> Self {
+        let vcpus = parts.posts.len() as u8;
         let console = GuestConsole::new(parts.name.clone(), parts.console, parts.tail);
-        let mailbox = |_| Mailbox {
-            posted: PostedInterrupts::new(),
-            whereabouts: AtomicU64::new(Whereabouts::Waiting.pack()),
-        };
         Self {
             id: parts.id,
             name: parts.name,
@@ -212,16 +161,12 @@ impl<B: Backend> Vm<B> {
             }),
             board_deadline_tsc: AtomicU64::new(u64::MAX),
             routing: parts.routing,
-            mailboxes: (0..parts.vcpus).map(mailbox).collect(),
+            mailboxes: parts.posts.into_iter().map(Mailbox::new).collect(),
             resting: Mutex::new(VcpuSet::EMPTY),
             origin_tsc: AtomicU64::new(clock::tsc()),
             stance: AtomicU8::new(Stance::Run as u8),
             end: Once::new(),
-            freeze: Mutex::new(Freeze {
-                parked: 0,
-                pauses: 0,
-                since_tsc: None,
-            }),
+            freeze: Mutex::new(Freeze::new(vcpus)),
             on_panic: parts.on_panic,
             panic_watch: PanicWatch::new(),
         }
@@ -259,23 +204,20 @@ impl<B: Backend> Vm<B> {
         self.mailboxes.len() as u8
     }
 
-    /// What others have left for a vCPU.
+    /// How others reach a vCPU.
     #[inline]
-    pub(crate) fn posted(&self, vcpu: u8) -> &PostedInterrupts {
-        &self.mailboxes[usize::from(vcpu)].posted
+    pub(crate) fn mailbox(&self, vcpu: u8) -> &Mailbox<B> {
+        &self.mailboxes[usize::from(vcpu)]
     }
 
     /// Says where a vCPU is from now on. To be called by whoever has it.
     pub(crate) fn set_whereabouts(&self, vcpu: u8, whereabouts: Whereabouts) {
-        self.mailboxes[usize::from(vcpu)]
-            .whereabouts
-            .store(whereabouts.pack(), Ordering::SeqCst);
+        self.mailbox(vcpu).set_whereabouts(whereabouts);
     }
 
     /// Where a vCPU is.
     pub(crate) fn whereabouts(&self, vcpu: u8) -> Whereabouts {
-        let word = &self.mailboxes[usize::from(vcpu)].whereabouts;
-        Whereabouts::unpack(word.load(Ordering::SeqCst))
+        self.mailbox(vcpu).whereabouts()
     }
 
     /// What its vCPUs are to do.
@@ -314,7 +256,7 @@ impl<B: Backend> Vm<B> {
     pub(crate) fn pause(&self) {
         let mut freeze = self.freeze.lock();
         if self.stance() == Stance::Run {
-            freeze.pauses = freeze.pauses.wrapping_add(1);
+            freeze.pause();
             self.stance.store(Stance::Pause as u8, Ordering::SeqCst);
         }
         drop(freeze);
@@ -322,26 +264,22 @@ impl<B: Backend> Vm<B> {
     }
 
     /// A vCPU has come to a stand, once in each pause; returns the pause, or nothing where that is over.
-    pub(crate) fn park(&self) -> Option<u32> {
+    pub(crate) fn park(&self) -> Option<Pause> {
         let mut freeze = self.freeze.lock();
         if self.stance() != Stance::Pause {
             return None;
         }
-        freeze.parked += 1;
-        if freeze.parked == self.vcpus() {
-            freeze.since_tsc = Some(clock::tsc());
-        }
-        Some(freeze.pauses)
+        freeze.park(clock::tsc())
     }
 
-    /// Whether this is the pause that it is in.
-    pub(crate) fn is_in_pause(&self, pause: Option<u32>) -> bool {
-        Some(self.freeze.lock().pauses) == pause
+    /// Whether a vCPU that stands still in this pause, or in none, has to come to a stand.
+    pub(crate) fn wants_to_pause(&self, parked: Option<Pause>) -> bool {
+        self.freeze.lock().wants(parked)
     }
 
     /// Whether its time stands still.
     pub(crate) fn is_frozen(&self) -> bool {
-        self.freeze.lock().since_tsc.is_some()
+        self.freeze.lock().is_frozen()
     }
 
     /// Lets its vCPUs go on, and its time where it had stopped.
@@ -350,9 +288,8 @@ impl<B: Backend> Vm<B> {
         if self.stance() != Stance::Pause {
             return;
         }
-        freeze.parked = 0;
-        if let Some(since_tsc) = freeze.since_tsc.take() {
-            let stood_still = clock::tsc().saturating_sub(since_tsc);
+        let stood_still = freeze.resume(clock::tsc());
+        if stood_still != 0 {
             let mut devices = self.devices.lock();
             self.origin_tsc.fetch_add(stood_still, Ordering::Relaxed);
             self.set_deadline(&mut devices);
@@ -388,8 +325,7 @@ impl<B: Backend> Vm<B> {
         let all_rest = {
             let mut resting = self.resting.lock();
             resting.insert(vcpu);
-            let is_woken = |mailbox: &Mailbox| mailbox.posted.is_outstanding();
-            resting.len() == self.mailboxes.len() && !self.mailboxes.iter().any(is_woken)
+            resting.len() == self.mailboxes.len() && !self.mailboxes.iter().any(Mailbox::is_called)
         };
         if all_rest && !self.devices.lock().board.may_send_nmi() {
             self.finish(End::Crash(VmError::HaltedForEver));
@@ -473,10 +409,10 @@ impl<B: Backend> Vm<B> {
         devices.pic_asserted = devices.board.pic_asserted();
         let intr = Level::asserted_if(devices.pic_asserted);
         // Or the mailbox would say for ever that the wire is asserted, and its next rise would be no news.
-        let wire = self.posted(BOOT_VCPU);
+        let wire = self.mailbox(BOOT_VCPU);
         if vcpu == BOOT_VCPU {
-            wire.answer_intr(intr);
-        } else if wire.set_intr(intr) == Kick::Needed {
+            wire.posted().answer_intr(intr);
+        } else if wire.posted().set_intr(intr) == Kick::Needed {
             self.kick(BOOT_VCPU);
         }
         PicAnswer { vector, intr }
@@ -494,10 +430,16 @@ impl<B: Backend> Vm<B> {
             effects,
             ..
         } = &mut *devices;
+        if board.waits_for_wire() && console.has_had_its_share() {
+            board.occupy_wire(now_ns + WIRE_NS);
+        }
         let result = call(board, now_ns, effects);
         if !effects.output.is_empty() {
             console.write(&effects.output);
             effects.output.clear();
+            if console.has_had_its_share() {
+                board.occupy_wire(now_ns + WIRE_NS);
+            }
             if console.is_last_word() && self.on_panic == PanicPolicy::Crash {
                 self.panic_watch.begin(now_ns);
             } else {
@@ -508,7 +450,8 @@ impl<B: Backend> Vm<B> {
         if asserted != devices.pic_asserted {
             devices.pic_asserted = asserted;
             if self
-                .posted(BOOT_VCPU)
+                .mailbox(BOOT_VCPU)
+                .posted()
                 .set_intr(Level::asserted_if(asserted))
                 == Kick::Needed
             {
@@ -534,37 +477,20 @@ impl<B: Backend> Vm<B> {
             ns => self.tsc_at(ns),
         };
         self.board_deadline_tsc.store(tsc, Ordering::Relaxed);
-        if tsc < old_tsc && self.posted(BOOT_VCPU).post_timer() == Kick::Needed {
+        if tsc < old_tsc && self.mailbox(BOOT_VCPU).posted().post_timer() == Kick::Needed {
             self.kick(BOOT_VCPU);
         }
     }
 
     fn deliver(&self, message: &InterruptMessage, targets: VcpuSet) {
         for vcpu in targets {
-            if self.posted(vcpu).post(message) == Kick::Needed {
-                self.kick(vcpu);
-            }
+            self.mailbox(vcpu).send(message);
         }
     }
 
     /// Makes a vCPU look into its mailbox.
     fn kick(&self, vcpu: u8) {
-        let word = &self.mailboxes[usize::from(vcpu)].whereabouts;
-        let found = word.load(Ordering::SeqCst);
-        match Whereabouts::unpack(found) {
-            Whereabouts::Waiting => {}
-            Whereabouts::Running(cpu) => doorbell::interrupt(cpu),
-            Whereabouts::Asleep(cpu, slot) => {
-                // Of several that find it asleep one has it woken up.
-                let waiting = Whereabouts::Waiting.pack();
-                if word
-                    .compare_exchange(found, waiting, Ordering::SeqCst, Ordering::Relaxed)
-                    .is_ok()
-                {
-                    doorbell::wake(cpu, slot);
-                }
-            }
-        }
+        self.mailbox(vcpu).kick();
     }
 
     fn kick_all(&self) {

@@ -9,7 +9,7 @@ pub(crate) mod vmx;
 use alloc::sync::Arc;
 
 use arch::speculation::ArchCapabilities;
-use arch::{Cr4, Xcr0};
+use arch::{Cr4, Vector, Xcr0};
 use machine::A20Gate;
 use machine::devices::lapic::{ApicPage, Lapic};
 use vmm::cpuid::Backing;
@@ -28,6 +28,11 @@ pub(crate) trait Backend: Sized + 'static {
     type AddressSpace: AddressSpace;
     /// One vCPU on this CPU.
     type Loaded<'a>: LoadedVcpu;
+    /// The way to a running vCPU past the hypervisor.
+    type Posts: DirectPosts;
+
+    /// That way for a new vCPU, where the hardware has one.
+    fn posts(&self) -> Option<Arc<Self::Posts>>;
 
     /// What it lets guests use of the processor.
     fn guest_features(&self) -> GuestFeatures;
@@ -46,6 +51,7 @@ pub(crate) trait Backend: Sized + 'static {
         &self,
         space: &Self::AddressSpace,
         start: &VcpuSetup,
+        posts: Option<&Arc<Self::Posts>>,
     ) -> Result<Self::Vcpu, OutOfFrames>;
 
     /// Brings a vCPU onto this CPU; cheap where it was the last one here.
@@ -165,6 +171,13 @@ pub(crate) trait LoadedVcpu: Cpu {
     /// the entry.
     fn present(&mut self, lapic: &mut Lapic);
 
+    /// A turn begins: from now on interrupts may come past the hypervisor. Those that have come before are drained
+    /// before the entry.
+    fn open_posts(&mut self);
+
+    /// The turn is over, and what comes from now on waits for the next.
+    fn close_posts(&mut self);
+
     /// Asks for exits as soon as the guest can take an interrupt, an NMI.
     fn request_windows(&mut self, windows: Windows);
 
@@ -173,6 +186,31 @@ pub(crate) trait LoadedVcpu: Cpu {
 
     /// Writes down what the hardware says about a failed entry or an exit that nobody expected.
     fn explain(&self, out: &mut dyn core::fmt::Write) -> core::fmt::Result;
+}
+
+/// How other CPUs send an interrupt to a vCPU that runs, without an exit of its guest.
+pub(crate) trait DirectPosts: Send + Sync {
+    /// Whether the vCPU runs, and takes interrupts this way.
+    fn is_open(&self) -> bool;
+
+    /// Sends a fixed, edge-triggered interrupt.
+    fn post(&self, vector: Vector) -> Posted;
+
+    /// Whether something has come that nobody has taken.
+    fn is_pending(&self) -> bool;
+
+    /// Hands that to the local APIC.
+    fn drain(&self, lapic: &mut Lapic);
+}
+
+/// What has become of an interrupt that was sent directly.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub(crate) enum Posted {
+    /// The guest takes it, or somebody else has seen to that.
+    Delivered,
+    /// It waits, and the vCPU has to be told.
+    Left,
 }
 
 /// What is done about an exit. It is called where the exit is decoded, so that the compiler makes one straight line

@@ -23,6 +23,9 @@ pub(crate) enum HostVector {
     Kick = 0xf1,
     /// The serial port has a byte, or wants some.
     Serial = 0xf2,
+    /// Interrupts were posted for the guest that runs here. The processor takes them by itself, unless this comes
+    /// while no guest runs.
+    Posted = 0xf3,
     /// The local APIC has found an error.
     ApicError = 0xfe,
     /// The local APIC withdrew an interrupt; it expects no EOI.
@@ -36,6 +39,7 @@ impl HostVector {
             0xf0 => Self::Timer,
             0xf1 => Self::Kick,
             0xf2 => Self::Serial,
+            0xf3 => Self::Posted,
             0xfe => Self::ApicError,
             0xff => Self::Spurious,
             _ => return None,
@@ -54,7 +58,7 @@ pub(crate) fn let_in() {
 #[inline]
 pub(crate) fn acknowledged(vector: Vector) {
     match HostVector::from_vector(vector) {
-        Some(HostVector::Timer | HostVector::Kick) => apic::end_of_interrupt(),
+        Some(HostVector::Timer | HostVector::Kick | HostVector::Posted) => apic::end_of_interrupt(),
         Some(HostVector::Serial) => {
             if console::service() {
                 // The turn of the guest that was interrupted is over: the desk reads.

@@ -468,11 +468,23 @@ pub(crate) struct GuestConsole {
     /// The last of it, for the operator. Locked by whoever has this console, and by the operator for a moment.
     tail: Arc<Mutex<Tail>>,
     panic: PanicLine,
+    on_its_way: OnItsWay,
+}
+
+/// What a guest has said and the serial port has not sent yet: more than its share of the ring keeps it waiting.
+#[derive(Clone, Copy, Default)]
+struct OnItsWay {
+    /// At least so many bytes, as of the last look.
+    bytes: u64,
+    /// The last of them is this one of all that the port has sent when it is sent.
+    end: u64,
 }
 
 impl GuestConsole {
     /// A longer line is passed on in pieces; others may then speak in between.
     const LINE_BYTES: usize = 256;
+    /// A guest's share of the serial port's ring. Half of it keeps the port busy until the guest looks again.
+    const SHARE_BYTES: u64 = 512;
 
     /// The console of the guest of this name.
     pub(crate) fn new(name: String, style: GuestStyle, tail: Arc<Mutex<Tail>>) -> Self {
@@ -485,6 +497,7 @@ impl GuestConsole {
             escape: EscapeFilter::new(),
             tail,
             panic: PanicLine::new(),
+            on_its_way: OnItsWay::default(),
         }
     }
 
@@ -525,6 +538,20 @@ impl GuestConsole {
         }
     }
 
+    /// Whether so much of what the guest has said waits to be sent that it had better wait, too.
+    #[inline]
+    pub(crate) fn has_had_its_share(&mut self) -> bool {
+        self.on_its_way.bytes > Self::SHARE_BYTES && self.still_has_its_share()
+    }
+
+    #[cold]
+    fn still_has_its_share(&mut self) -> bool {
+        let (_, sent) = without_interrupts(|| CONSOLE.lock().serial.progress());
+        let left = self.on_its_way.end.saturating_sub(sent);
+        self.on_its_way.bytes = self.on_its_way.bytes.min(left);
+        left > Self::SHARE_BYTES / 2
+    }
+
     /// Whether the guest has begun a line that nobody sees yet.
     pub(crate) fn has_unseen_text(&self) -> bool {
         !self.line.is_empty()
@@ -538,6 +565,7 @@ impl GuestConsole {
         }
         without_interrupts(|| {
             let mut console = CONSOLE.lock();
+            let (before, _) = console.serial.progress();
             console.leave_picture();
             console.take_line(Some(self.owner));
             if console.open_line.is_none() && self.style == GuestStyle::Named {
@@ -548,6 +576,9 @@ impl GuestConsole {
             console.write(&self.line);
             console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
             console.return_to_picture();
+            let (end, _) = console.serial.progress();
+            self.on_its_way.bytes += end - before;
+            self.on_its_way.end = end;
         });
         self.line.clear();
     }

@@ -53,6 +53,8 @@ pub(crate) enum Serial {
 pub(crate) struct Uart {
     device: Uart16550<PioBackend>,
     sending: Ring<SEND_BYTES>,
+    /// How many bytes have gone into that ring since the start.
+    queued: u64,
     received: Ring<RECEIVE_BYTES>,
     mode: Mode,
 }
@@ -100,6 +102,7 @@ impl Uart {
     }
 
     fn queue(&mut self, bytes: &[u8]) {
+        self.queued += bytes.len() as u64;
         for &byte in bytes {
             if self.sending.push(byte).is_err() {
                 // Not longer than it has to: whoever waits here keeps a CPU and the console from the others.
@@ -136,6 +139,7 @@ impl Serial {
             return Self::Uart(Uart {
                 device,
                 sending,
+                queued: 0,
                 received,
                 mode: Mode::Polled,
             });
@@ -173,6 +177,14 @@ impl Serial {
         match self {
             Self::Uart(uart) => SEND_BYTES - uart.sending.len(),
             Self::DebugPort(_) | Self::Absent => SEND_BYTES,
+        }
+    }
+
+    /// How many bytes have been written since the start, and how many of them have been sent.
+    pub(crate) fn progress(&self) -> (u64, u64) {
+        match self {
+            Self::Uart(uart) => (uart.queued, uart.queued - uart.sending.len() as u64),
+            Self::DebugPort(_) | Self::Absent => (0, 0),
         }
     }
 

@@ -90,7 +90,7 @@ impl<B: Backend> Machine for VmPort<'_, B> {
 
     fn wake(&mut self, apic_id: u32) {
         if let Some(vcpu) = self.vm.routing.index_of(apic_id)
-            && self.vm.posted(vcpu).post_wake() == Kick::Needed
+            && self.vm.mailbox(vcpu).posted().post_wake() == Kick::Needed
         {
             self.vm.kick(vcpu);
         }

@@ -171,6 +171,18 @@ impl Board {
         self.uart.quiet_line_status()
     }
 
+    /// Whether the guest waits until the serial port has sent something.
+    #[inline]
+    pub const fn waits_for_wire(&self) -> bool {
+        self.uart.is_transmitting()
+    }
+
+    /// What the guest has sent by its serial port keeps that busy until then.
+    pub fn occupy_wire(&mut self, until_ns: u64) {
+        self.uart.occupy_wire(until_ns);
+        self.uart_accessed();
+    }
+
     /// Writes a port; bits above the width do not count. Ports without a device ignore it.
     #[inline]
     pub fn write_port(

@@ -25,6 +25,7 @@ pub mod dump;
 pub mod emulate;
 pub mod exit;
 pub mod fault;
+pub mod freeze;
 pub mod handle;
 pub mod inject;
 pub mod linear;

@@ -1,11 +1,9 @@
 //! APIC virtualisation: which controls make up which level, and the structures that the processor reads.
 //!
-//! SDM vol. 3, APIC Virtualization and Virtual Interrupts; Posted-Interrupt Processing.
+//! SDM vol. 3, APIC Virtualization and Virtual Interrupts. Interrupts from other CPUs are in `posted.rs`.
 
 use core::fmt;
-use core::sync::atomic::{AtomicU64, Ordering};
 
-use arch::Vector;
 use machine::devices::lapic::{self, Lapic};
 
 use crate::bitmap::{Intercept, MsrAccess, MsrBitmap};
@@ -131,98 +129,6 @@ impl ApicLevel {
     }
 }
 
-/// Whether the other CPU must be told.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-#[must_use = "the guest does not see the interrupt before its CPU is notified"]
-pub enum Notify {
-    /// Send the notification vector.
-    Send,
-    /// A notification is on its way already, or is suppressed.
-    NotNeeded,
-}
-
-/// A posted-interrupt descriptor, in the processor's layout. Any CPU posts; the one that runs the vCPU takes the
-/// requests, or the processor does when the notification arrives. Not the mailbox of a local APIC in software,
-/// which has more to tell than vectors.
-#[derive(Debug, Default)]
-#[repr(C, align(64))]
-pub struct PostedInterruptDescriptor {
-    /// A bit for each vector that is requested.
-    requests: [AtomicU64; 4],
-    /// ON and SN in bits 0 and 1, the notification vector in bits 23:16, the APIC ID from bit 32 on.
-    control: AtomicU64,
-    /// Bits that software may use.
-    available: [AtomicU64; 3],
-}
-
-const _: () = assert!(size_of::<PostedInterruptDescriptor>() == 64);
-
-impl PostedInterruptDescriptor {
-    const OUTSTANDING: u64 = 1 << 0;
-    const SUPPRESSED: u64 = 1 << 1;
-
-    /// Nothing requested, notifications suppressed.
-    pub fn new() -> Self {
-        Self {
-            control: AtomicU64::new(Self::SUPPRESSED),
-            ..Self::default()
-        }
-    }
-
-    /// Requests an interrupt. The request is visible before the notification, as the manual wants.
-    pub fn post(&self, vector: Vector) -> Notify {
-        if let Some(word) = self.requests.get(usize::from(vector.0 / 64)) {
-            word.fetch_or(1 << (vector.0 % 64), Ordering::SeqCst);
-        }
-        let told = self.control.fetch_or(Self::OUTSTANDING, Ordering::SeqCst);
-        if told & (Self::OUTSTANDING | Self::SUPPRESSED) == 0 {
-            Notify::Send
-        } else {
-            Notify::NotNeeded
-        }
-    }
-
-    /// Says where notifications go from now on: the vCPU runs on the CPU with this APIC ID (in xAPIC mode the
-    /// field wants it shifted left by 8). Whatever [`is_pending`](Self::is_pending) then was posted before and
-    /// has notified nobody: it is to be taken before the entry.
-    pub fn run_on(&self, apic_id: u32, notification: Vector) {
-        let target = u64::from(apic_id) << 32 | u64::from(notification.0) << 16;
-        self.set_target(target);
-    }
-
-    /// The vCPU runs nowhere: requests are kept, and nobody is notified.
-    pub fn suspend(&self) {
-        self.set_target(Self::SUPPRESSED);
-    }
-
-    /// Replaces all but ON, which belongs to those who post.
-    fn set_target(&self, target: u64) {
-        let mut old = self.control.load(Ordering::Relaxed);
-        while let Err(current) = self.control.compare_exchange_weak(
-            old,
-            target | (old & Self::OUTSTANDING),
-            Ordering::SeqCst,
-            Ordering::Relaxed,
-        ) {
-            old = current;
-        }
-    }
-
-    /// Takes all requests: the bits of vectors 0 to 63, and so on.
-    pub fn take(&self) -> [u64; 4] {
-        // ON first: a request that comes after it is cleared notifies again.
-        self.control.fetch_and(!Self::OUTSTANDING, Ordering::SeqCst);
-        self.requests
-            .each_ref()
-            .map(|word| word.swap(0, Ordering::SeqCst))
-    }
-
-    /// Whether something was posted since the last [`take`](Self::take).
-    pub fn is_pending(&self) -> bool {
-        self.control.load(Ordering::SeqCst) & Self::OUTSTANDING != 0
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -332,46 +238,5 @@ mod tests {
         assert_eq!(after(0xfee0_0100), ApicMode::Elsewhere);
         assert_eq!(after(0xfee0_0900), ApicMode::Xapic);
         assert_eq!(after(0xfee0_0d00), ApicMode::X2apic);
-    }
-
-    #[test]
-    fn only_the_first_post_to_a_running_vcpu_notifies() {
-        let posted = PostedInterruptDescriptor::new();
-        assert_eq!(
-            posted.post(Vector(0x31)),
-            Notify::NotNeeded,
-            "it runs nowhere"
-        );
-        assert!(posted.is_pending());
-        assert_eq!(posted.take(), [1 << 0x31, 0, 0, 0]);
-        posted.run_on(3, Vector(0xf2));
-        assert_eq!(posted.post(Vector(0x31)), Notify::Send);
-        assert_eq!(posted.post(Vector(0xff)), Notify::NotNeeded);
-        assert_eq!(posted.take(), [1 << 0x31, 0, 0, 1 << 63]);
-        assert_eq!(posted.take(), [0; 4]);
-        assert!(!posted.is_pending());
-        posted.suspend();
-        assert_eq!(posted.post(Vector(0x40)), Notify::NotNeeded);
-    }
-
-    #[test]
-    fn the_descriptor_has_the_manuals_layout() {
-        let posted = PostedInterruptDescriptor::new();
-        posted.run_on(0x0102_0304, Vector(0xf2));
-        let _ = posted.post(Vector(0x31));
-        assert_eq!(
-            posted.control.load(Ordering::Relaxed),
-            0x0102_0304_00f2_0001
-        );
-        assert_eq!(
-            core::mem::offset_of!(PostedInterruptDescriptor, control),
-            32
-        );
-        posted.suspend();
-        assert_eq!(
-            posted.control.load(Ordering::Relaxed),
-            3,
-            "what is outstanding stays so"
-        );
     }
 }

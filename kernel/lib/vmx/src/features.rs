@@ -158,7 +158,7 @@ features! {
         [SecondaryControls::VIRTUALIZE_X2APIC_MODE];
     VirtualInterruptDelivery, Used, "virtual-interrupt delivery", "EOI and injection without an exit",
         [SecondaryControls::VIRTUAL_INTERRUPT_DELIVERY];
-    PostedInterrupts, Unused, "posted interrupts", "interrupts reach a running guest without a kick, which is an exit",
+    PostedInterrupts, Used, "posted interrupts", "interrupts reach a running guest without a kick, which is an exit",
         [PinControls::PROCESS_POSTED_INTERRUPTS];
     IpiVirtualization, Unused, "IPI virtualization", "guest IPIs without an exit",
         [PrimaryControls::ACTIVATE_TERTIARY_CONTROLS, TertiaryControls::IPI_VIRTUALIZATION];

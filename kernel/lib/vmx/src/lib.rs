@@ -34,6 +34,7 @@ pub mod features;
 pub mod fields;
 pub mod instruction_error;
 pub mod pml;
+pub mod posted;
 pub mod preemption;
 #[cfg(test)]
 mod testing;

@@ -64,6 +64,7 @@ impl VmxLoaded<'_> {
         if let Some(page) = self.vcpu.space.apic_access_page() {
             self.vmcs.write(fields::APIC_ACCESS_ADDRESS, page.as_u64());
         }
+        self.set_up_posts();
         self.virtualise_apic(ApicMode::Xapic);
     }
 
@@ -86,6 +87,7 @@ impl VmxLoaded<'_> {
         } else {
             Delivery::Software
         };
+        self.virtualise_posts();
     }
 
     /// Sets which second-level page tables the guest runs on: one of those that its VM has, or its own where it is to

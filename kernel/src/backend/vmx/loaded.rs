@@ -388,6 +388,7 @@ impl Cpu for VmxLoaded<'_> {
         let ram = self.vcpu.space.pieces();
         self.vcpu.peculiarity.hidden = lapic.mmio_base().filter(|&page| ram.contain(page));
         self.virtualise_apic(ApicMode::of(lapic));
+        self.open_posts_here();
         // The manual wants it where the APIC-access page comes or goes.
         self.flush_all();
     }

@@ -13,6 +13,7 @@ mod host;
 mod instructions;
 mod loaded;
 mod pml;
+mod posting;
 mod private;
 mod run;
 mod setup;
@@ -48,6 +49,7 @@ use self::guard::Guard;
 use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
 use self::pml::WriteLog;
+use self::posting::Posting;
 use self::private::{Peculiarity, PrivateView};
 use self::space::EptSpace;
 use self::switch::{HostExtendedState, SwitchedState};
@@ -257,6 +259,8 @@ pub(crate) struct VmxVcpu {
     primary: vmx::PrimaryControls,
     secondary: SecondaryControls,
     apic: VirtualApic,
+    /// Keeps the descriptor alive as long as a VMCS points to it.
+    posting: Option<Arc<Posting>>,
     write_log: Option<WriteLog>,
     /// What it is to see otherwise than the other vCPUs of its VM, and the tables for that.
     peculiarity: Peculiarity,
@@ -276,6 +280,7 @@ impl Backend for VmxBackend {
     type Vcpu = VmxVcpu;
     type AddressSpace = Arc<EptSpace>;
     type Loaded<'a> = VmxLoaded<'a>;
+    type Posts = Posting;
 
     fn guest_features(&self) -> GuestFeatures {
         let secondary = self.controls.secondary;
@@ -318,8 +323,20 @@ impl Backend for VmxBackend {
         Ok(Arc::new(EptSpace::new(self, ram)?))
     }
 
-    fn vcpu(&self, space: &Arc<EptSpace>, setup: &VcpuSetup) -> Result<VmxVcpu, OutOfFrames> {
-        setup::vcpu(self, space, setup)
+    fn posts(&self) -> Option<Arc<Posting>> {
+        (self.apic_level == ApicLevel::Delivery
+            && self.features.has(Feature::PostedInterrupts)
+            && self.features.has(Feature::AcknowledgeInterrupt))
+        .then(|| Arc::new(Posting::new()))
+    }
+
+    fn vcpu(
+        &self,
+        space: &Arc<EptSpace>,
+        setup: &VcpuSetup,
+        posts: Option<&Arc<Posting>>,
+    ) -> Result<VmxVcpu, OutOfFrames> {
+        setup::vcpu(self, space, setup, posts)
     }
 
     fn load<'a>(&self, vcpu: &'a mut VmxVcpu) -> VmxLoaded<'a> {

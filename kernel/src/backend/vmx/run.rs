@@ -146,6 +146,16 @@ impl LoadedVcpu for VmxLoaded<'_> {
     }
 
     #[inline]
+    fn open_posts(&mut self) {
+        self.open_posts_here();
+    }
+
+    #[inline]
+    fn close_posts(&mut self) {
+        self.close_posts_here();
+    }
+
+    #[inline]
     fn request_windows(&mut self, windows: Windows) {
         if windows != self.vcpu.windows {
             let mut primary = self.vcpu.primary;

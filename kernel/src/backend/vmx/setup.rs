@@ -9,6 +9,7 @@ use super::apic::VirtualApic;
 use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
 use super::entry::Frame as EntryFrame;
 use super::pml::WriteLog;
+use super::posting::Posting;
 use super::private::Peculiarity;
 use super::space::EptSpace;
 use super::switch::SwitchedState;
@@ -27,6 +28,7 @@ pub(super) fn vcpu(
     vmx: &'static Vmx,
     space: &Arc<EptSpace>,
     setup: &VcpuSetup,
+    posting: Option<&Arc<Posting>>,
 ) -> Result<VmxVcpu, OutOfFrames> {
     let region = Frame::zeroed().ok_or(OutOfFrames)?;
     let vmcs = Vmcs::new(region, vmx.capabilities.revision());
@@ -50,6 +52,7 @@ pub(super) fn vcpu(
         primary: vmx.controls.primary | apic,
         secondary: secondary_controls(vmx, setup),
         apic: VirtualApic::new(&setup.apic_page),
+        posting: posting.map(Arc::clone),
         write_log: match vmx.tracking {
             WriteTracking::Log => Some(WriteLog::new()?),
             WriteTracking::DirtyFlags | WriteTracking::Nothing => None,

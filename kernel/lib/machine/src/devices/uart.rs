@@ -1,7 +1,8 @@
 //! [`Uart`]: a 16550A serial port, complete but for the wire.
 //!
-//! What the guest sends leaves at once: the transmitter is empty whenever the guest looks, so no guest ever
-//! waits for it. What it receives comes from [`Uart::receive`] into a bounded backlog and from there into the
+//! What the guest sends leaves at once, and the transmitter is empty whenever the guest looks; unless the wire is
+//! [busy](Uart::occupy_wire) with what it has sent before. Then the transmitter is full until it is free again, and who
+//! sends more than its FIFO holds without asking loses that, as with the chip. What it receives comes from [`Uart::receive`] into a bounded backlog and from there into the
 //! 16-byte FIFO as the guest makes room, so a slow guest loses nothing; overruns happen in loopback only.
 //!
 //! Register names follow the data sheet of National Semiconductor's PC16550D.
@@ -52,7 +53,7 @@ bitflags! {
         const HOLDING_EMPTY = 1 << 5;
         const TRANSMITTER_EMPTY = 1 << 6;
         const ERROR_IN_FIFO = 1 << 7;
-        /// The transmitter always has room.
+        /// The transmitter has room.
         const IDLE = 0x60;
         /// What a read of LSR clears, and what makes a line-status interrupt.
         const ERRORS = 0x1e;
@@ -200,6 +201,10 @@ pub struct Uart {
     overrun: bool,
     /// The transmitter became empty and nobody has looked since.
     empty_pending: bool,
+    /// Until when the wire is busy, if it is.
+    busy_until_ns: Option<u64>,
+    /// Characters in the transmitter: they were sent while the wire was busy.
+    transmitting: usize,
     timeout_pending: bool,
     /// When characters in the FIFO have waited for too long.
     timeout_at_ns: Option<u64>,
@@ -226,6 +231,8 @@ impl Uart {
             fifo: Fifo::new(),
             overrun: false,
             empty_pending: false,
+            busy_until_ns: None,
+            transmitting: 0,
             timeout_pending: false,
             timeout_at_ns: None,
             backlog: VecDeque::new(),
@@ -252,10 +259,12 @@ impl Uart {
     /// The line status while nothing has come in, so that reading it clears nothing.
     #[inline]
     pub const fn quiet_line_status(&self) -> Option<u8> {
-        if self.fifo.count == 0 && !self.overrun {
-            Some(LineStatus::IDLE.bits())
-        } else {
+        if self.fifo.count != 0 || self.overrun {
             None
+        } else if self.transmitting != 0 {
+            Some(0)
+        } else {
+            Some(LineStatus::IDLE.bits())
         }
     }
 
@@ -292,20 +301,42 @@ impl Uart {
         Self::BACKLOG_BYTES.saturating_sub(self.backlog.len())
     }
 
+    /// The wire is busy until then with what the guest has sent: what it sends meanwhile stays in the transmitter.
+    pub const fn occupy_wire(&mut self, until_ns: u64) {
+        self.busy_until_ns = Some(until_ns);
+    }
+
+    /// Whether the guest waits for the wire.
+    pub const fn is_transmitting(&self) -> bool {
+        self.transmitting != 0
+    }
+
     /// When [`expire`](Self::expire) is next due.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        if self.enable.contains(InterruptEnable::RECEIVED) {
-            self.timeout_at_ns
-        } else {
-            None
+        let free_at = self.busy_until_ns.filter(|_| self.is_transmitting());
+        match (self.receive_timeout_ns(), free_at) {
+            (Some(timeout), Some(free)) => Some(timeout.min(free)),
+            (timeout, free) => timeout.or(free),
         }
     }
 
-    /// The time has come: characters below the trigger level have waited for four character times.
+    fn receive_timeout_ns(&self) -> Option<u64> {
+        self.timeout_at_ns
+            .filter(|_| self.enable.contains(InterruptEnable::RECEIVED))
+    }
+
+    /// The time has come: characters below the trigger level have waited for four character times, or the wire is
+    /// free.
     pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
-        if self.next_deadline_ns().is_some_and(|at| at <= now_ns) {
+        if self.receive_timeout_ns().is_some_and(|at| at <= now_ns) {
             self.timeout_at_ns = None;
             self.timeout_pending = true;
+            self.update_line(fx);
+        }
+        if self.is_transmitting() && self.busy_until_ns.is_none_or(|at| at <= now_ns) {
+            self.transmitting = 0;
+            self.busy_until_ns = None;
+            self.empty_pending = true;
             self.update_line(fx);
         }
     }
@@ -364,6 +395,9 @@ impl Uart {
 
     fn line_status(&self) -> LineStatus {
         let mut status = LineStatus::IDLE;
+        if self.is_transmitting() {
+            status = LineStatus::empty();
+        }
         if let Some(front) = self.fifo.front() {
             status |= LineStatus::DATA_READY | front.errors;
             if self.fifo_mode != FifoMode::Off && self.fifo.has_errors() {
@@ -399,8 +433,8 @@ impl Uart {
         lines
     }
 
-    /// A character leaves: outside, or in loopback back in. It is gone at once, so the holding register is
-    /// empty again and says so.
+    /// A character leaves: outside, or in loopback back in. Unless the wire is busy it is gone at once, so the holding
+    /// register is empty again and says so.
     fn send(&mut self, byte: u8, now_ns: u64, fx: &mut Effects) {
         if self.modem_control.contains(ModemControl::LOOPBACK) {
             self.loop_back(
@@ -410,12 +444,26 @@ impl Uart {
                 },
                 now_ns,
             );
-        } else if !self.line_control.contains(LineControl::BREAK) {
-            // One access sends at most a few bytes, which the caller takes out before the next one.
-            let _ = fx.output.try_push(byte);
+        } else if self.busy_until_ns.is_some_and(|until| now_ns < until) {
+            if self.transmitting < FIFO_BYTES {
+                self.transmitting += 1;
+                self.put_on_wire(byte, fx);
+            }
+            self.empty_pending = false;
+            self.update_line(fx);
+            return;
+        } else {
+            self.put_on_wire(byte, fx);
         }
         self.empty_pending = true;
         self.update_line(fx);
+    }
+
+    fn put_on_wire(&self, byte: u8, fx: &mut Effects) {
+        if !self.line_control.contains(LineControl::BREAK) {
+            // One access sends at most a few bytes, which the caller takes out before the next one.
+            let _ = fx.output.try_push(byte);
+        }
     }
 
     fn loop_back(&mut self, character: Character, now_ns: u64) {
@@ -436,7 +484,7 @@ impl Uart {
         let turned_on = enable & !self.enable;
         self.enable = enable;
         if turned_on.contains(InterruptEnable::TRANSMITTER_EMPTY) {
-            self.empty_pending = true;
+            self.empty_pending = !self.is_transmitting();
         } else if !enable.contains(InterruptEnable::TRANSMITTER_EMPTY) {
             self.empty_pending = false;
         }
@@ -661,6 +709,47 @@ mod tests {
             self.write(MCR, 0x0b);
             self
         }
+    }
+
+    #[test]
+    fn a_busy_wire_keeps_the_transmitter_full_and_loses_nothing_of_who_asks() {
+        let mut bench = Bench::new();
+        bench.write(FCR, 1);
+        bench.write(MCR, 0x0b);
+        bench.write(IER, 2);
+        assert_eq!(bench.read(IIR) & 0xf, 2);
+        bench.uart.occupy_wire(1000);
+        bench.write(DATA, b'a');
+        assert_eq!((bench.read(LSR), bench.high), (0, false));
+        assert_eq!(bench.uart.next_deadline_ns(), Some(1000));
+        // The FIFO takes some more.
+        for _ in 1..16 {
+            bench.write(DATA, b'b');
+        }
+        // Who does not ask loses what it does not take.
+        bench.write(DATA, b'c');
+        assert_eq!(bench.output.len(), 16);
+        bench.now_ns = 1000;
+        bench.uart.expire(1000, &mut bench.fx);
+        bench.settle();
+        assert_eq!((bench.read(LSR), bench.high), (0x60, true));
+        assert_eq!(bench.read(IIR) & 0xf, 2);
+        assert_eq!(bench.uart.next_deadline_ns(), None);
+        bench.write(DATA, b'd');
+        assert_eq!((bench.read(LSR), bench.output.len()), (0x60, 17));
+    }
+
+    #[test]
+    fn a_wire_that_is_busy_no_more_holds_nobody_up() {
+        let mut bench = Bench::new();
+        bench.uart.occupy_wire(1000);
+        assert_eq!(
+            (bench.read(LSR), bench.uart.next_deadline_ns()),
+            (0x60, None)
+        );
+        bench.now_ns = 2000;
+        bench.write(DATA, b'a');
+        assert_eq!((bench.read(LSR), &bench.output[..]), (0x60, &b"a"[..]));
     }
 
     #[test]

@@ -210,6 +210,18 @@ impl PostedInterrupts {
         self.announce()
     }
 
+    /// Whether the vector was last sent as level-triggered.
+    #[inline]
+    pub fn is_level(&self, vector: Vector) -> bool {
+        let word = Self::word(&self.levels, usize::from(vector.0 >> 6));
+        word.load(Relaxed) & 1 << (vector.0 & 63) != 0
+    }
+
+    /// Makes the owner look, though nothing new lies here.
+    pub fn nudge(&self) -> Kick {
+        self.announce()
+    }
+
     /// Sets the level of the 8259A's INTR wire at this CPU's LINT0.
     pub fn set_intr(&self, level: Level) -> Kick {
         self.post_signals(|signals| match level {

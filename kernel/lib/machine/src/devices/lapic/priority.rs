@@ -231,6 +231,15 @@ impl Lapic {
         self.request(usize::from(vector.0 >> 5), bit, level);
     }
 
+    /// Takes edge-triggered interrupts, a bit for each vector.
+    pub fn accept_edges(&mut self, requests: [u64; 4]) {
+        for (index, vectors) in requests.into_iter().enumerate() {
+            if vectors != 0 {
+                self.accept_word(index, vectors, 0);
+            }
+        }
+    }
+
     /// Takes up to 64 interrupts at once: those in `vectors`, from vector `64 * index` on. Those that are also
     /// in `level` are level-triggered.
     #[inline]

@@ -180,3 +180,50 @@ fn no_message_is_lost_and_no_sleeper_is_forgotten_between_threads() {
         assert!((1..=3).contains(&nmis));
     }
 }
+
+#[test]
+fn a_kick_is_not_swallowed_by_the_answer_of_the_8259a() {
+    let mailbox = PostedInterrupts::new();
+    let mut bench = Bench::new();
+    assert_eq!(mailbox.set_intr(Level::Asserted), Kick::Needed);
+    let _ = mailbox.drain(&mut bench.lapic);
+    // The owner has asked the 8259A itself, and its wire falls by that.
+    mailbox.answer_intr(Level::Deasserted);
+    assert!(!mailbox.is_outstanding(), "there is no news in it");
+    assert_eq!(
+        mailbox.post(&message(DeliveryMode::Fixed, 0x40)),
+        Kick::Needed
+    );
+    let _ = mailbox.drain(&mut bench.lapic);
+    // Its next rise is news.
+    assert_eq!(mailbox.set_intr(Level::Asserted), Kick::Needed);
+}
+
+#[test]
+fn a_nudge_kicks_once_and_leaves_nothing() {
+    let mailbox = PostedInterrupts::new();
+    let mut bench = Bench::new();
+    assert_eq!(mailbox.nudge(), Kick::Needed);
+    assert_eq!(mailbox.nudge(), Kick::NotNeeded);
+    assert!(mailbox.is_outstanding());
+    assert!(mailbox.drain(&mut bench.lapic).is_empty());
+    assert!(!mailbox.is_outstanding());
+}
+
+#[test]
+fn a_vector_is_level_triggered_if_it_was_last_sent_so() {
+    let mailbox = PostedInterrupts::new();
+    for (mode, is_level) in [(TriggerMode::Level, true), (TriggerMode::Edge, false)] {
+        let _ = mailbox.post_vector(Vector(0x61), mode);
+        assert_eq!(mailbox.is_level(Vector(0x61)), is_level);
+    }
+    assert!(!mailbox.is_level(Vector(0x62)));
+}
+
+#[test]
+fn edges_that_came_past_the_mailbox_are_requested() {
+    let mut bench = Bench::new();
+    bench.lapic.accept_edges([1 << 0x31, 0, 0, 1 << 63]);
+    assert_eq!(bench.vectors(IRR), [0x31, 0xff]);
+    assert_eq!(bench.vectors(TMR), []);
+}
