@@ -2,7 +2,8 @@
 //!
 //! The clock does not tick: the date follows from guest time and an offset that changes when the guest sets the
 //! clock, and the flags of register C are found by asking which of their events lie between the last look and
-//! now.
+//! now. Periodic interrupts that fall into a time in which nobody looked, because all of the VM waited for a turn,
+//! are made up for afterwards, as the PIT's are.
 //!
 //! Written after Motorola's MC146818A data sheet. The battery-backed memory holds what a PC's firmware leaves
 //! there: the memory sizes, and the century at 0x32 as the FADT says.
@@ -71,6 +72,10 @@ bitflags! {
     }
 }
 
+/// Periodic interrupts are made up for so many times as fast as they come, and so many at most.
+const CATCH_UP: i64 = 4;
+const OWED_AT_MOST: i64 = 8192;
+
 /// The real-time clock.
 #[derive(Debug)]
 pub struct Rtc {
@@ -84,6 +89,9 @@ pub struct Rtc {
     flags: Flags,
     /// Up to this date, in nanoseconds, the flags have been looked for.
     seen_ns: i64,
+    /// Periodic interrupts that nobody has looked for in time, and the date when the next is made up for.
+    owed: i64,
+    owed_at_ns: i64,
     alarm: [u8; 3],
     memory: [u8; 128],
     line: OutputLine,
@@ -104,6 +112,8 @@ impl Rtc {
             control: Control::HOURS_24,
             flags: Flags::empty(),
             seen_ns: offset_ns,
+            owed: 0,
+            owed_at_ns: 0,
             alarm: [0; 3],
             memory: [0; 128],
             line: OutputLine::new(gsi, Level::Deasserted),
@@ -163,6 +173,7 @@ impl Rtc {
                 self.collect(now_ns);
                 let flags = self.requested();
                 self.flags = Flags::empty();
+                self.make_up_later(now_ns);
                 self.update_line(fx);
                 flags.bits()
             }
@@ -212,6 +223,9 @@ impl Rtc {
         {
             let count = periods(self.seen_ns, hertz) + 1;
             consider(period_start(count, hertz));
+            if self.owed > 0 {
+                consider(self.owed_at_ns);
+            }
         }
         if self.runs() {
             let second = self.seen_ns.div_euclid(SECOND_NS);
@@ -229,8 +243,42 @@ impl Rtc {
 
     /// Sets the flags of all that has happened.
     pub fn expire(&mut self, now_ns: u64, fx: &mut Effects) {
+        self.count_missed(now_ns);
         self.collect(now_ns);
         self.update_line(fx);
+    }
+
+    /// Of several periods that have ended since somebody last looked, one is seen now and the others are owed; or one
+    /// that is owed comes. While an interrupt waits for the guest to look at it, periods are the guest's to lose.
+    fn count_missed(&mut self, now_ns: u64) {
+        let date_ns = self.date_ns(now_ns);
+        if !self.control.contains(Control::PERIODIC_INTERRUPT)
+            || self.requested().contains(Flags::REQUEST)
+            || !self.divider_runs()
+        {
+            return;
+        }
+        let Some(hertz) = self.periodic_hertz() else {
+            return;
+        };
+        let ended = periods(date_ns, hertz).saturating_sub(periods(self.seen_ns, hertz));
+        if ended > 1 {
+            self.owed = self.owed.saturating_add(ended - 1).min(OWED_AT_MOST);
+        } else if ended == 0 && self.owed > 0 && self.owed_at_ns <= date_ns {
+            self.owed -= 1;
+            self.flags |= Flags::PERIODIC;
+        }
+    }
+
+    /// The guest has taken an interrupt: the next that is owed comes a part of a period later.
+    fn make_up_later(&mut self, now_ns: u64) {
+        if self.owed > 0
+            && let Some(hertz) = self.periodic_hertz()
+        {
+            self.owed_at_ns = self
+                .date_ns(now_ns)
+                .saturating_add(SECOND_NS / hertz / CATCH_UP);
+        }
     }
 
     const fn divider_runs(&self) -> bool {
@@ -267,6 +315,7 @@ impl Rtc {
         let date_ns = self.date_ns(now_ns);
         let ran = self.divider_runs();
         self.rate_and_divider = value & (DIVIDER | RATE);
+        self.owed = 0;
         if ran == self.divider_runs() {
             // What was counted at the old rate says nothing about the new one.
             self.set_date_ns(date_ns, now_ns);
@@ -295,6 +344,9 @@ impl Rtc {
             }
         }
         self.control = control;
+        if !control.contains(Control::PERIODIC_INTERRUPT) {
+            self.owed = 0;
+        }
         if is_set {
             self.control.remove(Control::UPDATE_INTERRUPT);
         }
@@ -666,6 +718,59 @@ mod tests {
         assert_eq!(bench.fx.take_lines().lowered, 1 << 8);
         assert_eq!(bench.get(0x0c), 0);
         assert_eq!(bench.wait(), 2 * SECOND);
+    }
+
+    /// Takes interrupts as they come until a time, each at once. Returns how many.
+    fn take_until(bench: &mut Bench, until: u64) -> u64 {
+        let mut count = 0;
+        while let Some(due) = bench.rtc.next_deadline_ns().filter(|due| *due <= until) {
+            bench.now = bench.now.max(due);
+            bench.rtc.expire(bench.now, &mut bench.fx);
+            if bench.rises() {
+                count += 1;
+                let _ = bench.get(0x0c);
+            }
+        }
+        bench.now = until;
+        count
+    }
+
+    #[test]
+    fn periodic_interrupts_of_a_vm_that_waited_for_its_turn_are_made_up_for() {
+        let mut bench = Bench::new();
+        bench.set(0x0a, 0x26);
+        bench.set(0x0b, 0x42);
+        assert_eq!(take_until(&mut bench, SECOND), 1024);
+        // Nobody looks for 100 ms.
+        bench.now += SECOND / 10;
+        bench.rtc.expire(bench.now, &mut bench.fx);
+        assert!(bench.rises());
+        let _ = bench.get(0x0c);
+        let now = bench.now;
+        assert_eq!(1 + take_until(&mut bench, now + SECOND), 1024 + 102);
+        let now = bench.now;
+        assert_eq!(take_until(&mut bench, now + SECOND), 1024);
+    }
+
+    #[test]
+    fn a_guest_that_does_not_look_at_its_interrupt_loses_the_next_ones() {
+        let mut bench = Bench::new();
+        bench.set(0x0a, 0x26);
+        bench.set(0x0b, 0x42);
+        bench.wait();
+        bench.now += SECOND / 10;
+        bench.rtc.expire(bench.now, &mut bench.fx);
+        let _ = bench.get(0x0c);
+        let now = bench.now;
+        assert_eq!(take_until(&mut bench, now + SECOND), 1024);
+        // And what is owed is forgotten when the guest wants no more of them.
+        bench.now += SECOND / 10;
+        bench.rtc.expire(bench.now, &mut bench.fx);
+        bench.set(0x0b, 0x02);
+        let _ = bench.get(0x0c);
+        bench.set(0x0b, 0x42);
+        let now = bench.now;
+        assert_eq!(take_until(&mut bench, now + SECOND), 1024);
     }
 
     #[test]
