@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_capped_guest_stays_at_its_cap", cap),
         trial("64_guests_run_side_by_side_on_two_cpus", scale),
         trial("a_busy_cpus_vcpus_are_taken_by_another", stealing),
+        trial("who_wakes_up_beside_busy_guests_runs_soon", wake),
         trial("vcpus_that_spin_let_the_one_work_that_they_wait_for", gang),
     ]
 }
@@ -200,4 +201,18 @@ fn gang() -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// One that sleeps for some milliseconds at a time, beside three that are always busy: it does not wait for their turns,
+/// of which each is several milliseconds, or some ten thousand ticks.
+fn wake() -> Result<()> {
+    let mut guests = vec![Guest::tiny(artifacts()?, "sleeper")?];
+    guests[0].config.cmdline = "from=20000000 wakes=60 late=25000".to_owned();
+    for number in 1..=3 {
+        let mut spin = Guest::tiny(artifacts()?, "spin")?;
+        spin.config.name = format!("spin-{number}");
+        guests.push(spin);
+    }
+    let mut machine = Boot::of(guests).patience(PATIENCE).start()?;
+    machine.expect_all_passed("sleeper")
 }

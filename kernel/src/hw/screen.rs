@@ -19,8 +19,8 @@ const CELL_WIDTH: usize = get_raster_width(FontWeight::Regular, RasterHeight::Si
 /// From this many lines on, each pixel of the font becomes four.
 const LARGE_SCREEN_HEIGHT: usize = 2000;
 const TAB_STOP: usize = 8;
-/// Characters that are drawn at a time while guests may be waiting: about 30,000 instructions.
-const SLICE_CELLS: usize = 32;
+/// Characters that are drawn at a time while guests may be waiting: about 8,000 instructions.
+const SLICE_CELLS: usize = 4;
 
 /// How much is to be drawn.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
