@@ -23,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("guests_that_ruin_themselves_take_nobody_along", ruins),
         trial("storms_take_no_more_than_their_share", storms),
         trial("random_instructions_harm_nobody_on_two_cpus", fuzz),
+        trial("vcpus_that_fight_each_other_harm_nobody_else", siblings),
     ]
 }
 
@@ -126,4 +127,20 @@ fn fuzz() -> Result<()> {
     }
     let mut machine = Boot::of(guests).cpus(2).patience(PATIENCE).start()?;
     machine.expect_all_passed("victim")
+}
+
+/// Three vCPUs of one guest, of which one resets, starts and interrupts the others at random, one moves its local APIC
+/// about, and one rewrites code that is being emulated; on two CPUs, so that the victim has half of the machine.
+fn siblings() -> Result<()> {
+    let mut fighters = hostile("siblings", "")?;
+    fighters.config.cpus = 3;
+    let guests = vec![victim(12_000_000, 600)?, fighters];
+    let mut machine = Boot::of(guests).cpus(2).patience(PATIENCE).start()?;
+    machine.expect("hostile: siblings")?;
+    machine.expect_all_passed("victim")?;
+    ensure!(
+        !has_said(&machine, "plinth: end siblings "),
+        "the fight was over before its time"
+    );
+    Ok(())
 }

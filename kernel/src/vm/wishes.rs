@@ -37,7 +37,7 @@ impl<B: Backend> Vm<B> {
     fn move_a20(&self, gate: A20Gate) {
         self.ram.set_a20(gate);
         for vcpu in 0..self.vcpus() {
-            if self.posted(vcpu).post_a20() == Kick::Needed {
+            if self.mailbox(vcpu).posted().post_a20() == Kick::Needed {
                 self.kick(vcpu);
             }
         }

@@ -10,6 +10,8 @@ const EXTD: u64 = 1 << 10;
 const ENABLED: u64 = 1 << 11;
 
 const ROUNDS: u64 = 6000;
+/// RAM of this guest that it does not use.
+const OWN_MEMORY: u64 = 0x50_0000;
 
 /// The register at an offset in units of 16 bytes.
 const ICR_LOW: u64 = 0x30;
@@ -69,6 +71,7 @@ fn base(random: &mut Random) {
         let place = random.one_of(&[
             BASE,
             0xfec0_0000,
+            OWN_MEMORY,
             0xd200_0000,
             0x1_0000_0000,
             0x40_0000_0000,

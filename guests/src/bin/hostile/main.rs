@@ -13,6 +13,7 @@ mod memory;
 mod ports;
 mod processor;
 mod ruin;
+mod siblings;
 mod storms;
 
 use plinth_guests::cpu::rdtsc;
@@ -64,6 +65,7 @@ const STORMS: &[(&str, fn())] = &[
     ("console", storms::console),
     ("page-faults", storms::faults),
     ("device-strings", storms::strings),
+    ("siblings", siblings::fight),
 ];
 
 /// Passes through a topic: the first finds what is wrong at once, the others what needs luck.

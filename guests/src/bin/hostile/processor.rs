@@ -48,6 +48,20 @@ pub(crate) fn msrs(random: &mut Random) {
 
 const ROUNDS: u64 = 1000;
 
+/// MSRs by which a guest says where the hypervisor is to write: KVM's clocks, stolen time, ends of interrupts, page
+/// faults.
+const PARAVIRTUAL: [u32; 7] = [
+    0x11,
+    0x12,
+    0x4b56_4d00,
+    0x4b56_4d01,
+    0x4b56_4d02,
+    0x4b56_4d03,
+    0x4b56_4d04,
+];
+/// The end of this guest's memory, and more.
+const MEMORY_END: u64 = 16 << 20;
+
 /// An address that this guest does not touch and the victim does, and a breakpoint on reads and writes of 8 bytes.
 const FOREIGN: u64 = 0x28_0000;
 const WATCHING: u64 = 0xb_0402;
@@ -109,6 +123,11 @@ pub(crate) fn calls(random: &mut Random) {
         }
     }
     for _ in 0..ROUNDS {
+        // Anywhere but in its own memory.
+        let address = random.value();
+        if address >= MEMORY_END {
+            let _ = cpu::try_wrmsr(random.one_of(&PARAVIRTUAL), address | 1);
+        }
         let _ = cpu::cpuid(random.value() as u32, random.value() as u32);
         let number = if random.below(2) == 0 {
             random.below(32)
