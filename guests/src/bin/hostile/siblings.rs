@@ -95,7 +95,8 @@ fn command(random: &mut Random) -> u32 {
     } else {
         vector | 0x80
     };
-    vector | mode << 8 | 1 << 14 | random.below(2) as u32 * 3 << 18
+    let shorthand = random.below(2) as u32 * 3;
+    vector | mode << 8 | 1 << 14 | shorthand << 18
 }
 
 pub(crate) fn fight() {

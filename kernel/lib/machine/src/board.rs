@@ -6,6 +6,7 @@
 //! each access.
 
 mod deadlines;
+mod wire;
 
 use arch::{Vector, Width};
 use memory::{GuestMemory, GuestPhys};
@@ -169,18 +170,6 @@ impl Board {
     #[inline]
     pub const fn quiet_line_status(&self) -> Option<u8> {
         self.uart.quiet_line_status()
-    }
-
-    /// Whether the guest waits until the serial port has sent something.
-    #[inline]
-    pub const fn waits_for_wire(&self) -> bool {
-        self.uart.is_transmitting()
-    }
-
-    /// What the guest has sent by its serial port keeps that busy until then.
-    pub fn occupy_wire(&mut self, until_ns: u64) {
-        self.uart.occupy_wire(until_ns);
-        self.uart_accessed();
     }
 
     /// Writes a port; bits above the width do not count. Ports without a device ignore it.

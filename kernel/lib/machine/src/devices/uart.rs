@@ -7,9 +7,12 @@
 //!
 //! Register names follow the data sheet of National Semiconductor's PC16550D.
 
+mod fifo;
+
 use alloc::collections::VecDeque;
 use bitflags::bitflags;
 
+use self::fifo::{Character, FIFO_BYTES, Fifo};
 use crate::{Effects, Gsi, Level, OutputLine};
 
 bitflags! {
@@ -101,81 +104,8 @@ impl Source {
 const NO_INTERRUPT: u8 = 0x01;
 /// The two bits of IIR that say that the FIFOs work.
 const FIFOS_ENABLED: u8 = 0xc0;
-/// Bytes in the receive FIFO.
-const FIFO_BYTES: usize = 16;
 /// The clock that the divisor divides: a 1.8432 MHz crystal by 16.
 const BAUD_BASE: u64 = 115_200;
-
-/// A received character with what went wrong on its way.
-#[derive(Clone, Copy, Debug)]
-struct Character {
-    byte: u8,
-    errors: LineStatus,
-}
-
-/// The receive FIFO, or the one-byte buffer when FIFOs are off.
-#[derive(Debug)]
-struct Fifo {
-    slots: [Character; FIFO_BYTES],
-    first: usize,
-    count: usize,
-}
-
-impl Fifo {
-    const fn new() -> Self {
-        let empty = Character {
-            byte: 0,
-            errors: LineStatus::empty(),
-        };
-        Self {
-            slots: [empty; FIFO_BYTES],
-            first: 0,
-            count: 0,
-        }
-    }
-
-    fn push(&mut self, character: Character) {
-        if let Some(slot) = self.slots.get_mut((self.first + self.count) % FIFO_BYTES) {
-            *slot = character;
-            self.count = (self.count + 1).min(FIFO_BYTES);
-        }
-    }
-
-    fn pop(&mut self) -> Option<Character> {
-        let character = self.front()?;
-        self.first = (self.first + 1) % FIFO_BYTES;
-        self.count -= 1;
-        Some(character)
-    }
-
-    fn front(&self) -> Option<Character> {
-        if self.count == 0 {
-            None
-        } else {
-            self.slots.get(self.first).copied()
-        }
-    }
-
-    fn front_mut(&mut self) -> Option<&mut Character> {
-        if self.count == 0 {
-            None
-        } else {
-            self.slots.get_mut(self.first)
-        }
-    }
-
-    fn has_errors(&self) -> bool {
-        (0..self.count).any(|index| {
-            self.slots
-                .get((self.first + index) % FIFO_BYTES)
-                .is_some_and(|character| !character.errors.is_empty())
-        })
-    }
-
-    fn clear(&mut self) {
-        self.count = 0;
-    }
-}
 
 /// Whether the FIFOs work (FCR bit 0), and how full the receiver's must be to interrupt.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -259,7 +189,7 @@ impl Uart {
     /// The line status while nothing has come in, so that reading it clears nothing.
     #[inline]
     pub const fn quiet_line_status(&self) -> Option<u8> {
-        if self.fifo.count != 0 || self.overrun {
+        if self.fifo.len() != 0 || self.overrun {
             None
         } else if self.transmitting != 0 {
             Some(0)
@@ -467,7 +397,7 @@ impl Uart {
     }
 
     fn loop_back(&mut self, character: Character, now_ns: u64) {
-        if self.fifo.count >= self.depth() {
+        if self.fifo.len() >= self.depth() {
             self.overrun = true;
             if self.fifo_mode == FifoMode::Off {
                 // Without FIFOs the new character replaces the unread one; with them it is dropped.
@@ -556,8 +486,8 @@ impl Uart {
             return;
         }
         let depth = self.depth();
-        let before = self.fifo.count;
-        while self.fifo.count < depth {
+        let before = self.fifo.len();
+        while self.fifo.len() < depth {
             let Some(byte) = self.backlog.pop_front() else {
                 break;
             };
@@ -566,7 +496,7 @@ impl Uart {
                 errors: LineStatus::empty(),
             });
         }
-        if self.fifo.count != before {
+        if self.fifo.len() != before {
             self.restart_timeout(now_ns);
         }
     }
@@ -574,7 +504,7 @@ impl Uart {
     /// Starts the four character times after which characters below the trigger level interrupt anyway.
     fn restart_timeout(&mut self, now_ns: u64) {
         self.timeout_at_ns = match self.fifo_mode {
-            FifoMode::On { trigger } if self.fifo.count > 0 && self.fifo.count < trigger => {
+            FifoMode::On { trigger } if self.fifo.len() > 0 && self.fifo.len() < trigger => {
                 Some(now_ns.saturating_add(4 * self.character_ns()))
             }
             _ => None,
@@ -603,7 +533,7 @@ impl Uart {
             && self.line_status().intersects(LineStatus::ERRORS)
         {
             Some(Source::LineStatus)
-        } else if enable.contains(InterruptEnable::RECEIVED) && self.fifo.count >= trigger {
+        } else if enable.contains(InterruptEnable::RECEIVED) && self.fifo.len() >= trigger {
             Some(Source::ReceivedData)
         } else if enable.contains(InterruptEnable::RECEIVED) && self.timeout_pending {
             Some(Source::CharacterTimeout)
