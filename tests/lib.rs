@@ -69,6 +69,7 @@ pub struct Boot {
     hypervisor: Hypervisor,
     watch: Watch,
     patience: Duration,
+    pace: Pace,
 }
 
 /// Whether its screen is looked at.
@@ -134,6 +135,7 @@ impl Boot {
             hypervisor: Hypervisor::Plinth,
             watch: Watch::Nothing,
             patience: PATIENCE,
+            pace: Pace::Free,
         }
     }
 
@@ -229,6 +231,13 @@ impl Boot {
         self
     }
 
+    /// With another number of instructions in a second: guests whose timer ticks all the time do more between two ticks.
+    #[must_use]
+    pub fn pace(mut self, pace: Pace) -> Self {
+        self.pace = pace;
+        self
+    }
+
     /// The bundle of the guests, for tests that damage it.
     pub fn pack(&self) -> Result<Vec<u8>> {
         let options = HypervisorOptions {
@@ -303,7 +312,7 @@ impl Boot {
             cpu_model: self.cpu_model,
             msrs,
             memory_mib,
-            pace: Pace::Free,
+            pace: self.pace,
             debugger,
             disk,
         };

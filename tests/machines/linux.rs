@@ -11,7 +11,7 @@ use plinth_tests::console::End;
 use plinth_tests::{Boot, Session, artifacts};
 use xtask::bench::exits::Host;
 use xtask::bootlog;
-use xtask::emulator::{CpuModel, Engine};
+use xtask::emulator::{CpuModel, Engine, Pace};
 use xtask::guests::Guest;
 use xtask::linux::{KernelPackage, Linux, NAME, Task};
 use xtask::paths::Paths;
@@ -115,7 +115,10 @@ fn early_panic() -> Result<()> {
     let mut guest = linux(Task::Shell(None), "early-panic")?;
     guest.initrd = None;
     guest.config.cmdline.push_str(BRIEF);
-    let mut machine = Boot::of(vec![guest]).patience(BOOT).start()?;
+    let mut machine = Boot::of(vec![guest])
+        .pace(Pace::Measured)
+        .patience(BOOT)
+        .start()?;
     machine.expect("---[ end Kernel panic - not syncing: VFS: Unable to mount root fs")?;
     let detail = machine.expect_end(NAME, End::Crash)?;
     ensure!(
@@ -133,7 +136,10 @@ fn in_brief(linux: &Linux, script: &str) -> Result<Session> {
         .join(format!("test-{script}{kernel}.initrd"));
     let mut guest = linux.guest(Task::Script(script), &initrd)?;
     guest.config.cmdline.push_str(BRIEF);
-    Boot::of(vec![guest]).patience(BOOT).start()
+    Boot::of(vec![guest])
+        .pace(Pace::Measured)
+        .patience(BOOT)
+        .start()
 }
 
 /// The guest with this task. Each test has its own initial file system.
@@ -152,7 +158,10 @@ fn sound_machine() -> Result<()> {
         guest.config.cmdline == "console=ttyS0",
         "the command line is not stock"
     );
-    let mut machine = Boot::of(vec![guest]).patience(BOOT).start()?;
+    let mut machine = Boot::of(vec![guest])
+        .pace(Pace::Measured)
+        .patience(BOOT)
+        .start()?;
     machine.expect("init: user space is up")?;
     let date = machine.expect("date: ")?;
     if Engine::choose(Virtualisation::of_this_machine()) == Engine::Bochs {
@@ -190,6 +199,7 @@ fn shell() -> Result<()> {
     let mut guest = linux(Task::Shell(Some((37, 111))), "shell")?;
     guest.config.cmdline.push_str(BRIEF);
     let mut machine = Boot::of(vec![guest])
+        .pace(Pace::Measured)
         .apic(ApicVirtualization::Software)
         .patience(BOOT)
         .start()?;
