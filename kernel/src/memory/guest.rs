@@ -25,6 +25,11 @@ const KEPT_BYTES: u64 = 8 << 20;
 /// A granule that does not lie in one piece. No RAM has this bias, since the direct map is in the upper half.
 const NO_PIECE: u64 = 0;
 
+/// Bytes of memory that guests may still have.
+pub(crate) fn free_for_guests() -> u64 {
+    (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES)
+}
+
 /// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of
 /// two.
 #[derive(Debug)]
@@ -96,7 +101,7 @@ impl DirtyRam {
     /// [`NotEnoughMemory`]; nothing stays allocated then.
     pub(crate) fn allocate(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
         let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
-        let free_bytes = (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES);
+        let free_bytes = free_for_guests();
         let not_enough = NotEnoughMemory {
             wanted_bytes,
             free_bytes,

@@ -6,6 +6,7 @@
 //! mode has the APIC-access page. Each EPT keeps its translations for ever, so that nothing cached goes stale.
 
 use alloc::sync::Arc;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use machine::devices::lapic::{ApicPage, Lapic};
 use memory::{HostPhys, HostVirt};
@@ -105,10 +106,14 @@ impl VmxLoaded<'_> {
             *private = match PrivateView::new(*peculiarity, vmx.tracking.flags(), vmx.tlb) {
                 Ok(view) => Some(view),
                 Err(OutOfFrames) => {
-                    log::warn!(
-                        target: "vmx",
-                        "no memory is left to show a guest {peculiarity:x?}: it sees its RAM as ever"
-                    );
+                    // A guest could ask again and again.
+                    static SAID: AtomicBool = AtomicBool::new(false);
+                    if !SAID.swap(true, Ordering::Relaxed) {
+                        log::warn!(
+                            target: "vmx",
+                            "no memory is left to show a guest {peculiarity:x?}: it sees its RAM as ever"
+                        );
+                    }
                     None
                 }
             };

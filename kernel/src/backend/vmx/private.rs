@@ -16,7 +16,7 @@ use vmx::ept::{AccessedDirty, Ept, EptFlags, EptPointer};
 use super::OutOfFrames;
 use super::space::EptSpace;
 use super::tlb::Tlb;
-use crate::memory::{Frame, TableFrames};
+use crate::memory::{Frame, TableFrames, free_for_guests};
 
 /// Frames for the tables of one view: enough for 60 pieces of 2 MiB and what leads there.
 const FRAMES: usize = 64;
@@ -60,6 +60,10 @@ impl PrivateView {
         flags: AccessedDirty,
         tlb: Tlb,
     ) -> Result<Self, OutOfFrames> {
+        // Guests make these as they like, and so not of what the hypervisor keeps for itself.
+        if free_for_guests() < FRAMES as u64 * PageSize::Size4K.bytes() {
+            return Err(OutOfFrames);
+        }
         let mut frames = Vec::with_capacity(FRAMES);
         for _ in 0..FRAMES {
             frames.push(Frame::zeroed().ok_or(OutOfFrames)?);
