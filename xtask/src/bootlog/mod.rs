@@ -23,8 +23,9 @@ const SCRIPT: &str = "warnings";
 const BOTH: &str = " quiet cryptomgr.notests";
 
 /// On the bare machine only, for what Bochs 2.7 does not do as it says: XSAVEC and XSAVES (old kernels know them by
-/// their numbers only), which Plinth hides, and the frequency of the TSC.
-const BARE: &str = " clearcpuid=321,323 tsc_early_khz=10000";
+/// their numbers only), which Plinth hides, the frequency of the TSC, and the registers of machine checks, for lack of
+/// which kernels that know them panic.
+const BARE: &str = " clearcpuid=321,323 tsc_early_khz=10000 mce=off";
 
 /// The warnings in a boot log, and which kernel it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
