@@ -9,8 +9,9 @@
     .long -(0xe85250d6 + multiboot2_end - . + 12)
     .short 1                    // information that is insisted on
     .short 0
-    .long 8 + 4 * 6
-    .long 1, 2, 3, 4, 6, 15     // command line, loader, modules, memory sizes, memory map, RSDP
+    .long 8 + 4 * 7
+    .long 1, 2, 3, 4, 6, 9, 15  // command line, loader, modules, memory sizes, memory map, sections, RSDP
+    .long 0                     // padding
     .short 4                    // consoles: text would do
     .short 1
     .long 12

@@ -196,6 +196,7 @@ pub(crate) fn vm<B: Backend>(
                 kernel: copy(&kernel)?,
                 initrd: copy(initrd.as_deref().unwrap_or_default())?,
                 cmdline: config.cmdline.as_str().into(),
+                placement: loaded.placement,
             }),
         },
     };

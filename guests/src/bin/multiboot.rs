@@ -37,6 +37,10 @@ struct Told {
     ram: u64,
     upper_kib: u32,
     rsdp: u64,
+    /// Number of ELF section headers, bytes of each, and which has the names.
+    sections: [u32; 3],
+    /// Where they are.
+    section_table: u64,
     /// Where the description of the framebuffer is.
     framebuffer: u64,
 }
@@ -93,6 +97,13 @@ fn main(report: &mut Report, _: StartInfo) {
         case.equal("bits of a cell", read::<u8>(told.framebuffer + 20), 16);
         case.equal("its type", read::<u8>(told.framebuffer + 21), 2);
     });
+    report.case("the-section-headers-lead-to-their-names", |case| {
+        let [count, bytes, names] = told.sections;
+        case.ensure(names < count && bytes >= 64, "there are none");
+        let header = told.section_table + u64::from(names) * u64::from(bytes);
+        let name = read::<u64>(header + 16) + u64::from(read::<u32>(header));
+        case.ensure(text(name) == ".shstrtab", text(name));
+    });
     if magic == MULTIBOOT2 {
         report.case("the-acpi-tables-are-told", |case| {
             case.equal(
@@ -117,6 +128,10 @@ fn version_1(case: &mut Case, info: u64) -> Told {
         upper_kib: word(8),
         ..Told::default()
     };
+    if word(0) & 1 << 5 != 0 {
+        told.sections = [28, 32, 40].map(word);
+        told.section_table = word(36).into();
+    }
     if word(0) & 1 << 12 != 0 {
         told.framebuffer = info + 88;
     }
@@ -166,6 +181,10 @@ fn version_2(case: &mut Case, info: u64) -> Told {
                 }
             }
             8 => told.framebuffer = at + 8,
+            9 => {
+                told.sections = [8, 12, 16].map(|offset| read(at + offset));
+                told.section_table = at + 20;
+            }
             15 => told.rsdp = at + 8,
             _ => {}
         }

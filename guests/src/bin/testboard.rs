@@ -156,7 +156,17 @@ fn firmware_configuration(report: &mut Report) {
         let length = u32::from_le_bytes(read(0x14));
         case.equal("bytes of the command line", length, 8);
         case.ensure(read(0x15) == *b"a board\0", "another command line");
+        let address = u32::from_le_bytes(read(0x13)) as usize as *const [u8; 8];
+        case.ensure(!address.is_null(), "the command line is nowhere");
+        // SAFETY: the loader has put it below 4 GiB, where the runtime maps all memory; nobody else uses it.
+        let line = unsafe { address.read_volatile() };
+        case.ensure(line == *b"a board\0", "another command line in memory");
         case.ensure(read(0x11) == *b"\x7fELF", "the kernel is no ELF file");
+        let [kernel, start] = [0x07, 0x10].map(|entry| u32::from_le_bytes(read(entry)));
+        case.ensure(
+            kernel >= 1 << 20 && start >= kernel,
+            "an impossible address of the kernel",
+        );
         let no_graphic = u16::from_le_bytes(read(4));
         case.equal(
             "whether there is no display",

@@ -11,6 +11,7 @@ use alloc::vec::Vec;
 use memory::{GuestMemory, GuestPhys};
 
 use crate::layout::MachineLayout;
+use crate::loader::Placement;
 use crate::{Display, Effects, Request};
 
 /// Entries by their number.
@@ -21,13 +22,20 @@ mod entry {
     /// Whether there is no display.
     pub(super) const NO_GRAPHIC: u16 = 0x04;
     pub(super) const CPU_COUNT: u16 = 0x05;
+    pub(super) const KERNEL_ADDRESS: u16 = 0x07;
     pub(super) const KERNEL_BYTES: u16 = 0x08;
+    pub(super) const INITRD_ADDRESS: u16 = 0x0a;
     pub(super) const INITRD_BYTES: u16 = 0x0b;
     pub(super) const MAX_CPUS: u16 = 0x0f;
+    pub(super) const KERNEL_ENTRY: u16 = 0x10;
     pub(super) const KERNEL: u16 = 0x11;
     pub(super) const INITRD: u16 = 0x12;
+    pub(super) const CMDLINE_ADDRESS: u16 = 0x13;
     pub(super) const CMDLINE_BYTES: u16 = 0x14;
     pub(super) const CMDLINE: u16 = 0x15;
+    pub(super) const SETUP_ADDRESS: u16 = 0x16;
+    pub(super) const SETUP_BYTES: u16 = 0x17;
+    pub(super) const SETUP: u16 = 0x18;
     pub(super) const DIRECTORY: u16 = 0x19;
     /// The first file of the directory.
     pub(super) const E820_FILE: u16 = 0x20;
@@ -80,6 +88,20 @@ pub struct FirmwareFiles {
     pub initrd: Arc<Vec<u8>>,
     /// The kernel's command line.
     pub cmdline: Arc<str>,
+    /// Where the loader has put them.
+    pub placement: Placement,
+}
+
+impl FirmwareFiles {
+    /// Of a Linux kernel, its setup code; the kernel is what follows it.
+    fn setup(&self) -> &[u8] {
+        let setup = self.kernel.get(..self.placement.setup_bytes);
+        setup.unwrap_or_default()
+    }
+
+    fn kernel(&self) -> &[u8] {
+        self.kernel.get(self.setup().len()..).unwrap_or_default()
+    }
 }
 
 /// The configuration device.
@@ -134,7 +156,8 @@ impl FirmwareConfig {
             self.contents = self.made();
         }
         let bytes: &[u8] = match self.selected {
-            entry::KERNEL => &self.files.kernel,
+            entry::KERNEL => self.files.kernel(),
+            entry::SETUP => self.files.setup(),
             entry::INITRD => &self.files.initrd,
             entry::CMDLINE => self.files.cmdline.as_bytes(),
             _ => &self.contents,
@@ -236,13 +259,22 @@ impl FirmwareConfig {
     fn made(&self) -> Vec<u8> {
         let dword = |value: usize| (value as u32).to_le_bytes().to_vec();
         let word = |value: u16| value.to_le_bytes().to_vec();
+        // 0 where the guest was given no such thing.
+        let address = |at: Option<GuestPhys>| dword(at.map_or(0, GuestPhys::as_u64) as usize);
+        let placement = &self.files.placement;
         match self.selected {
             entry::SIGNATURE => b"QEMU".to_vec(),
             entry::ID => TRADITIONAL_AND_DMA.to_le_bytes().to_vec(),
             entry::RAM_BYTES => self.layout.ram_bytes().to_le_bytes().to_vec(),
             entry::NO_GRAPHIC => word(u16::from(self.display == Display::Absent)),
             entry::CPU_COUNT | entry::MAX_CPUS => word(self.layout.cpus() as u16),
-            entry::KERNEL_BYTES => dword(self.files.kernel.len()),
+            entry::KERNEL_ADDRESS => address(placement.kernel),
+            entry::KERNEL_ENTRY => address(Some(placement.entry)),
+            entry::INITRD_ADDRESS => address(placement.initrd),
+            entry::CMDLINE_ADDRESS => address(placement.cmdline),
+            entry::SETUP_ADDRESS => address(placement.setup),
+            entry::SETUP_BYTES => dword(self.files.setup().len()),
+            entry::KERNEL_BYTES => dword(self.files.kernel().len()),
             entry::INITRD_BYTES => dword(self.files.initrd.len()),
             // With its zero byte.
             entry::CMDLINE_BYTES => dword(self.files.cmdline.len() + 1),
@@ -296,6 +328,13 @@ mod tests {
             kernel: Arc::new(b"\x7fELF".to_vec()),
             initrd: Arc::new(b"disk".to_vec()),
             cmdline: "quiet".into(),
+            placement: Placement {
+                kernel: Some(GuestPhys::new(0x10_0000)),
+                entry: GuestPhys::new(0x10_0010),
+                initrd: Some(GuestPhys::new(0x20_0000)),
+                cmdline: Some(GuestPhys::new(0x1234)),
+                ..Placement::default()
+            },
         };
         FirmwareConfig::new(
             &MachineLayout::new(0x1_2345_6000, 3),
@@ -330,6 +369,32 @@ mod tests {
         assert_eq!(entry(&mut config, 0x12), *b"disk\0");
         assert_eq!(entry(&mut config, 0x14), [6, 0, 0, 0]);
         assert_eq!(entry(&mut config, 0x15), *b"quiet\0");
+    }
+
+    #[test]
+    fn addresses_are_those_where_the_loader_has_put_things() {
+        let mut config = config();
+        assert_eq!(entry(&mut config, 0x07), [0, 0, 0x10, 0, 0]);
+        assert_eq!(entry(&mut config, 0x10), [0x10, 0, 0x10, 0, 0]);
+        assert_eq!(entry(&mut config, 0x0a), [0, 0, 0x20, 0, 0]);
+        assert_eq!(entry(&mut config, 0x13), [0x34, 0x12, 0, 0, 0]);
+        // It is no Linux kernel.
+        assert_eq!(entry(&mut config, 0x16), [0; 4]);
+        assert_eq!(entry(&mut config, 0x17), [0; 4]);
+        assert_eq!(entry(&mut config, 0x18), [0; 4]);
+    }
+
+    #[test]
+    fn the_setup_code_of_a_linux_kernel_is_an_entry_of_its_own() {
+        let mut config = config();
+        config.files.kernel = Arc::new(b"setupkernel".to_vec());
+        config.files.placement.setup_bytes = 5;
+        config.files.placement.setup = Some(GuestPhys::new(0x2000));
+        assert_eq!(entry(&mut config, 0x16), [0, 0x20, 0, 0, 0]);
+        assert_eq!(entry(&mut config, 0x17), [5, 0, 0, 0]);
+        assert_eq!(entry(&mut config, 0x18), *b"setup\0");
+        assert_eq!(entry(&mut config, 0x08), [6, 0, 0, 0]);
+        assert_eq!(entry(&mut config, 0x11), *b"kernel\0");
     }
 
     /// Makes a request, and does it to its end; how many parts that took, and the control word then.

@@ -169,7 +169,8 @@ impl<'a> Elf<'a> {
             .filter(|segment| segment.kind == PT_LOAD && segment.memory_bytes != 0)
         {
             let start = segment.physical_address;
-            let range = space.claim("a segment of the kernel", start, segment.memory_bytes)?;
+            let range =
+                space.claim_kernel("a segment of the kernel", start, segment.memory_bytes)?;
             memory.write(range.start, segment.contents)?;
             let file_bytes = segment.contents.len() as u64;
             memory.zero(
@@ -240,15 +241,15 @@ fn pvh_note(segment: &Segment<'_>) -> Option<u32> {
 pub(super) fn load(
     request: &Request<'_>,
     memory: &impl GuestMemory,
+    space: &mut Space,
 ) -> Result<InitialState, LoadError> {
     let elf = Elf::parse(request.kernel)?;
     let entry = elf.physical_entry()?;
-    let mut space = Space::new(&request.layout);
-    elf.load(memory, &mut space)?;
-    let gdt = place_gdt(&mut space)?;
+    elf.load(memory, space)?;
+    let gdt = place_gdt(space)?;
     let state = match elf.class {
         Class::Elf64 => {
-            let cr3 = identity_map(memory, &mut space)?;
+            let cr3 = identity_map(memory, space)?;
             if entry >= BELOW_4G {
                 return Err(LoadError::Unsupported("an ELF entry point above 4 GiB"));
             }

@@ -24,6 +24,7 @@ pub(super) fn load(
     request: &Request<'_>,
     address: GuestPhys,
     memory: &impl GuestMemory,
+    space: &mut Space,
 ) -> Result<InitialState, LoadError> {
     let start = address.as_u64();
     let (segment, offset) = if address == BOOT_SECTOR {
@@ -36,7 +37,7 @@ pub(super) fn load(
         (segment, 0)
     };
     let size = request.kernel.len() as u64;
-    let range = Space::new(&request.layout).claim("the flat binary", start, size)?;
+    let range = space.claim_kernel("the flat binary", start, size)?;
     memory.write(range.start, request.kernel)?;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rdx, FIRST_DISK);

@@ -12,6 +12,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::fake::{FakeMemory, FakeSegment, elf};
+use super::sections::tests::with_sections;
 use super::tests::request;
 use super::{Format, LoadError, Module, Request, linux, load, multiboot, multiboot2};
 use crate::Display;
@@ -65,7 +66,7 @@ fn words(at: usize, count: usize, width: usize) -> impl Iterator<Item = Field> {
     (0..count).map(move |index| (at + index * width, width))
 }
 
-fn seeds() -> [Seed; 10] {
+fn seeds() -> [Seed; 12] {
     let plain = |class| Seed {
         file: elf(class, 0x10_0000, &[segment(1, CODE)]),
         fields: elf_fields(class, 1),
@@ -106,6 +107,16 @@ fn seeds() -> [Seed; 10] {
         fields.push((52 + 32 + 4, 4));
         Seed { file, fields }
     };
+    let with_sections = |file, class, header: usize, shoff: usize| {
+        let file = with_sections(file);
+        let entry = if class == 1 { 40 } else { 64 };
+        let table = file.len() - 3 * entry;
+        let mut fields = elf_fields(class, 1);
+        fields.push((shoff, if class == 1 { 4 } else { 8 }));
+        fields.extend(words(header - 6, 3, 2));
+        fields.extend(words(table, 3 * entry / 4, 4));
+        Seed { file, fields }
+    };
     let multiboot_flat = Seed {
         file: multiboot::tests::flat_kernel(),
         fields: words(16 + 4, 1, 4).chain(words(28, 5, 4)).collect(),
@@ -128,6 +139,8 @@ fn seeds() -> [Seed; 10] {
         linux(0x206, 0x10_0000),
         linux(0x207, 0),
         multiboot_elf,
+        with_sections(multiboot::tests::elf_kernel(), 1, 52, 32),
+        with_sections(multiboot2::tests::insisting_on(&[9]), 2, 64, 40),
         multiboot_flat,
         multiboot2,
         Seed {

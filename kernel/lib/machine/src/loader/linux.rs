@@ -12,7 +12,7 @@ use memory::{GuestMemory, GuestPhys};
 use super::elf::place_gdt;
 use super::fields::Fields;
 use super::paging::identity_map;
-use super::space::{BELOW_1M, BELOW_4G, From, Space};
+use super::space::{BELOW_1M, BELOW_4G, From, Placement, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
 use crate::Display;
@@ -240,16 +240,23 @@ impl<'a> Header<'a> {
 pub(super) fn load(
     request: &Request<'_>,
     memory: &impl GuestMemory,
+    space: &mut Space,
 ) -> Result<InitialState, LoadError> {
     let header = Header::parse(request.kernel)?;
-    let mut space = Space::new(&request.layout);
-    let kernel = header.place(&mut space)?;
+    let kernel = header.place(space)?;
     memory.write(kernel, header.code)?;
 
-    let initrd = place_initrd(request, &header, memory, &mut space)?;
-    let cmdline = place_cmdline(request, &header, memory, &mut space)?;
+    let initrd = place_initrd(request, &header, memory, space)?;
+    let cmdline = place_cmdline(request, &header, memory, space)?;
+    space.placement = Placement {
+        kernel: Some(kernel),
+        initrd: initrd.map(|(address, _)| address),
+        cmdline: Some(cmdline),
+        setup_bytes: header.setup.len(),
+        ..Placement::default()
+    };
     if header.entry == Entry::Real {
-        return enter_real_mode(&header, kernel, initrd, cmdline, memory, &mut space);
+        return enter_real_mode(&header, kernel, initrd, cmdline, memory, space);
     }
     let zero_page = space
         .place(
@@ -277,12 +284,13 @@ pub(super) fn load(
     }
     page.set_memory_map(request);
     memory.write(zero_page, &page.0)?;
+    space.placement.setup = Some(zero_page);
 
-    let gdt = place_gdt(&mut space)?;
+    let gdt = place_gdt(space)?;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rsi, zero_page.as_u64());
     let state = if header.entry == Entry::Long {
-        let cr3 = identity_map(memory, &mut space)?;
+        let cr3 = identity_map(memory, space)?;
         InitialState::long(kernel.wrapping_add(ENTRY_64).as_u64(), cr3, gdt, gprs)
     } else {
         InitialState::protected(kernel.as_u64() as u32, gdt, gprs)
@@ -326,6 +334,7 @@ fn enter_real_mode(
         setup.set(field::RAMDISK_SIZE, &bytes.to_le_bytes());
     }
     memory.write(range.start, &setup.0)?;
+    space.placement.setup = Some(range.start);
     let segment = (range.start.as_u64() >> 4) as u16;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rsp, u64::from(STACK));

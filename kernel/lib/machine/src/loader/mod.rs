@@ -19,15 +19,18 @@ mod multiboot2;
 mod paging;
 mod parts;
 mod pvh;
+mod sections;
 mod space;
 mod start;
 
-use arch::Cr0;
+use arch::{Cr0, SegmentName};
 use memory::{GuestMemory, GuestPhys};
 
 pub use error::LoadError;
 #[cfg(test)]
 pub(crate) use fake::FakeMemory;
+pub use space::Placement;
+use space::Space;
 pub use start::InitialState;
 
 use crate::layout::MachineLayout;
@@ -118,6 +121,8 @@ pub struct Loaded {
     pub state: InitialState,
     /// In which state it expects the devices.
     pub handover: Handover,
+    /// What lies where.
+    pub placement: Placement,
 }
 
 /// Tells the format of a kernel file. Of several headers in one file, the one that tells the kernel most about
@@ -158,13 +163,19 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
         None => detect(request.kernel)?,
     };
     format.accepts(request)?;
+    let mut space = Space::new(&request.layout);
     let state = match format {
-        Format::Linux => linux::load(request, memory)?,
-        Format::Pvh => pvh::load(request, memory)?,
-        Format::Multiboot => multiboot::load(request, memory)?,
-        Format::Multiboot2 => multiboot2::load(request, memory)?,
-        Format::Elf => elf::load(request, memory)?,
-        Format::Flat { address } => flat::load(request, address, memory)?,
+        Format::Linux => linux::load(request, memory, &mut space)?,
+        Format::Pvh => pvh::load(request, memory, &mut space)?,
+        Format::Multiboot => multiboot::load(request, memory, &mut space)?,
+        Format::Multiboot2 => multiboot2::load(request, memory, &mut space)?,
+        Format::Elf => elf::load(request, memory, &mut space)?,
+        Format::Flat { address } => flat::load(request, address, memory, &mut space)?,
+    };
+    let code = state.segment(SegmentName::Cs);
+    let placement = Placement {
+        entry: GuestPhys::new(code.base.wrapping_add(state.rip)),
+        ..space.placement
     };
     let handover = match format {
         // The boot protocol promises a PC as its BIOS leaves it.
@@ -177,6 +188,7 @@ pub fn load(request: &Request<'_>, memory: &impl GuestMemory) -> Result<Loaded, 
         format,
         state,
         handover,
+        placement,
     })
 }
 
@@ -206,6 +218,35 @@ mod tests {
             detect(b"\x7fELF"),
             Err(LoadError::Truncated("the ELF header"))
         );
+    }
+
+    #[test]
+    fn where_things_were_put_is_told() {
+        let long = linux::tests::bzimage(0x20c);
+        let elf = multiboot::tests::elf_kernel();
+        let elf2 = multiboot2::tests::insisting_on(&[]);
+        let flat = multiboot::tests::flat_kernel();
+        for kernel in [&long, &elf, &elf2, &flat] {
+            let memory = FakeMemory::new(16 << 20);
+            let request = Request {
+                initrd: Some(b"disk"),
+                cmdline: "quiet please",
+                layout: MachineLayout::new(16 << 20, 1),
+                ..request(kernel)
+            };
+            let loaded = load(&request, &memory).unwrap();
+            let placement = loaded.placement;
+            let at = |address: Option<GuestPhys>| address.unwrap().as_u64();
+            assert_eq!(memory.string(at(placement.cmdline)), b"quiet please");
+            assert_eq!(memory.bytes(at(placement.initrd), 4), b"disk");
+            assert_eq!(placement.entry.as_u64(), loaded.state.rip);
+            assert!(placement.kernel.unwrap() <= placement.entry);
+            let is_linux = loaded.format == Format::Linux;
+            assert_eq!(placement.setup_bytes, if is_linux { 0x400 } else { 0 });
+            if let Some(setup) = placement.setup {
+                assert_eq!(memory.bytes(setup.as_u64() + 0x202, 4), b"HdrS");
+            }
+        }
     }
 
     #[test]

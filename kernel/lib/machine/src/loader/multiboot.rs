@@ -9,7 +9,8 @@ use memory::{GuestMemory, GuestPhys};
 
 use super::elf::{Elf, MAGIC as ELF_MAGIC, place_gdt};
 use super::fields::Fields;
-use super::parts::{place_module, place_text};
+use super::parts::{place_modules, place_text};
+use super::sections::Sections;
 use super::space::{BELOW_1M, BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
@@ -34,6 +35,7 @@ mod has {
     pub(super) const MEMORY: u32 = 1 << 0;
     pub(super) const COMMAND_LINE: u32 = 1 << 2;
     pub(super) const MODULES: u32 = 1 << 3;
+    pub(super) const ELF_SECTIONS: u32 = 1 << 5;
     pub(super) const MEMORY_MAP: u32 = 1 << 6;
     pub(super) const CONFIGURATION_TABLE: u32 = 1 << 8;
     pub(super) const LOADER_NAME: u32 = 1 << 9;
@@ -140,7 +142,7 @@ impl Addresses {
                 "its Multiboot header describes an empty kernel",
             ));
         }
-        let range = space.claim("the kernel", load, memory_bytes)?;
+        let range = space.claim_kernel("the kernel", load, memory_bytes)?;
         memory.write(range.start, contents)?;
         memory.zero(
             range.start.wrapping_add(file_bytes),
@@ -179,6 +181,7 @@ pub(super) fn memory_sizes_kib(request: &Request<'_>) -> [u32; 2] {
 pub(super) fn load(
     request: &Request<'_>,
     memory: &impl GuestMemory,
+    space: &mut Space,
 ) -> Result<InitialState, LoadError> {
     let file = request.kernel;
     let header = find(file).ok_or(LoadError::Malformed("it has no Multiboot header"))?;
@@ -187,17 +190,17 @@ pub(super) fn load(
             "its Multiboot header requires what nobody knows",
         ));
     }
-    let mut space = Space::new(&request.layout);
-    let entry = if header.flags & ADDRESSES != 0 {
+    let is_elf = header.flags & ADDRESSES == 0;
+    let entry = if is_elf {
+        load_elf(file, memory, space)?
+    } else {
         let fields = Fields::new(file, "the Multiboot header");
         let addresses = Addresses::read(&fields, header.offset + HEADER_BYTES)?;
-        addresses.load(file, header.offset, memory, &mut space)?;
+        addresses.load(file, header.offset, memory, space)?;
         fields.u32(header.offset + HEADER_BYTES + 16)?
-    } else {
-        load_elf(file, memory, &mut space)?
     };
-    let info = write_info(request, memory, &mut space)?;
-    let gdt = place_gdt(&mut space)?;
+    let info = write_info(request, is_elf, memory, space)?;
+    let gdt = place_gdt(space)?;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rax, u64::from(BOOTED));
     gprs.set(Gpr::Rbx, info.as_u64());
@@ -208,6 +211,7 @@ pub(super) fn load(
 
 fn write_info(
     request: &Request<'_>,
+    is_elf: bool,
     memory: &impl GuestMemory,
     space: &mut Space,
 ) -> Result<GuestPhys, LoadError> {
@@ -219,16 +223,11 @@ fn write_info(
         From::Bottom,
     )?;
     let cmdline = place_text(&format!("{KERNEL_NAME} {}", request.cmdline), memory, space)?;
+    space.placement.cmdline = Some(GuestPhys::new(cmdline + KERNEL_NAME.len() as u64 + 1));
     let name = place_text(LOADER_NAME, memory, space)?;
 
     let mut modules = Vec::new();
-    let initrd = request.initrd.map(|bytes| (bytes, ""));
-    let others = request
-        .modules
-        .iter()
-        .map(|module| (module.bytes, module.cmdline));
-    for (bytes, cmdline) in initrd.into_iter().chain(others) {
-        let module = place_module(bytes, memory, space)?;
+    for (module, cmdline) in place_modules(request, memory, space)? {
         let cmdline = place_text(cmdline, memory, space)?;
         for address in [module.start.as_u64(), module.end.as_u64(), cmdline, 0] {
             modules.extend_from_slice(&(address as u32).to_le_bytes());
@@ -247,6 +246,11 @@ fn write_info(
     }
     let map_bytes = map.len() as u32;
     let map = place_table("the memory map", &map, memory, space)?;
+    let section_words = if is_elf {
+        place_sections(request.kernel, memory, space)?
+    } else {
+        None
+    };
 
     let mut words = [0u32; INFO_BYTES / 4];
     let [lower, upper] = memory_sizes_kib(request);
@@ -259,6 +263,11 @@ fn write_info(
     if request.display == Display::Vga {
         flags |= has::FRAMEBUFFER;
     }
+    if section_words.is_some() {
+        flags |= has::ELF_SECTIONS;
+    }
+    let [section_count, section_bytes, section_table, section_names] =
+        section_words.unwrap_or_default();
     let configuration = (u32::from(bios::SEGMENT) << 4) + u32::from(bios::CONFIGURATION);
     for (index, word) in [
         (0, flags),
@@ -267,6 +276,10 @@ fn write_info(
         (4, cmdline as u32),
         (5, module_count),
         (6, modules),
+        (7, section_count),
+        (8, section_bytes),
+        (9, section_table),
+        (10, section_names),
         (11, map_bytes),
         (12, map),
         (15, configuration),
@@ -284,6 +297,27 @@ fn write_info(
     }
     memory.write(info.start, &bytes)?;
     Ok(info.start)
+}
+
+/// Number, size, address and number of the names of an ELF kernel's section headers, if it has any.
+fn place_sections(
+    file: &[u8],
+    memory: &impl GuestMemory,
+    space: &mut Space,
+) -> Result<Option<[u32; 4]>, LoadError> {
+    let Some(sections) = Sections::find(file)? else {
+        return Ok(None);
+    };
+    let Some(table) = sections.place(memory, space)? else {
+        return Ok(None);
+    };
+    let table = place_table("the section headers", &table, memory, space)?;
+    Ok(Some([
+        sections.count.into(),
+        sections.entry_bytes.into(),
+        table,
+        sections.names.into(),
+    ]))
 }
 
 /// Writes a table and returns its address, 0 for an empty one.

@@ -12,7 +12,8 @@ use super::fields::Fields;
 use super::multiboot::{
     Addresses, KERNEL_NAME, LOADER_NAME, TEXT_SCREEN, load_elf, memory_sizes_kib,
 };
-use super::parts::place_module;
+use super::parts::place_modules;
+use super::sections::Sections;
 use super::space::{BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
@@ -59,6 +60,7 @@ mod info {
     pub(super) const BASIC_MEMORY: u32 = 4;
     pub(super) const MEMORY_MAP: u32 = 6;
     pub(super) const FRAMEBUFFER: u32 = 8;
+    pub(super) const ELF_SECTIONS: u32 = 9;
     pub(super) const ACPI_OLD: u32 = 14;
     pub(super) const ACPI_NEW: u32 = 15;
     /// What a kernel may insist on in any machine.
@@ -109,6 +111,8 @@ pub(super) fn is_multiboot2(file: &[u8]) -> bool {
 struct Wishes {
     addresses: Option<Addresses>,
     entry: Option<u32>,
+    /// It insists on its section headers.
+    sections: bool,
 }
 
 impl Wishes {
@@ -135,15 +139,17 @@ impl Wishes {
                 wish::END => break,
                 wish::INFORMATION => {
                     let requests = Fields::new(fields.slice(at, size)?, "a Multiboot2 request");
-                    let unknown = (8..size - size % 4).step_by(4).any(|offset| {
-                        requests
-                            .u32(offset)
-                            .is_ok_and(|kind| !info::is_provided(kind, display))
-                    });
-                    if unknown && flags & OPTIONAL == 0 {
-                        return Err(LoadError::Unsupported(
-                            "it insists on Multiboot2 information that this machine has not",
-                        ));
+                    for offset in (8..size - size % 4).step_by(4) {
+                        match requests.u32(offset)? {
+                            _ if flags & OPTIONAL != 0 => {}
+                            info::ELF_SECTIONS => wishes.sections = true,
+                            kind if info::is_provided(kind, display) => {}
+                            _ => {
+                                return Err(LoadError::Unsupported(
+                                    "it insists on Multiboot2 information that this machine has not",
+                                ));
+                            }
+                        }
                     }
                 }
                 wish::ADDRESS => wishes.addresses = Some(Addresses::read(&fields, at + 8)?),
@@ -180,23 +186,38 @@ impl Wishes {
 pub(super) fn load(
     request: &Request<'_>,
     memory: &impl GuestMemory,
+    space: &mut Space,
 ) -> Result<InitialState, LoadError> {
     let file = request.kernel;
     let header = find(file).ok_or(LoadError::Malformed("it has no Multiboot2 header"))?;
     let wishes = Wishes::parse(file, header, request.display)?;
-    let mut space = Space::new(&request.layout);
     let elf_entry = match wishes.addresses {
         Some(addresses) => {
-            addresses.load(file, header.offset, memory, &mut space)?;
+            addresses.load(file, header.offset, memory, space)?;
             None
         }
-        None => Some(load_elf(file, memory, &mut space)?),
+        None => Some(load_elf(file, memory, space)?),
     };
     let entry = wishes.entry.or(elf_entry).ok_or(LoadError::Malformed(
         "its Multiboot2 header has no entry address",
     ))?;
-    let information = write_info(request, memory, &mut space)?;
-    let gdt = place_gdt(&mut space)?;
+    let sections = match elf_entry {
+        Some(_) => Sections::find(file)?,
+        None => None,
+    };
+    let sections = match sections {
+        Some(sections) => sections
+            .place(memory, space)?
+            .map(|table| (sections, table)),
+        None => None,
+    };
+    if wishes.sections && sections.is_none() {
+        return Err(LoadError::Unsupported(
+            "it insists on being told its ELF sections: it has none, or there is no room for them",
+        ));
+    }
+    let information = write_info(request, sections, memory, space)?;
+    let gdt = place_gdt(space)?;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rax, u64::from(BOOTED));
     gprs.set(Gpr::Rbx, information.as_u64());
@@ -223,6 +244,7 @@ impl Tags {
 
 fn write_info(
     request: &Request<'_>,
+    sections: Option<(Sections<'_>, Vec<u8>)>,
     memory: &impl GuestMemory,
     space: &mut Space,
 ) -> Result<GuestPhys, LoadError> {
@@ -237,13 +259,7 @@ fn write_info(
         &[&lower.to_le_bytes(), &upper.to_le_bytes()],
     );
 
-    let initrd = request.initrd.map(|bytes| (bytes, ""));
-    let others = request
-        .modules
-        .iter()
-        .map(|module| (module.bytes, module.cmdline));
-    for (bytes, cmdline) in initrd.into_iter().chain(others) {
-        let module = place_module(bytes, memory, space)?;
+    for (module, cmdline) in place_modules(request, memory, space)? {
         let [start, end] =
             [module.start, module.end].map(|address| (address.as_u64() as u32).to_le_bytes());
         tags.add(info::MODULE, &[&start, &end, cmdline.as_bytes(), &[0]]);
@@ -267,6 +283,11 @@ fn write_info(
         tags.add(info::ACPI_OLD, &[old]);
         tags.add(info::ACPI_NEW, &[&copy]);
     }
+    if let Some((sections, table)) = sections {
+        let words = [sections.count, sections.entry_bytes, sections.names];
+        let [count, entry_bytes, names] = words.map(|word| u32::from(word).to_le_bytes());
+        tags.add(info::ELF_SECTIONS, &[&count, &entry_bytes, &names, &table]);
+    }
     if request.display == Display::Vga {
         tags.add(info::FRAMEBUFFER, &[&TEXT_SCREEN, &[0, 0]]);
     }
@@ -287,6 +308,9 @@ fn write_info(
         )?
         .start;
     memory.write(at, &bytes)?;
+    // Behind the size of all, the head of the first tag, and the kernel's name.
+    let before = 8 + 8 + KERNEL_NAME.len() as u64 + 1;
+    space.placement.cmdline = Some(at.wrapping_add(before));
     Ok(at)
 }
 
@@ -315,6 +339,11 @@ pub(super) mod tests {
             .collect();
         header.extend(tags);
         header
+    }
+
+    /// A kernel that insists on information of these kinds.
+    pub(in super::super) fn insisting_on(kinds: &[u32]) -> Vec<u8> {
+        kernel_with(&[tag(1, 0, kinds), tag(0, 0, &[])])
     }
 
     /// An ELF64 kernel with this header at the start of its only segment, at an aligned place of the file.

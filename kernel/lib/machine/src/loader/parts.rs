@@ -1,9 +1,11 @@
 //! What several boot protocols put beside the kernel: strings and modules.
 
+use alloc::vec::Vec;
+
 use memory::{GuestMemory, GuestPhys, Range};
 
-use super::LoadError;
 use super::space::{BELOW_4G, From, Space};
+use super::{LoadError, Request};
 
 /// The longest string that is taken, with its zero byte, where a boot protocol names no limit.
 const STRING_LIMIT: u64 = 4096;
@@ -31,8 +33,26 @@ pub(super) fn place_text(
     Ok(range.start.as_u64())
 }
 
+/// Writes all modules, the initial RAM disk as the first of them; where they are, and their command lines.
+pub(super) fn place_modules<'a>(
+    request: &Request<'a>,
+    memory: &impl GuestMemory,
+    space: &mut Space,
+) -> Result<Vec<(Range<GuestPhys>, &'a str)>, LoadError> {
+    let mut placed = Vec::new();
+    if let Some(initrd) = request.initrd {
+        let range = place_module(initrd, memory, space)?;
+        space.placement.initrd = Some(range.start);
+        placed.push((range, ""));
+    }
+    for module in request.modules {
+        placed.push((place_module(module.bytes, memory, space)?, module.cmdline));
+    }
+    Ok(placed)
+}
+
 /// Writes a module to whole pages as high as there is room, out of the kernel's way.
-pub(super) fn place_module(
+fn place_module(
     bytes: &[u8],
     memory: &impl GuestMemory,
     space: &mut Space,

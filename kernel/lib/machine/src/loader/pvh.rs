@@ -8,7 +8,7 @@ use arch::{Gpr, Gprs};
 use memory::{GuestMemory, GuestPhys};
 
 use super::elf::{Elf, place_gdt};
-use super::parts::{place_module, place_text};
+use super::parts::{place_modules, place_text};
 use super::space::{BELOW_1M, BELOW_4G, From, Space};
 use super::start::InitialState;
 use super::{LoadError, Request};
@@ -23,13 +23,13 @@ const REGION_BYTES: u64 = 24;
 pub(super) fn load(
     request: &Request<'_>,
     memory: &impl GuestMemory,
+    space: &mut Space,
 ) -> Result<InitialState, LoadError> {
     let elf = Elf::parse(request.kernel)?;
     let entry = elf
         .pvh_entry()
         .ok_or(LoadError::Malformed("the ELF file has no PVH note"))?;
-    let mut space = Space::new(&request.layout);
-    elf.load(memory, &mut space)?;
+    elf.load(memory, space)?;
 
     let info = space
         .place(
@@ -40,9 +40,10 @@ pub(super) fn load(
             From::Bottom,
         )?
         .start;
-    let command_line = place_text(request.cmdline, memory, &mut space)?;
-    let modules = place_modules(request, memory, &mut space)?;
-    let map = place_memory_map(request, memory, &mut space)?;
+    let command_line = place_text(request.cmdline, memory, space)?;
+    space.placement.cmdline = (command_line != 0).then_some(GuestPhys::new(command_line));
+    let modules = list_modules(request, memory, space)?;
+    let map = place_memory_map(request, memory, space)?;
 
     let mut bytes = Vec::with_capacity(START_INFO_BYTES as usize);
     for word in [MAGIC, VERSION, 0, modules.count] {
@@ -57,7 +58,7 @@ pub(super) fn load(
     }
     memory.write(info, &bytes)?;
 
-    let gdt = place_gdt(&mut space)?;
+    let gdt = place_gdt(space)?;
     let mut gprs = Gprs::new();
     gprs.set(Gpr::Rbx, info.as_u64());
     let state = InitialState::protected(entry, gdt, gprs);
@@ -71,19 +72,13 @@ struct Table {
     count: u32,
 }
 
-fn place_modules(
+fn list_modules(
     request: &Request<'_>,
     memory: &impl GuestMemory,
     space: &mut Space,
 ) -> Result<Table, LoadError> {
-    let initrd = request.initrd.map(|bytes| (bytes, ""));
-    let modules = request
-        .modules
-        .iter()
-        .map(|module| (module.bytes, module.cmdline));
     let mut table = Vec::new();
-    for (bytes, cmdline) in initrd.into_iter().chain(modules) {
-        let module = place_module(bytes, memory, space)?;
+    for (module, cmdline) in place_modules(request, memory, space)? {
         let cmdline = place_text(cmdline, memory, space)?;
         for word in [module.start.as_u64(), module.len(), cmdline, 0] {
             table.extend_from_slice(&word.to_le_bytes());

@@ -1,4 +1,4 @@
-//! [`Space`]: which RAM is still free while a machine is being filled.
+//! [`Space`]: which RAM is still free while a machine is being filled, and where the guest finds what it was given.
 
 use alloc::vec::Vec;
 use memory::{GuestPhys, Range};
@@ -13,11 +13,30 @@ pub(super) enum From {
     Top,
 }
 
+/// Where a loader has put what it was given.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Placement {
+    /// The lowest address of the kernel.
+    pub kernel: Option<GuestPhys>,
+    /// The first instruction.
+    pub entry: GuestPhys,
+    /// The initial RAM disk.
+    pub initrd: Option<GuestPhys>,
+    /// The command line as it was given, without a name in front of it.
+    pub cmdline: Option<GuestPhys>,
+    /// Of a Linux kernel, what begins as its setup code does: that code, or the zero page with its header.
+    pub setup: Option<GuestPhys>,
+    /// Bytes of the kernel's file that are its setup code.
+    pub setup_bytes: usize,
+}
+
 /// The RAM of a machine with what has been put there so far.
 #[derive(Debug)]
 pub(super) struct Space {
     /// Free ranges, sorted by address.
     free: Vec<Range<GuestPhys>>,
+    /// What was put where.
+    pub(super) placement: Placement,
 }
 
 /// Page 0 is left alone: it holds the real-mode interrupt table and BIOS data area, and an address in it
@@ -34,7 +53,21 @@ impl Space {
         let ram = map.iter().filter(|region| region.kind == RegionKind::Ram);
         Self {
             free: ram.map(|region| region.range).collect(),
+            placement: Placement::default(),
         }
+    }
+
+    /// [`claim`](Self::claim) for a part of the kernel.
+    pub(super) fn claim_kernel(
+        &mut self,
+        what: &'static str,
+        start: u64,
+        bytes: u64,
+    ) -> Result<Range<GuestPhys>, LoadError> {
+        let range = self.claim(what, start, bytes)?;
+        let lowest = self.placement.kernel.unwrap_or(range.start);
+        self.placement.kernel = Some(lowest.min(range.start));
+        Ok(range)
     }
 
     /// Takes a range that the kernel's file asks for.
