@@ -130,7 +130,7 @@ fn run(arguments: &[&str], status: i32, said: &str) -> Result<()> {
 }
 
 /// Runs a command to its end, which must have this status, and returns all that it said.
-fn xtask(arguments: &[&str], status: i32) -> Result<String> {
+pub(crate) fn xtask(arguments: &[&str], status: i32) -> Result<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let output = Command::new(cargo)
         .arg("xtask")

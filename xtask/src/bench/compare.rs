@@ -18,17 +18,26 @@ pub fn text(old: &Results, new: &Results) -> String {
     let find = |results: &Results, suite: &str, name: &str| {
         let mut rows = results.rows.iter();
         rows.find(|row| row.suite == suite && row.name == name)
-            .map(|row| row.plinth)
+            .map(|row| (row.plinth, row.minimum))
     };
     let mut equal = 0;
     for row in &new.rows {
         let label = format!("{} {}", row.suite, row.name);
         match find(old, &row.suite, &row.name) {
-            Some(before) if before == row.plinth => equal += 1,
-            Some(before) => {
-                let percent = (row.plinth as f64 / before as f64 - 1.0) * 100.0;
-                let (from, to) = (grouped(before), grouped(row.plinth));
-                let _ = writeln!(out, "  {label:40} {from:>14} -> {to:>14}  {percent:+.1} %");
+            Some((before, least))
+                if before == row.plinth && (least == row.minimum || least.is_none()) =>
+            {
+                equal += 1;
+            }
+            Some((before, least)) => {
+                let change = change(before, row.plinth);
+                let least = match (least, row.minimum) {
+                    (Some(before), Some(now)) if before != now => {
+                        format!(", minimum{}", self::change(before, now))
+                    }
+                    _ => String::new(),
+                };
+                let _ = writeln!(out, "  {label:40}{change}{least}");
             }
             None => {
                 let _ = writeln!(out, "  {label:40} new: {}", grouped(row.plinth));
@@ -44,6 +53,17 @@ pub fn text(old: &Results, new: &Results) -> String {
     }
     let _ = writeln!(out, "{equal} unchanged");
     out
+}
+
+/// From one figure to another, and by how much that is more or less.
+fn change(before: u64, now: u64) -> String {
+    let (from, to) = (grouped(before), grouped(now));
+    let percent = match before {
+        // Of nothing there is no share.
+        0 => String::new(),
+        _ => format!("  {:+.1} %", (now as f64 / before as f64 - 1.0) * 100.0),
+    };
+    format!(" {from:>14} -> {to:>14}{percent}")
 }
 
 #[cfg(test)]
@@ -86,5 +106,28 @@ mod tests {
             assert!(text.contains(part), "{part}: {text}");
         }
         assert!(!text.contains("machines differ"));
+    }
+
+    #[test]
+    fn what_was_nothing_has_changed_by_no_percentage() {
+        assert_eq!(change(0, 12).trim(), "0 ->             12");
+        assert!(change(10, 0).ends_with("-100.0 %"));
+    }
+
+    #[test]
+    fn a_minimum_that_has_changed_is_told_even_where_the_median_has_not() {
+        let results = |minimum| Results {
+            rows: vec![super::super::Row {
+                minimum,
+                ..row("a", None, 100, None)
+            }],
+            ..Results::default()
+        };
+        let text = text(&results(Some(90)), &results(Some(99)));
+        assert!(
+            text.contains(", minimum") && text.contains("0 unchanged"),
+            "{text}"
+        );
+        assert!(super::text(&results(None), &results(Some(9))).contains("1 unchanged"));
     }
 }

@@ -74,7 +74,7 @@ pub fn measure(paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<R
         let native = capture::run(paths, &host.bare(artifacts, &guest, cpus)?, |_| false)?;
         let native = complete(&native, None)?;
         let plinth = capture::run(paths, &host.plinth(artifacts, &[guest], cpus)?, |_| false)?;
-        rows(&native, &complete(&plinth, Some(GUEST))?)
+        rows(&native, &complete(&plinth, Some(GUEST))?, host.engine)
     })
 }
 
@@ -83,7 +83,7 @@ pub fn measure_plinth(paths: &Paths, artifacts: &Artifacts, host: Host) -> Resul
     on_all_cpus(|cpus| {
         let machine = host.plinth(artifacts, &[guest(artifacts, cpus)?], cpus)?;
         let plinth = capture::run(paths, &machine, |_| false)?;
-        rows(&[], &complete(&plinth, Some(GUEST))?)
+        rows(&[], &complete(&plinth, Some(GUEST))?, host.engine)
     })
 }
 
@@ -114,16 +114,18 @@ pub fn complete(captured: &Captured, guest: Option<&str>) -> Result<Vec<(String,
     Ok(measurements(&captured.lines, guest))
 }
 
-fn rows(native: &[(String, Figures)], guest: &[(String, Figures)]) -> Result<Vec<Row>> {
+fn rows(
+    native: &[(String, Figures)],
+    guest: &[(String, Figures)],
+    engine: Engine,
+) -> Result<Vec<Row>> {
     let native = medians(native);
     let mut rows = Vec::new();
     for (name, figures) in guest {
         let mut row = Row::ticks(SUITE, name, figures.median);
         row.native = native.get(name.as_str()).copied();
-        if let Some((ticks, target)) = baseline::of(name) {
-            row.kvm = Some(ticks);
-            row.target = Some(target);
-        }
+        row.minimum = Some(figures.minimum);
+        baseline::set_beside(&mut row, engine);
         rows.push(row);
     }
     if rows.is_empty() {
@@ -152,19 +154,21 @@ mod tests {
         let rows = rows(
             &figures(&[("cpuid", 5)]),
             &figures(&[("cpuid", 276), ("vmcall", 290)]),
+            Engine::Bochs,
         );
         let rows = rows.unwrap();
         assert_eq!(
             (rows[0].native, rows[0].plinth, rows[0].kvm),
             (Some(5), 276, Some(983))
         );
+        assert_eq!(rows[0].minimum, Some(275));
         assert_eq!(rows[0].target, Some(Target::TimesCheaperThanKvm(3.0)));
         assert_eq!((rows[1].native, rows[1].kvm), (None, None));
     }
 
     #[test]
     fn a_guest_that_measured_nothing_or_broke_off_is_an_error() {
-        assert!(rows(&[], &[]).is_err());
+        assert!(rows(&[], &[], Engine::Bochs).is_err());
         let captured = Captured {
             lines: vec!["[bench] BENCH cpuid 1 2".into()],
             ..Captured::default()

@@ -11,9 +11,9 @@ use super::capture::{Captured, Figures, medians};
 use super::exits::{Host, complete};
 use super::scale::beside_ram;
 use super::startup::Told;
-use super::{Row, Target, capture};
+use super::{Row, Target, baseline, capture};
 use crate::build::Artifacts;
-use crate::emulator::{Machine, Pace};
+use crate::emulator::{Engine, Machine, Pace};
 use crate::linux::{Linux, NAME, Task};
 use crate::paths::Paths;
 use anyhow::{Context, Result};
@@ -70,19 +70,21 @@ pub fn measure(paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<R
         (native.join(), guest)
     });
     let native = native.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-    rows(&native, &guest?)
+    rows(&native, &guest?, host.engine)
 }
 
-fn rows(native: &Captured, guest: &Captured) -> Result<Vec<Row>> {
+fn rows(native: &Captured, guest: &Captured, engine: Engine) -> Result<Vec<Row>> {
     let start = start_tick(&native.debug_port).context("the starter has not told the time")?;
     let native = complete(native, None)?;
     let native = medians(&native);
     let measured = complete(guest, None)?;
     let vm_kib = Told::find(&guest.lines)?.vm_kib;
     let mut rows = Vec::new();
-    for (name, Figures { median, .. }) in measured {
+    for (name, Figures { minimum, median }) in measured {
         let mut row = Row::ticks(SUITE, &name, median);
         row.native = native.get(name.as_str()).copied();
+        row.minimum = Some(minimum);
+        row.kvm_percent = baseline::linux_percent(&name, engine);
         if name == BOOT {
             // The VM's own TSC starts with it.
             row.native = row.native.and_then(|tick| tick.checked_sub(start));
@@ -138,7 +140,7 @@ mod tests {
             ],
             "",
         );
-        let rows = rows(&native, &guest).unwrap();
+        let rows = rows(&native, &guest, Engine::Bochs).unwrap();
         assert_eq!((rows[0].native, rows[0].plinth), (Some(4000), 4100));
         assert_eq!(rows[0].is_reached(), Some(true));
         assert_eq!((rows[1].native, rows[1].plinth), (Some(360), 362));
@@ -149,6 +151,6 @@ mod tests {
     #[test]
     fn a_native_run_without_its_start_is_an_error() {
         let lines = captured(&["BENCH boot 1 1", "DONE 1 passed, 0 failed"], "@xyz");
-        assert!(rows(&lines, &lines).is_err());
+        assert!(rows(&lines, &lines, Engine::Bochs).is_err());
     }
 }

@@ -43,12 +43,18 @@ pub struct Row {
     pub name: String,
     /// `ticks`, `KiB`.
     pub unit: String,
-    /// On the bare machine.
+    /// On the bare machine, the median.
     pub native: Option<u64>,
-    /// Under Plinth.
+    /// Under Plinth, the median where there were several.
     pub plinth: u64,
+    /// The least of those, where there were several.
+    #[serde(default)]
+    pub minimum: Option<u64>,
     /// Under KVM on the same emulated machine.
     pub kvm: Option<u64>,
+    /// What KVM costs over native, in percent, where only that can be compared.
+    #[serde(default)]
+    pub kvm_percent: Option<f64>,
     /// What is to be reached.
     pub target: Option<Target>,
 }
@@ -63,7 +69,9 @@ impl Row {
             unit: "ticks".to_owned(),
             native: None,
             plinth,
+            minimum: None,
             kvm: None,
+            kvm_percent: None,
             target: None,
         }
     }
@@ -90,6 +98,21 @@ impl Row {
             Target::PercentOverNative(percent) => self.percent_over_native()? <= percent,
             Target::NoExit => self.plinth <= self.native? + GRACE_TICKS,
             Target::AtMost(limit) => self.plinth <= limit,
+        })
+    }
+}
+
+impl Target {
+    /// The most that a row may show which reaches this; `None` if it lacks what the target is held against.
+    #[must_use]
+    pub fn most(self, row: &Row) -> Option<u64> {
+        Some(match self {
+            Self::TimesCheaperThanKvm(times) => (row.kvm? as f64 / times) as u64,
+            Self::PercentOverNative(percent) => {
+                (row.native? as f64 * (1.0 + percent / 100.0)) as u64
+            }
+            Self::NoExit => row.native? + GRACE_TICKS,
+            Self::AtMost(limit) => limit,
         })
     }
 }
@@ -145,6 +168,27 @@ pub(crate) mod tests {
             Some(false)
         );
         assert_eq!(row("a", Some(5), 18, Some(20)).is_reached(), None);
+    }
+
+    #[test]
+    fn the_most_that_a_target_allows_is_reached_and_one_more_is_not() {
+        let targets = [
+            Target::TimesCheaperThanKvm(3.0),
+            Target::TimesCheaperThanKvm(10.0),
+            Target::PercentOverNative(1.0),
+            Target::NoExit,
+            Target::AtMost(77),
+        ];
+        for target in targets {
+            let with = |plinth| Row {
+                target: Some(target),
+                ..row("a", Some(1310), plinth, Some(978))
+            };
+            let most = target.most(&with(0)).unwrap();
+            assert_eq!(with(most).is_reached(), Some(true), "{target:?}");
+            assert_eq!(with(most + 1).is_reached(), Some(false), "{target:?}");
+        }
+        assert_eq!(Target::NoExit.most(&row("a", None, 1, None)), None);
     }
 
     #[test]

@@ -12,6 +12,9 @@ use anyhow::{Context, Result, bail};
 /// The name of the suite.
 pub const SUITE: &str = "scale";
 
+/// What the rows begin with that tell the cost of a switch.
+pub(super) const SWITCH: &str = "switch";
+
 /// How many VMs.
 const COUNTS: [usize; 6] = [1, 2, 4, 8, 16, 64];
 
@@ -33,7 +36,8 @@ pub fn measure(paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<R
     Ok(rows)
 }
 
-fn with(paths: &Paths, artifacts: &Artifacts, host: Host, count: usize) -> Result<Vec<Row>> {
+/// Measures with this many VMs.
+pub fn with(paths: &Paths, artifacts: &Artifacts, host: Host, count: usize) -> Result<Vec<Row>> {
     let mut guests = Vec::new();
     for number in 0..count {
         let mut guest = Guest::tiny(artifacts, GUEST)?;
@@ -79,8 +83,11 @@ fn rows(count: usize, lines: &[String]) -> Result<Vec<Row>> {
         };
         // While one waits, each of the others has a turn, and there is one switch more than that.
         let others = figure("turn-run")? * (vms - 1);
-        let switches = figure("turn-gap")?.saturating_sub(others);
-        rows.push(Row::ticks(SUITE, label("switch"), switches / vms));
+        let gap = figure("turn-gap")?;
+        let switches = gap.checked_sub(others).with_context(|| {
+            format!("with {count} VMs a gap is {gap} ticks, and the turns of the others {others}")
+        })?;
+        rows.push(Row::ticks(SUITE, label(SWITCH), switches / vms));
     }
     Ok(rows)
 }
@@ -126,5 +133,18 @@ mod tests {
             ]
         );
         assert!(rows.iter().all(|row| row.suite == SUITE));
+    }
+
+    #[test]
+    fn a_switch_that_would_cost_less_than_nothing_is_an_error() {
+        let lines = [
+            "[ 0.8] 0 INFO  startup: 9 ticks: guests 6; 1 KiB in use before the guests",
+            "[ 0.8] 0 INFO  vm: bench0: 8 MiB, Pvh kernel of 37 KiB, 30 KiB of ours",
+            "[ 0.8] 0 INFO  vm: bench1: 8 MiB, Pvh kernel of 37 KiB, 30 KiB of ours",
+            "[bench0] BENCH turn-gap 3000 3600",
+            "[bench0] BENCH turn-run 900 3601",
+        ];
+        let error = rows(2, &lines.map(str::to_owned)).unwrap_err();
+        assert!(error.to_string().contains("a gap is 3600"), "{error}");
     }
 }

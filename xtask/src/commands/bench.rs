@@ -10,7 +10,7 @@ use crate::report::say;
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What can be measured.
@@ -39,10 +39,13 @@ pub struct BenchOptions {
     /// Print the results as JSON instead of a table
     #[arg(long)]
     json: bool,
-    /// Show what has changed since this earlier run (a file of target/bench)
+    /// Show what has changed since this earlier run (a file of target/bench); with --json on the standard error
     #[arg(long, value_name = "FILE")]
     compare: Option<PathBuf>,
-    /// Fail if something costs more than tests/budgets.toml allows
+    /// Take the results of this earlier run instead of measuring
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suites", "engine", "cpu_model"])]
+    from: Option<PathBuf>,
+    /// Fail if something costs more than tests/budgets.toml allows, or misses its target
     #[arg(long)]
     check: bool,
     /// Make the present figures, and a little more, the budgets
@@ -56,23 +59,75 @@ pub struct BenchOptions {
     cpu_model: CpuModel,
 }
 
+impl BenchOptions {
+    /// The suites, each once and in their order.
+    fn chosen(&self) -> Vec<Suite> {
+        let mut chosen = Suite::ALL.to_vec();
+        chosen.retain(|suite| self.suites.is_empty() || self.suites.contains(suite));
+        chosen
+    }
+
+    /// Budgets are written from, and held against, what repeats.
+    fn need_repeatable(&self, results: &Results) -> Result<()> {
+        let repeats = results.engine == name_of(Engine::Bochs)
+            && results.cpu_model == name_of(CpuModel::default());
+        if (self.check || self.write_budgets) && !repeats {
+            bail!("budgets are for Bochs and its default CPU model: elsewhere ticks do not repeat");
+        }
+        Ok(())
+    }
+}
+
 /// Measures, shows, and keeps the results.
 pub fn bench(paths: &Paths, options: &BenchOptions) -> Result<()> {
+    let old = options.compare.as_deref().map(read).transpose()?;
+    let results = match &options.from {
+        Some(file) => {
+            let results = read(file)?;
+            options.need_repeatable(&results)?;
+            results
+        }
+        None => measure_all(paths, options)?,
+    };
+    if options.json {
+        println!("{}", serde_json::to_string_pretty(&results)?);
+    } else {
+        print!("{}", table::text(&results));
+    }
+    if let Some(old) = old {
+        let changes = compare::text(&old, &results);
+        if options.json {
+            eprint!("{changes}");
+        } else {
+            print!("{changes}");
+        }
+    }
+    if options.write_budgets {
+        budget::write(paths, &results.rows)?;
+    }
+    if options.check {
+        budget::Budgets::read(paths)?.check(&results.rows)?;
+        say(format!(
+            "{} figures are within their budgets and targets",
+            results.rows.len()
+        ));
+    }
+    Ok(())
+}
+
+/// The results of a run that was kept.
+fn read(file: &Path) -> Result<Results> {
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("{} is no result", file.display()))
+}
+
+/// Runs the suites and keeps what they give.
+fn measure_all(paths: &Paths, options: &BenchOptions) -> Result<Results> {
     let host = Host {
         engine: options.engine.unwrap_or_else(engine_for_bios),
         cpu_model: options.cpu_model,
     };
-    let deterministic = host.engine == Engine::Bochs && host.cpu_model == CpuModel::default();
-    if (options.check || options.write_budgets) && !deterministic {
-        bail!("budgets are for Bochs and its default CPU model: elsewhere ticks do not repeat");
-    }
-    let old = options.compare.as_ref().map(|file| -> Result<Results> {
-        let text =
-            fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
-        serde_json::from_str(&text).with_context(|| format!("{} is no result", file.display()))
-    });
-    let old = old.transpose()?;
-    let artifacts = Artifacts::build(paths)?;
     let mut results = Results {
         commit: commit(paths),
         engine: name_of(host.engine),
@@ -82,32 +137,17 @@ pub fn bench(paths: &Paths, options: &BenchOptions) -> Result<()> {
         },
         rows: Vec::new(),
     };
-    for suite in Suite::ALL {
-        if options.suites.is_empty() || options.suites.contains(&suite) {
-            say(format!("measuring: {}", name_of(suite)));
-            results
-                .rows
-                .extend(measure(suite, paths, &artifacts, host)?);
-        }
+    options.need_repeatable(&results)?;
+    let artifacts = Artifacts::build(paths)?;
+    for suite in options.chosen() {
+        say(format!("measuring: {}", name_of(suite)));
+        results
+            .rows
+            .extend(measure(suite, paths, &artifacts, host)?);
     }
-    let file = keep(paths, &results)?;
-    if options.json {
-        println!("{}", serde_json::to_string_pretty(&results)?);
-    } else {
-        print!("{}", table::text(&results));
-        say(format!("kept as {}", file.display()));
-    }
-    if let Some(old) = old {
-        print!("{}", compare::text(&old, &results));
-    }
-    if options.write_budgets {
-        budget::write(paths, &results.rows)?;
-    }
-    if options.check {
-        budget::Budgets::read(paths)?.check(&results.rows)?;
-        say("within all budgets");
-    }
-    Ok(())
+    let file = keep(paths, &results, &options.chosen())?;
+    say(format!("kept as {}", file.display()));
+    Ok(results)
 }
 
 fn measure(suite: Suite, paths: &Paths, artifacts: &Artifacts, host: Host) -> Result<Vec<Row>> {
@@ -125,18 +165,31 @@ fn name_of(value: impl ValueEnum) -> String {
         .map_or_else(String::new, |value| value.get_name().to_owned())
 }
 
-/// The results go to a file named after commit, engine and CPU model.
-fn keep(paths: &Paths, results: &Results) -> Result<PathBuf> {
+/// The results go to a file of their own, which only the same suites of the same commit and machine replace.
+fn keep(paths: &Paths, results: &Results, suites: &[Suite]) -> Result<PathBuf> {
     let folder = paths.target().join("bench");
     fs::create_dir_all(&folder)?;
-    let name = format!(
-        "{}-{}-{}.json",
-        results.commit, results.engine, results.cpu_model
-    );
-    let file = folder.join(name);
+    let file = folder.join(file_name(results, suites));
     fs::write(&file, serde_json::to_string_pretty(results)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
     Ok(file)
+}
+
+/// `COMMIT-ENGINE-MODEL-SUITES.json`; `all` for all suites.
+fn file_name(results: &Results, suites: &[Suite]) -> String {
+    let suites = if suites == Suite::ALL {
+        "all".to_owned()
+    } else {
+        let names: Vec<_> = suites.iter().copied().map(name_of).collect();
+        names.join("-")
+    };
+    let Results {
+        commit,
+        engine,
+        cpu_model,
+        ..
+    } = results;
+    format!("{commit}-{engine}-{cpu_model}-{suites}.json")
 }
 
 /// The commit of the checkout, with `+` if something has changed since.
@@ -177,6 +230,26 @@ mod tests {
         assert!(options(&[]).unwrap().suites.is_empty());
         assert!(options(&["weather"]).is_err());
         assert!(options(&["--check", "--write-budgets"]).is_err());
+        assert!(options(&["--from", "a.json", "--check"]).is_ok());
+        assert!(options(&["exits", "--from", "a.json"]).is_err());
+    }
+
+    #[test]
+    fn a_file_of_results_is_named_after_its_suites_so_that_no_other_replaces_it() {
+        let results = Results {
+            commit: "abc+".into(),
+            engine: "bochs".into(),
+            cpu_model: "skylake".into(),
+            rows: Vec::new(),
+        };
+        let name = |words: &[&str]| {
+            let line = Line::try_parse_from([&["x"], words].concat()).unwrap();
+            file_name(&results, &line.options.chosen())
+        };
+        assert_eq!(name(&["exits"]), "abc+-bochs-skylake-exits.json");
+        let both = "abc+-bochs-skylake-linux-startup.json";
+        assert_eq!(name(&["startup", "linux", "startup"]), both);
+        assert_eq!(name(&[]), "abc+-bochs-skylake-all.json");
     }
 
     #[test]
