@@ -26,7 +26,7 @@ const KEPT_BYTES: u64 = 8 << 20;
 const NO_PIECE: u64 = 0;
 
 /// Bytes of memory that guests may still have.
-pub(crate) fn free_for_guests() -> u64 {
+fn free_for_guests() -> u64 {
     (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES)
 }
 

@@ -20,7 +20,7 @@ use core::arch::asm;
 use memory::{HostPhys, HostVirt, PageSize};
 
 pub(crate) use frames::{Frame, FrameRun, LowFrame, statistics};
-pub(crate) use guest::{DirtyRam, GuestRam, NotEnoughMemory, ZeroedRam, free_for_guests};
+pub(crate) use guest::{DirtyRam, GuestRam, NotEnoughMemory, ZeroedRam};
 pub(crate) use map::{from_boot_info, reserve};
 pub(crate) use space::{
     FrameBufferMapping, StartSpace, TableFrames, build, enter, enter_space, is_memory, is_text,

@@ -6,7 +6,6 @@
 //! mode has the APIC-access page. Each EPT keeps its translations for ever, so that nothing cached goes stale.
 
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicBool, Ordering};
 
 use machine::devices::lapic::{ApicPage, Lapic};
 use memory::{HostPhys, HostVirt};
@@ -14,10 +13,11 @@ use vmm::inject::Delivery;
 use vmx::apic::ApicMode;
 use vmx::{PrimaryControls, SecondaryControls, fields};
 
+use super::VmxVcpu;
 use super::loaded::VmxLoaded;
 use super::private::{Peculiarity, PrivateView};
 use super::space::View;
-use super::{OutOfFrames, VmxVcpu};
+use crate::cpu;
 
 /// The secondary controls that [`ApicLevel::controls`](vmx::apic::ApicLevel::controls) decides on.
 const APIC_CONTROLS: SecondaryControls = SecondaryControls::VIRTUALIZE_APIC_ACCESSES
@@ -100,23 +100,18 @@ impl VmxLoaded<'_> {
             vmx,
             ..
         } = &mut *self.vcpu;
-        if *peculiarity == Peculiarity::NONE {
-            *private = None;
-        } else if private.as_ref().map(PrivateView::peculiarity) != Some(*peculiarity) {
-            *private = match PrivateView::new(*peculiarity, vmx.tracking.flags(), vmx.tlb) {
-                Ok(view) => Some(view),
-                Err(OutOfFrames) => {
-                    // A guest could ask again and again.
-                    static SAID: AtomicBool = AtomicBool::new(false);
-                    if !SAID.swap(true, Ordering::Relaxed) {
-                        log::warn!(
-                            target: "vmx",
-                            "no memory is left to show a guest {peculiarity:x?}: it sees its RAM as ever"
-                        );
-                    }
-                    None
-                }
-            };
+        let here = cpu::this().id();
+        match private.take() {
+            Some(view) if *peculiarity == Peculiarity::NONE => view.give_back(here),
+            Some(mut view) => {
+                view.turn_into(*peculiarity, vmx.tlb);
+                *private = Some(view);
+            }
+            None if *peculiarity == Peculiarity::NONE => {}
+            None => {
+                let flags = vmx.tracking.flags();
+                *private = Some(PrivateView::new(here, *peculiarity, flags, vmx.tlb));
+            }
         }
         let accesses = SecondaryControls::VIRTUALIZE_APIC_ACCESSES;
         let pointer = match &self.vcpu.private {

@@ -189,6 +189,7 @@ impl Vmx {
         if *capabilities_here()?.raw() != *self.capabilities.raw() {
             return Err(Unusable::Differs);
         }
+        private::provide(cpu::this().id())?;
         let region = Frame::zeroed().ok_or(Unusable::OutOfFrames)?;
         region.write_u32(0, self.capabilities.revision());
         let cr0 = self.capabilities.host_cr0(control::read_cr0());
@@ -262,7 +263,7 @@ pub(crate) struct VmxVcpu {
     /// Keeps the descriptor alive as long as a VMCS points to it.
     posting: Option<Arc<Posting>>,
     write_log: Option<WriteLog>,
-    /// What it is to see otherwise than the other vCPUs of its VM, and the tables for that.
+    /// What it is to see otherwise than the other vCPUs of its VM, and the tables for that while it is on a CPU.
     peculiarity: Peculiarity,
     private: Option<PrivateView>,
 }
@@ -352,7 +353,12 @@ impl Backend for VmxBackend {
         };
         // Since its last turn the CPU may have set the host's timer for something else.
         vcpu.armed_tsc = 0;
-        VmxLoaded { vcpu, vmcs }
+        let mut loaded = VmxLoaded { vcpu, vmcs };
+        if loaded.vcpu.private.is_none() && loaded.vcpu.peculiarity != Peculiarity::NONE {
+            // It left its view where it was before.
+            loaded.choose_view();
+        }
+        loaded
     }
 
     fn is_loaded(&self, vcpu: &VmxVcpu) -> bool {
@@ -369,6 +375,9 @@ impl Backend for VmxBackend {
                 panic!("VMCLEAR of a VMCS of ours: {failure}");
             }
             vcpu.residence = Residence::Memory { last: Some(id) };
+            if let Some(view) = vcpu.private.take() {
+                view.give_back(id);
+            }
             if let Some(taken) = TAKEN.get(id.index()) {
                 taken.store(false, Ordering::Relaxed);
             }
@@ -404,9 +413,6 @@ impl VmxVcpu {
             host::write_state(&vmcs, self.vmx.guard.exit());
             // This CPU may hold translations of an earlier stay, or of this VPID's last owner.
             self.vmx.tlb.flush_vpid(self.vpid);
-            if let Some(view) = &self.private {
-                view.flush(self.vmx.tlb);
-            }
         }
         self.space.flush_before_first_use(here, self.vmx.tlb);
         self.vmx.guard.change_vm(here, self.space.id());

@@ -3,20 +3,27 @@
 //! Two things make it so: the gate of address line 20 is closed, so that every odd MiB shows the even one below it; or
 //! the guest has moved its local APIC over RAM, which is then hidden from that CPU alone. Both are rare, so such a
 //! view costs nothing before it is there: it begins empty, and each EPT violation maps what was missing
-//! ([`PrivateView::fill`]). Its tables come from a few frames of its own; once they are used up, all of it is
-//! forgotten and begins anew. So it neither takes long to make nor grows.
+//! ([`PrivateView::fill`]).
+//!
+//! Only a vCPU that is on a CPU needs its view, so the tables for it are the CPU's ([`PrivateTables`]), made of a few
+//! frames that were put aside before any guest ran. A vCPU that leaves the CPU leaves them there, and begins anew where
+//! it goes on. Once the frames are used up, all is forgotten and begins anew as well. So no view takes long to make or
+//! grows, and nothing that guests do with them costs memory.
 
 use alloc::vec::Vec;
 
 use machine::A20Gate;
 use memory::table::TableError;
 use memory::{GuestPhys, HostPhys, PageSize, Range, TableMemory, Tables};
+use spin::Mutex;
 use vmx::ept::{AccessedDirty, Ept, EptFlags, EptPointer};
 
 use super::OutOfFrames;
 use super::space::EptSpace;
 use super::tlb::Tlb;
-use crate::memory::{Frame, TableFrames, free_for_guests};
+use crate::cpu::PcpuId;
+use crate::cpu::smp::MAX_CPUS;
+use crate::memory::{Frame, TableFrames};
 
 /// Frames for the tables of one view: enough for 60 pieces of 2 MiB and what leads there.
 const FRAMES: usize = 64;
@@ -38,63 +45,79 @@ impl Peculiarity {
     };
 }
 
-/// The second-level page tables of one vCPU.
-pub(super) struct PrivateView {
-    peculiarity: Peculiarity,
+/// The second-level page tables for the vCPU that a CPU has, while that needs any of its own.
+struct PrivateTables {
     tables: Tables<Ept>,
     pool: Pool,
-    pointer: EptPointer,
 }
 
-/// Frames of the view that are no tables now.
+/// Those that no vCPU uses now, by CPU. Each CPU touches its own only.
+static UNUSED: [Mutex<Option<PrivateTables>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
+
+/// Frames that are no tables now.
 struct Pool {
     free: Vec<HostPhys>,
-    /// All of them, for as long as the view is there.
+    /// All of them, for as long as the tables are there.
     _frames: Vec<Frame>,
 }
 
+/// Puts aside what the vCPUs on this CPU will need for views of their own.
+pub(super) fn provide(here: PcpuId) -> Result<(), OutOfFrames> {
+    let mut frames = Vec::with_capacity(FRAMES);
+    for _ in 0..FRAMES {
+        frames.push(Frame::zeroed().ok_or(OutOfFrames)?);
+    }
+    let mut pool = Pool {
+        free: frames.iter().map(|frame| frame.address()).collect(),
+        _frames: frames,
+    };
+    let tables = Tables::<Ept>::new(&mut pool).ok_or(OutOfFrames)?;
+    *UNUSED[here.index()].lock() = Some(PrivateTables { tables, pool });
+    Ok(())
+}
+
+/// What one vCPU sees, on the CPU where it is.
+pub(super) struct PrivateView {
+    peculiarity: Peculiarity,
+    tables: PrivateTables,
+    pointer: EptPointer,
+}
+
 impl PrivateView {
-    /// An empty one, of which this CPU has nothing cached.
+    /// An empty one for the vCPU on this CPU, of which the CPU has nothing cached.
     pub(super) fn new(
+        here: PcpuId,
         peculiarity: Peculiarity,
         flags: AccessedDirty,
         tlb: Tlb,
-    ) -> Result<Self, OutOfFrames> {
-        // Guests make these as they like, and so not of what the hypervisor keeps for itself.
-        if free_for_guests() < FRAMES as u64 * PageSize::Size4K.bytes() {
-            return Err(OutOfFrames);
-        }
-        let mut frames = Vec::with_capacity(FRAMES);
-        for _ in 0..FRAMES {
-            frames.push(Frame::zeroed().ok_or(OutOfFrames)?);
-        }
-        let mut pool = Pool {
-            free: frames.iter().map(|frame| frame.address()).collect(),
-            _frames: frames,
+    ) -> Self {
+        let Some(tables) = UNUSED[here.index()].lock().take() else {
+            unreachable!("a CPU has tables for the one vCPU that it has");
         };
-        let tables = Tables::<Ept>::new(&mut pool).ok_or(OutOfFrames)?;
-        let view = Self {
+        let mut view = Self {
             peculiarity,
-            pointer: EptPointer::new(tables.root(), flags),
+            pointer: EptPointer::new(tables.tables.root(), flags),
             tables,
-            pool,
         };
-        view.flush(tlb);
-        Ok(view)
+        view.forget(tlb);
+        view
     }
 
-    pub(super) fn peculiarity(&self) -> Peculiarity {
-        self.peculiarity
+    /// The vCPU needs it no more, or leaves this CPU.
+    pub(super) fn give_back(self, here: PcpuId) {
+        *UNUSED[here.index()].lock() = Some(self.tables);
+    }
+
+    /// The vCPU is to see something else from now on, if it does.
+    pub(super) fn turn_into(&mut self, peculiarity: Peculiarity, tlb: Tlb) {
+        if self.peculiarity != peculiarity {
+            self.peculiarity = peculiarity;
+            self.forget(tlb);
+        }
     }
 
     pub(super) fn pointer(&self) -> EptPointer {
         self.pointer
-    }
-
-    /// To be called when the vCPU comes to a CPU: what that has cached is of an earlier stay, or of another use of the
-    /// frames.
-    pub(super) fn flush(&self, tlb: Tlb) {
-        tlb.flush_ept(self.pointer);
     }
 
     /// What of the RAM is seen at an address.
@@ -113,7 +136,7 @@ impl PrivateView {
         // With the gate closed pages are of 4 KiB, so that both addresses have the same offset in theirs.
         let page = gpa.align_down(size).as_u64();
         loop {
-            let Self { tables, pool, .. } = self;
+            let PrivateTables { tables, pool } = &mut self.tables;
             match tables.map(pool, page, hpa, size.bytes(), EptFlags::RAM, size) {
                 // What was empty is cached nowhere.
                 Ok(_) => return true,
@@ -136,14 +159,15 @@ impl PrivateView {
             .find_map(|size| Some((size, ram.page(seen, size)?)))
     }
 
-    /// Takes all away again. With an empty pool that needs no table, as all pages go.
+    /// Takes all away again, and drops what this CPU has cached of it: also what another vCPU saw by these tables. With
+    /// an empty pool that needs no table, as all pages go.
     fn forget(&mut self, tlb: Tlb) {
         const ADDRESSES: u64 = 1 << 48;
-        let Self { tables, pool, .. } = self;
+        let PrivateTables { tables, pool } = &mut self.tables;
         if let Err(error) = tables.unmap(pool, 0, ADDRESSES) {
             panic!("unmapping guest memory: {error}");
         }
-        self.flush(tlb);
+        tlb.flush_ept(self.pointer);
     }
 }
 
