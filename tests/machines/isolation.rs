@@ -23,6 +23,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("guests_that_ruin_themselves_take_nobody_along", ruins),
         trial("storms_take_no_more_than_their_share", storms),
         trial("random_instructions_harm_nobody_on_two_cpus", fuzz),
+        trial(
+            "a_gate_of_a20_that_moves_for_a_hundred_vcpus_takes_no_memory",
+            gate,
+        ),
         trial("vcpus_that_fight_each_other_harm_nobody_else", siblings),
     ]
 }
@@ -142,5 +146,22 @@ fn siblings() -> Result<()> {
         !has_said(&machine, "plinth: end siblings "),
         "the fight was over before its time"
     );
+    Ok(())
+}
+
+/// The views of memory that a closed gate of A20 takes: as many as there are vCPUs, on a machine that has no memory
+/// left for one of them. The victim begins anew beside that.
+fn gate() -> Result<()> {
+    let mut toggler = hostile("a20", "")?;
+    toggler.config.cpus = 100;
+    toggler.config.memory_bytes = 204 << 20;
+    let guests = vec![victim(20_000_000, 300)?, toggler];
+    let boot = Boot::of(guests).memory_mib(256).patience(PATIENCE);
+    let mut machine = boot.start()?;
+    machine.expect("hostile: a20")?;
+    machine.expect_all_passed("victim")?;
+    for wrong in ["hostile: a20 is not", "no memory", "plinth: end a20 "] {
+        ensure!(!has_said(&machine, wrong), "something says {wrong:?}");
+    }
     Ok(())
 }

@@ -7,6 +7,7 @@
 #![no_std]
 #![no_main]
 
+mod a20;
 mod apic;
 mod fuzz;
 mod memory;
@@ -66,6 +67,7 @@ const STORMS: &[(&str, fn())] = &[
     ("page-faults", storms::faults),
     ("device-strings", storms::strings),
     ("siblings", siblings::fight),
+    ("a20", a20::toggle),
 ];
 
 /// Passes through a topic: the first finds what is wrong at once, the others what needs luck.
