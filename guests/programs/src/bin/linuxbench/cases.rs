@@ -12,8 +12,7 @@ const COPIED_BYTES: u64 = 8 * MIB;
 /// Rounds of the loop that only computes: long enough for many timer interrupts.
 const LOOP_ROUNDS: u64 = 4_000_000;
 const CLOCK_MONOTONIC: u32 = 1;
-/// Samples of what takes as long as a few ticks of the timer: some have one more of them than others, and which kind
-/// there is more of is to be seen, and not what happened to be met.
+/// Samples of what takes a few periods of the timer: together they take about a hundred.
 const LONG_SAMPLES: usize = 45;
 
 /// Ticks that something takes.
@@ -24,15 +23,15 @@ fn timed(body: impl FnOnce()) -> u64 {
 }
 
 pub(crate) fn all(measure: &mut Measure, clock_gettime: Option<ClockGettime>) {
-    measure.samples("compute", 5, 1, || timed(compute));
-    measure.samples("getpid", 101, 1, || {
+    measure.long_samples("compute", 5, 1, || timed(compute));
+    measure.samples("getpid", 101, || {
         timed(|| {
             system::getpid();
         })
     });
     if let Some(clock_gettime) = clock_gettime {
         let mut time = [0; 2];
-        measure.samples("clock-gettime", 101, 1, || {
+        measure.samples("clock-gettime", 101, || {
             timed(|| {
                 clock_gettime(CLOCK_MONOTONIC, &raw mut time);
             })
@@ -41,7 +40,7 @@ pub(crate) fn all(measure: &mut Measure, clock_gettime: Option<ClockGettime>) {
     processes(measure);
     memory(measure);
     pipes(measure);
-    measure.samples("nanosleep-1ms", 9, 1, || timed(|| system::sleep(1_000_000)));
+    measure.samples("nanosleep-1ms", 9, || timed(|| system::sleep(1_000_000)));
 }
 
 /// Arithmetic on registers.
@@ -61,7 +60,7 @@ fn compute() {
 }
 
 fn processes(measure: &mut Measure) {
-    measure.samples("fork-exit-wait", LONG_SAMPLES, 1, || {
+    measure.long_samples("fork-exit-wait", LONG_SAMPLES, 1, || {
         timed(|| {
             let child = system::fork();
             if child == 0 {
@@ -70,7 +69,7 @@ fn processes(measure: &mut Measure) {
             system::wait(child);
         })
     });
-    measure.samples("fork-exec-wait", LONG_SAMPLES, 1, || {
+    measure.long_samples("fork-exec-wait", LONG_SAMPLES, 1, || {
         timed(|| {
             let child = system::fork();
             if child == 0 {
@@ -84,20 +83,20 @@ fn processes(measure: &mut Measure) {
 
 fn memory(measure: &mut Measure) {
     let pages = FAULTED_BYTES / PAGE_BYTES;
-    measure.samples("page-fault", 7, pages, || {
+    measure.long_samples("page-fault", 7, pages, || {
         let at = system::map(FAULTED_BYTES);
         let taken = timed(|| touch(at));
         system::unmap(at, FAULTED_BYTES);
         taken
     });
-    measure.samples("munmap-page", 25, pages, || {
+    measure.long_samples("munmap-page", 25, pages, || {
         let at = system::map(FAULTED_BYTES);
         touch(at);
         timed(|| system::unmap(at, FAULTED_BYTES))
     });
     let (from, to) = (system::map(COPIED_BYTES), system::map(COPIED_BYTES));
     touch(from);
-    measure.samples("memcpy-8mib", 5, 1, || {
+    measure.long_samples("memcpy-8mib", 5, 1, || {
         timed(|| {
             // SAFETY: both pieces have this many bytes and do not overlap.
             unsafe {
@@ -112,13 +111,13 @@ fn memory(measure: &mut Measure) {
         })
     });
     let zero = system::open(c"/dev/zero");
-    for (name, bytes) in [("read-zero-4kib", PAGE_BYTES), ("read-zero-1mib", MIB)] {
-        measure.samples(name, LONG_SAMPLES, 1, || {
-            timed(|| {
-                system::read(zero, to, bytes);
-            })
-        });
-    }
+    let mut read = |bytes| {
+        timed(|| {
+            system::read(zero, to, bytes);
+        })
+    };
+    measure.samples("read-zero-4kib", 101, || read(PAGE_BYTES));
+    measure.long_samples("read-zero-1mib", 15, 1, || read(MIB));
 }
 
 /// Writes to each page of a piece of `FAULTED_BYTES`.
@@ -144,7 +143,7 @@ fn pipes(measure: &mut Measure) {
             }
         }
     }
-    measure.samples("pipe-round-trip", 51, 1, || {
+    measure.samples("pipe-round-trip", 51, || {
         timed(|| {
             system::write(there.1, &[0]);
             system::read(back.0, &raw mut byte, 1);

@@ -1,8 +1,8 @@
 //! `linuxbench`: the first program of a Linux; it times what programs do.
 //!
 //! It notes the time at its first instruction, does everything, and only then prints: the console's interrupts would
-//! be in the way. The lines are those of the guest `bench`: `BENCH name minimum median`, in ticks of the TSC; `boot`
-//! is the TSC at the first instruction.
+//! be in the way. The lines are those of the guest `bench`: `BENCH name minimum median`, in ticks of the TSC, but what
+//! is longer than the period of the kernel's timer tells its mean; `boot` is the TSC at the first instruction.
 
 #![no_std]
 #![no_main]
@@ -55,31 +55,52 @@ struct Measure {
 const SAMPLES: usize = 101;
 /// Ticks between two interrupts of the kernel's timer: 250 in a second of 20 million.
 const TIMER_TICKS: u64 = 80_000;
-/// By how much of that the begin of each sample is moved: the golden section, so that few samples are as far apart as
-/// many.
+/// By how much of that each sample begins later than the one before: the golden section, with which any number of
+/// samples is spread evenly.
 const PHASE_TICKS: u64 = 49_443;
 
 impl Measure {
-    fn line(&mut self, name: &str, minimum: u64, median: u64) {
+    fn line(&mut self, name: &str, minimum: u64, figure: u64) {
         // A full buffer would be a mistake here: the reader misses the line and says so.
-        let _ = writeln!(self.text, "BENCH {name} {minimum} {median}");
+        let _ = writeln!(self.text, "BENCH {name} {minimum} {figure}");
     }
 
-    /// Takes `count` samples after two that only warm up, each of which does the thing `each` times.
-    fn samples(&mut self, name: &str, count: usize, each: u64, mut sample: impl FnMut() -> u64) {
+    /// Takes `count` samples, after two that only warm up, of what is so short that the timer seldom interrupts it:
+    /// the figure is their median.
+    fn samples(&mut self, name: &str, count: usize, sample: impl FnMut() -> u64) {
         let mut taken = [0; SAMPLES];
-        let count = count.min(SAMPLES);
-        for _ in 0..2 {
-            sample();
-        }
-        for (place, number) in taken[..count].iter_mut().zip(0..) {
-            // Where samples follow each other in step with the timer, all of them may meet one tick too many.
-            let begin = ticks() + number * PHASE_TICKS % TIMER_TICKS;
-            while ticks() < begin {}
-            *place = sample() / each;
-        }
-        taken[..count].sort_unstable();
-        self.line(name, taken[0], taken[count / 2]);
+        let taken = &mut taken[..count.min(SAMPLES)];
+        take(taken, sample);
+        taken.sort_unstable();
+        self.line(name, taken[0], taken[taken.len() / 2]);
+    }
+
+    /// The same of what takes longer than the timer's period, and is `each` of the things: the figure is the mean.
+    ///
+    /// An interrupt of the timer is a part of what such things cost. A sample has a whole number of them, and one more
+    /// or less is up to 1.5 % of it: the median says which number is met more often, and that is the samples' phase
+    /// and not their cost. The sum has as many as its length says, since its samples begin at all phases.
+    fn long_samples(&mut self, name: &str, count: usize, each: u64, sample: impl FnMut() -> u64) {
+        let mut taken = [0; SAMPLES];
+        let taken = &mut taken[..count.min(SAMPLES)];
+        take(taken, sample);
+        let minimum = taken.iter().min().map_or(0, |least| least / each);
+        let all = each * taken.len() as u64;
+        self.line(name, minimum, (taken.iter().sum::<u64>() + all / 2) / all);
+    }
+}
+
+/// Fills `taken` with samples that begin at all phases of the timer, one after the other.
+fn take(taken: &mut [u64], mut sample: impl FnMut() -> u64) {
+    for _ in 0..2 {
+        sample();
+    }
+    for (place, number) in taken.iter_mut().zip(0..) {
+        let phase = number * PHASE_TICKS % TIMER_TICKS;
+        let now = ticks();
+        let begin = now + (TIMER_TICKS + phase - now % TIMER_TICKS) % TIMER_TICKS;
+        while ticks() < begin {}
+        *place = sample();
     }
 }
 
