@@ -111,7 +111,7 @@ fn memory(measure: &mut Measure) {
         })
     });
     let zero = system::open(c"/dev/zero");
-    let mut read = |bytes| {
+    let read = |bytes| {
         timed(|| {
             system::read(zero, to, bytes);
         })
