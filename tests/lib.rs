@@ -22,6 +22,7 @@ use bundle::{ApicVirtualization, Compression, HypervisorOptions, LogLevel};
 use xtask::bare;
 use xtask::build::{Artifacts, ImageMaker, lock};
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
+use xtask::emulator::hang;
 use xtask::emulator::monitor::Monitor;
 use xtask::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, Running};
 use xtask::guests::{Guest, host_memory_mib, pack};
@@ -38,9 +39,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// The terminal at the serial port: room for a guest's screen and some lines below it.
 const TERMINAL_ROWS: u16 = 40;
 const TERMINAL_COLUMNS: u16 = 120;
-
-/// What the hypervisor takes as "tell about your guests", on the serial port.
-const TELL: &[u8] = b"\x1dd";
 
 /// The checkout's artifacts, which `cargo xtask test` has built.
 pub fn artifacts() -> Result<&'static Artifacts> {
@@ -164,6 +162,13 @@ impl Boot {
     #[must_use]
     pub fn apic(mut self, apic: ApicVirtualization) -> Self {
         self.apic = apic;
+        self
+    }
+
+    /// With a hypervisor that logs this much.
+    #[must_use]
+    pub fn log_level(mut self, level: LogLevel) -> Self {
+        self.log_level = level;
         self
     }
 
@@ -556,17 +561,7 @@ impl Session {
 
     /// Everything that helps to understand what went wrong.
     fn failure(&mut self, what: &str) -> anyhow::Error {
-        let asked = self.serial.write_all(TELL).is_ok();
-        let patience = Instant::now() + Duration::from_secs(2);
-        while asked && let Next::Line(line) = self.lines.next(patience) {
-            self.heard.push(line);
-        }
-        let registers = self.running.registers();
-        anyhow!(
-            "{what}\n--- serial port\n{}\n--- emulator\n{}\n--- registers of the machine\n{registers}",
-            self.heard.join("\n"),
-            self.running.last_words(),
-        )
+        hang::report(what, &mut self.running, &self.lines, &mut self.heard)
     }
 }
 

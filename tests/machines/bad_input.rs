@@ -34,7 +34,9 @@ fn damaged_bundle() -> Result<()> {
     let byte = bytes.get_mut(64).expect("a bundle is longer than that");
     *byte ^= 0x40;
     let mut machine = boot.bundle(bytes).start()?;
-    machine.expect("bundle")?;
+    machine.expect(
+        "the guest bundle's directory is damaged (wrong checksum): make and write the image again",
+    )?;
     ensure!(
         machine.expect_all_ended()? != 0,
         "a damaged bundle ended with status 0"
@@ -47,7 +49,11 @@ fn cut_bundle() -> Result<()> {
     let mut bytes = boot.pack()?;
     bytes.truncate(bytes.len() / 2);
     let mut machine = boot.bundle(bytes).start()?;
-    machine.expect("the guest bundle is cut short")?;
+    let said = machine.expect("the guest bundle is cut short (")?;
+    ensure!(
+        said.ends_with(" bytes): make and write the image again"),
+        "no remedy: {said}"
+    );
     ensure!(
         machine.expect_all_ended()? != 0,
         "half a bundle ended with status 0"
@@ -62,7 +68,9 @@ fn damaged_kernel() -> Result<()> {
     let byte = bytes.last_mut().expect("a bundle is not empty");
     *byte ^= 1;
     let mut machine = boot.bundle(bytes).start()?;
-    machine.expect_end("outside", End::Crash)?;
+    let detail = machine.expect_end("outside", End::Crash)?;
+    let wanted = "in the guest bundle is damaged (wrong checksum): make and write the image again";
+    ensure!(detail.contains(wanted), "it was refused with `{detail}`");
     machine.expect_all_passed("hello")
 }
 
@@ -73,7 +81,9 @@ fn unknown_format() -> Result<()> {
     });
     let mut machine = boot.start()?;
     let detail = machine.expect_end("text", End::Crash)?;
-    ensure!(detail.contains("format"), "it was refused with `{detail}`");
+    let wanted = "the kernel's format is not known: it is no ELF file, Linux bzImage, Multiboot image or boot sector; \
+                  use another file, or say its format (--format, format = ...)";
+    ensure!(detail == wanted, "it was refused with `{detail}`");
     machine.expect_all_passed("hello")
 }
 
@@ -85,6 +95,10 @@ fn too_much_memory() -> Result<()> {
         });
     let mut machine = boot.start()?;
     let detail = machine.expect_end("outside", End::Crash)?;
-    ensure!(detail.contains("memory"), "it was refused with `{detail}`");
+    ensure!(
+        detail.starts_with("it wants 65536 MiB of memory and ")
+            && detail.ends_with(" MiB are free: give it less (memory = ...), or the machine more"),
+        "it was refused with `{detail}`"
+    );
     machine.expect_all_passed("hello")
 }

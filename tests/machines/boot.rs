@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use bundle::LogLevel;
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -30,6 +31,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("the_operator_can_ask_what_a_guest_is_doing", operator),
         trial("a_test_that_hangs_tells_what_its_guest_was_doing", hang),
         trial("what_vtx_offers_is_shown_at_boot", feature_table),
+        trial("a_log_level_shows_its_lines_and_no_lower_ones", log_levels),
         trial("a_guest_runs_on_haswell", || on_model(CpuModel::Haswell)),
         trial("a_guest_runs_on_tigerlake", || {
             on_model(CpuModel::Tigerlake)
@@ -133,6 +135,35 @@ fn feature_table() -> Result<()> {
         let is_shown = machine.heard().iter().any(|line| line.contains(feature));
         ensure!(is_shown, "nothing was said about {feature}");
     }
+    Ok(())
+}
+
+fn log_levels() -> Result<()> {
+    let lines_at = |level| -> Result<Vec<String>> {
+        let mut machine = Boot::tiny(&["hello"])?.log_level(level).start()?;
+        machine.expect_all_passed("hello")?;
+        Ok(machine.heard().to_vec())
+    };
+    // A line of the log is `[time] CPU LEVEL place: words`.
+    let has = |lines: &[String], level: &str| {
+        let of_log = lines.iter().filter(|line| line.starts_with("[ "));
+        of_log
+            .filter_map(|line| line.split_whitespace().nth(3))
+            .any(|word| word == level)
+    };
+    let chatty = lines_at(LogLevel::Debug)?;
+    ensure!(
+        has(&chatty, "DEBUG") && has(&chatty, "INFO") && !has(&chatty, "TRACE"),
+        "with `debug`:\n{}",
+        chatty.join("\n")
+    );
+    let terse = lines_at(LogLevel::Error)?;
+    let others = ["WARN", "INFO", "DEBUG", "TRACE"];
+    ensure!(
+        !others.iter().any(|level| has(&terse, level)),
+        "with `error`:\n{}",
+        terse.join("\n")
+    );
     Ok(())
 }
 

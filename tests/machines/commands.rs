@@ -1,19 +1,25 @@
 //! `cargo xtask` as people and scripts use it: how each kind of end of `run` is told by the exit status, and the
 //! other commands from the first word to the last.
 
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use xtask::emulator::Engine;
 use xtask::paths::Paths;
+use xtask::system::limited;
 use xtask::system::packages::Need;
 
 use crate::trial;
 
 pub(crate) fn trials() -> Vec<Trial> {
     let mut trials = vec![
+        trial(
+            "run_ends_with_124_after_its_timeout_and_tells_what_its_guest_was_doing",
+            timed_out,
+        ),
         trial(
             "doctor_finds_that_this_machine_has_what_run_and_test_need",
             doctor,
@@ -67,7 +73,8 @@ fn ends() -> Vec<Trial> {
             "run_ends_with_3_where_the_kernel_is_of_no_known_format",
             &["--kernel", "Cargo.toml"],
             3,
-            "format",
+            "plinth: end Cargo crash: the kernel's format is not known: it is no ELF file, Linux bzImage, Multiboot image or boot \
+             sector; use another file, or say its format (--format, format = ...)",
         ),
         (
             "run_ends_with_3_where_the_guest_wants_more_memory_than_there_is",
@@ -80,12 +87,6 @@ fn ends() -> Vec<Trial> {
             &["hello", "--engine", "qemu"],
             3,
             "VT-x is missing",
-        ),
-        (
-            "run_ends_with_124_after_its_timeout",
-            &["spin", "--timeout", "5"],
-            124,
-            "the time is up",
         ),
         (
             "run_ends_with_125_where_there_is_no_such_guest",
@@ -119,35 +120,45 @@ fn ends() -> Vec<Trial> {
 
 /// Runs the command to its end, which must have this status and something like this among its last words.
 fn run(arguments: &[&str], status: i32, said: &str) -> Result<()> {
-    // A guest that hangs is to fail one test and not to stop them all.
-    let patience = match arguments.contains(&"--timeout") {
-        true => &[][..],
-        false => &["--timeout", "300"],
-    };
-    let text = xtask(&[&["run"], arguments, patience].concat(), status)?;
+    // A guest that hangs is to be told with what it was doing.
+    let text = xtask(
+        &[&["run"], arguments, &["--timeout", "300"]].concat(),
+        status,
+    )?;
     ensure!(text.contains(said), "it did not say `{said}`:\n{text}");
     Ok(())
 }
 
+/// How long a command may take: longer than any `--timeout` here, and than the building of a boot loader on a busy machine.
+const LIMIT: Duration = Duration::from_secs(600);
+
 /// Runs a command to its end, which must have this status, and returns all that it said.
 pub(crate) fn xtask(arguments: &[&str], status: i32) -> Result<String> {
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    command
         .arg("xtask")
         .args(arguments)
-        .stdin(Stdio::null())
-        .current_dir(Paths::of_checkout().root())
-        .output()
-        .context("cannot run cargo")?;
-    let text = [output.stdout, output.stderr]
-        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
-        .concat();
+        .current_dir(Paths::of_checkout().root());
+    let ended = limited::run(&mut command, LIMIT)?;
+    let text = ended.text;
+    let Some(found) = ended.status else {
+        bail!("it hung and was cut off after {LIMIT:?}:\n{text}");
+    };
     ensure!(
-        output.status.code() == Some(status),
-        "it ended with {} and not with {status}:\n{text}",
-        output.status
+        found.code() == Some(status),
+        "it ended with {found} and not with {status}:\n{text}"
     );
     Ok(text)
+}
+
+/// What one is told of a guest that the time was up for: what Plinth knows of it, and where the machine was.
+fn timed_out() -> Result<()> {
+    let text = xtask(&["run", "spin", "--timeout", "20"], 124)?;
+    for part in ["the time is up", "spin vCPU 0", "host timer", "rip "] {
+        ensure!(text.contains(part), "no `{part}` in:\n{text}");
+    }
+    Ok(())
 }
 
 /// The tests run here, so nothing is missing.

@@ -2,8 +2,9 @@
 
 use crate::emulator::Machine;
 use crate::emulator::console::{Announcement, LineReader, Next};
+use crate::emulator::hang;
 use crate::paths::Paths;
-use anyhow::{Result, bail};
+use anyhow::Result;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -19,13 +20,32 @@ pub struct Captured {
     pub debug_port: String,
 }
 
+/// How long it may take in all: one that prints for ever is to be cut off, too. The longest captures boot Linux, in
+/// minutes.
+const LIMIT: Duration = Duration::from_secs(1800);
+
 /// Runs a machine until it is off, all guests have ended, or `is_last` knows a line.
 pub fn run(paths: &Paths, machine: &Machine, is_last: impl Fn(&str) -> bool) -> Result<Captured> {
     let mut running = machine.spawn(paths)?;
     let reader = LineReader::start(running.serial()?)?;
     let mut lines = Vec::new();
+    if let Err(what) = collect(&reader, &mut lines, Instant::now() + LIMIT, is_last) {
+        return Err(hang::report(what, &mut running, &reader, &mut lines));
+    }
+    running.finish(Duration::from_secs(2));
+    let debug_port = String::from_utf8_lossy(&running.debug_port()).into_owned();
+    Ok(Captured { lines, debug_port })
+}
+
+/// Collects lines up to the last; an error says in which way there is none.
+fn collect(
+    reader: &LineReader,
+    lines: &mut Vec<String>,
+    limit: Instant,
+    is_last: impl Fn(&str) -> bool,
+) -> Result<(), &'static str> {
     loop {
-        match reader.next(Instant::now() + PATIENCE) {
+        match reader.next(limit.min(Instant::now() + PATIENCE)) {
             Next::Line(line) => {
                 let ends = is_last(&line)
                     || matches!(
@@ -34,22 +54,16 @@ pub fn run(paths: &Paths, machine: &Machine, is_last: impl Fn(&str) -> bool) -> 
                     );
                 lines.push(line);
                 if ends {
-                    break;
+                    return Ok(());
                 }
             }
-            Next::Closed => break,
-            Next::Timeout => {
-                let said = lines.join("\n");
-                bail!(
-                    "the machine has gone silent:\n{said}\n{}",
-                    running.registers()
-                )
+            Next::Closed => return Ok(()),
+            Next::Timeout if Instant::now() >= limit => {
+                return Err("the machine goes on and on");
             }
+            Next::Timeout => return Err("the machine has gone silent"),
         }
     }
-    running.finish(Duration::from_secs(2));
-    let debug_port = String::from_utf8_lossy(&running.debug_port()).into_owned();
-    Ok(Captured { lines, debug_port })
 }
 
 /// The minimum and the median of a measurement.
@@ -91,6 +105,31 @@ pub fn medians(measurements: &[(String, Figures)]) -> BTreeMap<&str, u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::emulator::console::tests::connection;
+    use std::io::Write;
+
+    #[test]
+    fn a_machine_that_prints_for_ever_is_cut_off() {
+        let (mut machine, serial) = connection();
+        std::thread::spawn(move || while machine.write_all(b"again\n").is_ok() {});
+        let reader = LineReader::start(serial).unwrap();
+        let mut lines = Vec::new();
+        let limit = Instant::now() + Duration::from_millis(50);
+        let ended = collect(&reader, &mut lines, limit, |line| line == "last");
+        assert_eq!(ended, Err("the machine goes on and on"));
+        assert!(lines.iter().all(|line| line == "again") && !lines.is_empty());
+    }
+
+    #[test]
+    fn lines_are_collected_up_to_the_last() {
+        let (mut machine, serial) = connection();
+        machine.write_all(b"one\nlast\nbehind\n").unwrap();
+        let reader = LineReader::start(serial).unwrap();
+        let mut lines = Vec::new();
+        let limit = Instant::now() + Duration::from_secs(60);
+        collect(&reader, &mut lines, limit, |line| line == "last").unwrap();
+        assert_eq!(lines, ["one", "last"]);
+    }
 
     #[test]
     fn measurements_are_read_from_the_lines_of_their_guest() {

@@ -7,7 +7,9 @@ use crate::system::apt::can_fetch_packages;
 use crate::system::host::Virtualisation;
 use crate::system::packages::{Manager, Need};
 use crate::toolchain::Active;
+use anyhow::Result;
 use clap::ValueEnum;
+use std::path::PathBuf;
 use std::process::Command;
 
 /// The state of one thing.
@@ -57,8 +59,16 @@ impl Row {
 /// Prints the table; false where somebody has to do something.
 pub fn doctor(paths: &Paths) -> bool {
     let manager = Manager::of_this_machine();
-    let mut rows = toolchain_rows(paths, manager);
-    rows.extend(Need::ALL.iter().map(|need| need_row(*need, manager)));
+    let active = Active::find(paths);
+    let has_rustups = active
+        .as_ref()
+        .is_ok_and(|active| active.has_source() && active.has_llvm_tools());
+    let mut rows = toolchain_rows(paths, active, manager);
+    rows.extend(Need::ALL.iter().map(|need| {
+        // With rustup's components nobody looks for the distribution's LLVM.
+        let is_needed = !(*need == Need::Gdb || *need == Need::LlvmTools && has_rustups);
+        need_row(*need, need.find(), manager, is_needed)
+    }));
     rows.extend(guest_rows(paths, can_fetch_packages()));
     rows.extend(virtualisation_rows(Virtualisation::of_this_machine()));
     print!("{}", table(&rows));
@@ -74,8 +84,8 @@ pub fn doctor(paths: &Paths) -> bool {
     is_healthy
 }
 
-fn toolchain_rows(paths: &Paths, manager: Option<Manager>) -> Vec<Row> {
-    let active = match Active::find(paths) {
+fn toolchain_rows(paths: &Paths, active: Result<Active>, manager: Option<Manager>) -> Vec<Row> {
+    let active = match active {
         Ok(active) => active,
         Err(error) => {
             let remedy = "install rustup: https://rustup.rs";
@@ -119,26 +129,23 @@ fn toolchain_rows(paths: &Paths, manager: Option<Manager>) -> Vec<Row> {
     ]
 }
 
-fn need_row(need: Need, manager: Option<Manager>) -> Row {
-    if let Some(path) = need.find() {
+fn need_row(need: Need, found: Option<PathBuf>, manager: Option<Manager>, is_needed: bool) -> Row {
+    if let Some(path) = found {
         return Row::new(need.name(), State::Good, version_of(need, &path), "");
     }
+    let without = if is_needed {
+        State::Bad
+    } else {
+        State::Optional
+    };
     let package = manager.and_then(|manager| Some((manager, need.package(manager)?)));
-    match package {
-        Some((Manager::Apt, package)) => {
-            let remedy = format!("package {package}, by itself");
-            Row::new(need.name(), State::Later, "", remedy)
-        }
-        Some((manager, package)) => {
-            let state = if need == Need::Gdb {
-                State::Optional
-            } else {
-                State::Bad
-            };
-            Row::new(need.name(), state, "", manager.command(&[package]))
-        }
-        None => Row::new(need.name(), State::Bad, "", "install it by hand"),
-    }
+    let (state, remedy) = match package {
+        Some((Manager::Apt, package)) => (State::Later, format!("package {package}, by itself")),
+        Some((manager, package)) => (without, manager.command(&[package])),
+        None if is_needed => (without, "install it by hand".to_owned()),
+        None => (without, "not needed".to_owned()),
+    };
+    Row::new(need.name(), state, "", remedy)
 }
 
 /// The guests that come out of Debian's packages: the one that `run` boots, which is needed, and others.
@@ -290,6 +297,22 @@ mod tests {
             table(&rows),
             "a       ok       x\nlonger  MISSING     do this\n"
         );
+    }
+
+    #[test]
+    fn what_is_not_needed_here_is_no_false_alarm() {
+        let row = |need, manager, is_needed| need_row(need, None, manager, is_needed);
+        let fedora = Some(Manager::Dnf);
+        // With rustup's components, and without.
+        let llvm = row(Need::LlvmTools, fedora, false);
+        assert_eq!(llvm.state, State::Optional);
+        assert_eq!(row(Need::LlvmTools, fedora, true).state, State::Bad);
+        assert_eq!(row(Need::Gdb, fedora, false).state, State::Optional);
+        assert_eq!(row(Need::Gdb, None, false).state, State::Optional);
+        let bochs = row(Need::Bochs, fedora, true);
+        assert_eq!(bochs.state, State::Bad);
+        assert_eq!(bochs.remedy, "sudo dnf install -y bochs");
+        assert_eq!(row(Need::Bochs, None, true).state, State::Bad);
     }
 
     #[test]

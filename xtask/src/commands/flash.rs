@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::io::{BufRead, IsTerminal, Write, stdin, stdout};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// What `cargo xtask flash` is told.
 #[derive(Args, Clone, Debug)]
@@ -109,9 +110,25 @@ fn overwrite(
     if !confirmed(&disk.name, question, output)? {
         return Ok(Outcome::Declined);
     }
+    for place in disk.mounts() {
+        unmount(place)?;
+    }
     let device = kernel.device(&disk);
     write_and_verify(image, &device)?;
     Ok(Outcome::Written(device))
+}
+
+/// Takes away what is mounted of a disk that somebody insisted on: the device is only written to when nobody uses it.
+fn unmount(place: &str) -> Result<()> {
+    let output = Command::new("umount")
+        .args(["--", place])
+        .output()
+        .context("cannot run umount")?;
+    if !output.status.success() {
+        let why = String::from_utf8_lossy(&output.stderr);
+        bail!("{place} cannot be unmounted: {}", why.trim());
+    }
+    Ok(())
 }
 
 fn confirmed(name: &str, question: Question<'_>, output: &mut dyn Write) -> Result<bool> {

@@ -2,7 +2,7 @@
 
 use super::options::{GuestOptions, MachineOptions};
 use crate::emulator::console::{Announcement, Lines};
-use crate::emulator::{Debugger, Running, cleanup};
+use crate::emulator::{Debugger, Running, cleanup, hang};
 use crate::guests::Guest;
 use crate::paths::Paths;
 use crate::report::say;
@@ -13,7 +13,7 @@ use clap::Args;
 use std::io::{Read, Write, stdin, stdout};
 use std::net::TcpStream;
 use std::process::ExitCode;
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 /// What the exit status tells.
@@ -45,8 +45,15 @@ const SCREEN_COLUMNS: u16 = 80;
 /// scrolls, the cursor is shown and at its end.
 const RESTORE_TERMINAL: &str = "\x1b[0m\x1b[r\x1b[999;1H\x1b[?25h\n";
 
+/// The longest timeout, some thirty years: no clock ends before that.
+const LONGEST_SECONDS: f64 = 1e9;
+
 fn parse_seconds(text: &str) -> Result<Duration> {
-    Ok(Duration::try_from_secs_f64(text.parse()?)?)
+    let seconds: f64 = text.parse()?;
+    if seconds > LONGEST_SECONDS {
+        bail!("that is for ever: at most {LONGEST_SECONDS} seconds, or no timeout at all");
+    }
+    Ok(Duration::try_from_secs_f64(seconds)?)
 }
 
 /// How a run ended.
@@ -211,6 +218,10 @@ pub(crate) fn converse(
     match outcome {
         Outcome::Ended(_) => running.finish(Duration::from_secs(5)),
         Outcome::TimedOut => {
+            if trust != Trust::Nobody {
+                say("the time is up; this is what Plinth tells about its guests:");
+                pass_on_answer(&mut serial, &events)?;
+            }
             say("the time is up; this is where the machine was:");
             eprint!("{}", running.registers());
         }
@@ -222,6 +233,33 @@ pub(crate) fn converse(
         Outcome::Left => {}
     }
     Ok(outcome)
+}
+
+/// Asks Plinth about its guests, and shows what comes.
+fn pass_on_answer(serial: &mut TcpStream, events: &Receiver<Event>) -> Result<()> {
+    if serial.write_all(hang::TELL).is_err() {
+        return Ok(());
+    }
+    let (end, mut silent) = (
+        Instant::now() + hang::ANSWER,
+        Instant::now() + hang::SILENCE,
+    );
+    loop {
+        let patience = end.min(silent).saturating_duration_since(Instant::now());
+        match events.recv_timeout(patience) {
+            Ok(Event::Serial(bytes)) => {
+                stdout().write_all(&bytes)?;
+                silent = Instant::now() + hang::SILENCE;
+            }
+            Ok(Event::Key(_)) => {}
+            Ok(Event::SerialClosed) | Err(_) => break,
+        }
+        if patience.is_zero() {
+            break;
+        }
+    }
+    stdout().flush()?;
+    Ok(())
 }
 
 fn pump_serial(mut serial: TcpStream, events: Sender<Event>) -> Result<()> {
@@ -275,6 +313,22 @@ fn pump_keys(events: Sender<Event>) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_timeout_that_no_clock_can_reach_is_refused_and_does_not_panic() {
+        for text in ["1e19", "1e300", "inf", "1e9.5", "-1", "NaN", "soon"] {
+            assert!(parse_seconds(text).is_err(), "{text}");
+        }
+        assert!(
+            parse_seconds("1e19")
+                .unwrap_err()
+                .to_string()
+                .contains("at most")
+        );
+        let longest = parse_seconds("1e9").unwrap();
+        assert!(Instant::now().checked_add(longest).is_some());
+        assert_eq!(parse_seconds("0.5").unwrap(), Duration::from_millis(500));
+    }
 
     #[test]
     fn every_kind_of_end_has_a_status_of_its_own() {

@@ -7,7 +7,7 @@ use crate::report::say;
 use crate::system::host::Virtualisation;
 use crate::system::packages::{Need, ensure};
 use crate::toolchain::plain_cargo;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use std::io::{BufRead, BufReader, Write, stdout};
 use std::process::{Command, ExitCode, Stdio};
@@ -113,6 +113,14 @@ pub fn test(paths: &Paths, options: &TestOptions) -> Result<ExitCode> {
         cargo.args(["test", "--package", MACHINE_TESTS, "--no-fail-fast"]);
         total.add(count(&mut cargo, options.filter.as_deref(), &mut stdout())?);
     }
+    sum_up(total, options.filter.as_deref())
+}
+
+/// The last line, and the status. A filter that no test's name contains is a mistake, and nothing has been tested.
+fn sum_up(total: Count, filter: Option<&str>) -> Result<ExitCode> {
+    if let (Some(filter), true) = (filter, total == Count::default()) {
+        bail!("no test has `{filter}` in its name: nothing was tested");
+    }
     println!("\n{}", total.closing_line());
     Ok(if total.failed == 0 {
         ExitCode::SUCCESS
@@ -165,6 +173,17 @@ mod tests {
         );
         assert_eq!(Count::parse("test result of something else"), None);
         assert_eq!(Count::parse("test boot ... ok"), None);
+    }
+
+    #[test]
+    fn a_filter_that_no_test_has_in_its_name_fails() {
+        let error = sum_up(Count::default(), Some("no_such_name")).unwrap_err();
+        assert!(error.to_string().contains("`no_such_name`"), "{error}");
+        let skipped = Count {
+            skipped: 1,
+            ..Count::default()
+        };
+        assert_eq!(sum_up(skipped, Some("gdb")).unwrap(), ExitCode::SUCCESS);
     }
 
     #[test]

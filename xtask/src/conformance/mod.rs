@@ -11,6 +11,7 @@ pub use verdict::{Score, Totals, judge};
 use crate::bare;
 use crate::build::Artifacts;
 use crate::emulator::console::{Announcement, End, LineReader, Next};
+use crate::emulator::hang;
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
 use crate::guests::{Guest, host_memory_mib, pack};
 use crate::paths::Paths;
@@ -151,8 +152,15 @@ pub fn run(
     let lines = LineReader::start(running.serial()?)?;
     let deadline = Instant::now() + PATIENCE;
     let mut heard = Vec::new();
-    while let Next::Line(line) = lines.next(deadline) {
-        heard.push(line);
+    loop {
+        match lines.next(deadline) {
+            Next::Line(line) => heard.push(line),
+            Next::Closed => break,
+            Next::Timeout => {
+                let what = format!("{name} hangs ({side:?})");
+                return Err(hang::report(&what, &mut running, &lines, &mut heard));
+            }
+        }
     }
     running.finish(Duration::from_secs(5));
     let (prefix, is_off) = match side {

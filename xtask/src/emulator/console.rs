@@ -197,10 +197,14 @@ impl LineReader {
         Ok(Self { lines })
     }
 
-    /// The next line, if it comes before `deadline`.
+    /// The next line, if it comes before `deadline`. After that there is none, however many lines wait: a machine that
+    /// prints for ever is to be cut off, too.
     #[must_use]
     pub fn next(&self, deadline: Instant) -> Next {
         let patience = deadline.saturating_duration_since(Instant::now());
+        if patience.is_zero() {
+            return Next::Timeout;
+        }
         match self.lines.recv_timeout(patience) {
             Ok(line) => Next::Line(line),
             Err(RecvTimeoutError::Timeout) => Next::Timeout,
@@ -210,8 +214,18 @@ impl LineReader {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use std::io::Write;
+    use std::net::{Ipv4Addr, TcpListener};
+    use std::time::Duration;
+
+    /// A machine's side of a serial port, and ours.
+    pub(crate) fn connection() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let machine = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (machine, listener.accept().unwrap().0)
+    }
 
     #[test]
     fn the_last_line_of_a_run_is_recognised() {
@@ -255,6 +269,20 @@ mod tests {
             ["one line", "and another"]
         );
         assert_eq!(lines.take(), "rest");
+    }
+
+    #[test]
+    fn a_machine_that_prints_for_ever_does_not_outlast_a_deadline() {
+        let (mut machine, serial) = connection();
+        std::thread::spawn(move || while machine.write_all(b"again\n").is_ok() {});
+        let lines = LineReader::start(serial).unwrap();
+        let deadline = Instant::now() + Duration::from_millis(50);
+        let mut heard = 0_u32;
+        while let Next::Line(_) = lines.next(deadline) {
+            heard += 1;
+        }
+        assert!(heard > 0);
+        assert_eq!(lines.next(deadline), Next::Timeout);
     }
 
     #[test]

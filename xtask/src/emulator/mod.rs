@@ -7,6 +7,7 @@
 pub mod bochs;
 pub mod cleanup;
 pub mod console;
+pub mod hang;
 pub mod monitor;
 pub mod qemu;
 

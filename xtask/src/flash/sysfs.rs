@@ -69,8 +69,27 @@ pub enum Use {
     Mounted(String),
     /// It is swap space.
     Swap,
-    /// Another block device (encryption, RAID, LVM) lies on it.
+    /// Another block device (encryption, RAID, LVM) lies on it, whose own uses follow.
     HeldBy(String),
+}
+
+impl DiskInfo {
+    /// Where it is mounted, what is mounted inside of another first.
+    #[must_use]
+    pub fn mounts(&self) -> Vec<&str> {
+        let parts = self.partitions.iter().flat_map(|partition| &partition.uses);
+        let places = self
+            .uses
+            .iter()
+            .chain(parts)
+            .filter_map(|usage| match usage {
+                Use::Mounted(place) => Some(place.as_str()),
+                Use::Swap | Use::HeldBy(_) => None,
+            });
+        let mut places: Vec<_> = places.collect();
+        places.sort_by_key(|place| std::cmp::Reverse(place.len()));
+        places
+    }
 }
 
 impl Kernel {
@@ -146,10 +165,42 @@ impl Kernel {
         names
     }
 
+    /// Who uses a device; what lies on it (encryption, LVM, RAID, and again on those) and their partitions included.
     fn uses(&self, name: &str, folder: &Path) -> Vec<Use> {
-        let device = format!("/dev/{name}");
-        let number = text(&folder.join("dev"));
         let mut uses = Vec::new();
+        let mut seen = vec![name.to_owned()];
+        self.add_uses(name, folder, &mut seen, &mut uses);
+        uses
+    }
+
+    fn add_uses(&self, name: &str, folder: &Path, seen: &mut Vec<String>, uses: &mut Vec<Use>) {
+        self.add_own_uses(name, folder, uses);
+        for holder in names_in(&folder.join("holders")) {
+            if seen.contains(&holder) {
+                continue;
+            }
+            seen.push(holder.clone());
+            uses.push(Use::HeldBy(holder.clone()));
+            let folder = self.sys.join("class/block").join(&holder);
+            self.add_uses(&holder, &folder, seen, uses);
+            for part in names_in(&folder) {
+                let inner = folder.join(&part);
+                if inner.join("partition").exists() {
+                    self.add_uses(&part, &inner, seen, uses);
+                }
+            }
+        }
+    }
+
+    fn add_own_uses(&self, name: &str, folder: &Path, uses: &mut Vec<Use>) {
+        // The device mapper's devices are mostly called by another name.
+        let mut devices = vec![format!("/dev/{name}")];
+        let mapped = text(&folder.join("dm/name"));
+        if !mapped.is_empty() {
+            devices.push(format!("/dev/mapper/{mapped}"));
+        }
+        let is_it = |source: &str| devices.iter().any(|device| device == source);
+        let number = text(&folder.join("dev"));
         // mountinfo has the device's number, which is right also where the name is that of a link or of root.
         let mounts = fs::read_to_string(self.proc.join("self/mountinfo")).unwrap_or_default();
         for line in mounts.lines() {
@@ -160,7 +211,7 @@ impl Kernel {
                 let by_name = line
                     .split_once(" - ")
                     .and_then(|(_, rest)| rest.split(' ').nth(1))
-                    .is_some_and(|source| source == device);
+                    .is_some_and(is_it);
                 if by_name || (!number.is_empty() && found == number) {
                     uses.push(Use::Mounted(unescaped(place)));
                 }
@@ -169,18 +220,21 @@ impl Kernel {
         let swaps = fs::read_to_string(self.proc.join("swaps")).unwrap_or_default();
         if swaps
             .lines()
-            .any(|line| line.split_whitespace().next() == Some(&device))
+            .any(|line| line.split_whitespace().next().is_some_and(is_it))
         {
             uses.push(Use::Swap);
         }
-        let holders = fs::read_dir(folder.join("holders"));
-        for holder in holders.into_iter().flatten().flatten() {
-            uses.push(Use::HeldBy(
-                holder.file_name().to_string_lossy().into_owned(),
-            ));
-        }
-        uses
     }
+}
+
+/// The names in a folder, sorted.
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<_> = entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
 }
 
 fn text(path: &Path) -> String {
@@ -261,6 +315,19 @@ pub(crate) mod tests {
             fs::write(path, contents).unwrap();
         }
 
+        /// A device without a place in the device tree, such as the device mapper's, that lies on this one (by its path
+        /// below `sys`).
+        pub(crate) fn holder(&self, on: &str, name: &str, number: &str) {
+            let folder = format!("sys/devices/virtual/block/{name}");
+            self.write(&format!("{folder}/dev"), &format!("{number}\n"));
+            self.write(&format!("{folder}/size"), "2048\n");
+            self.write(&format!("sys/{on}/holders/{name}"), "");
+            let class = self.folder.path().join("sys/class/block").join(name);
+            if !class.exists() {
+                symlink(self.folder.path().join(&folder), class).unwrap();
+            }
+        }
+
         /// A disk of 2 MiB with partitions of 1 MiB, at this place in the device tree; a file stands for the device.
         pub(crate) fn disk(&self, place: &str, name: &str, removable: &str, partitions: &[&str]) {
             self.write(&format!("dev/{name}"), "");
@@ -331,6 +398,18 @@ pub(crate) mod tests {
         let disk = fake.kernel().disk_by_name("sdc").unwrap();
         assert_eq!(disk.uses, [Use::HeldBy("dm-0".into())]);
         assert_eq!(disk.partitions[0].uses, [Use::Swap]);
+    }
+
+    #[test]
+    fn mounts_are_taken_away_from_the_inside_out() {
+        let fake = FakeKernel::new();
+        fake.disk("pci0/usb1/1-1", "sdb", "1", &["sdb1", "sdb2"]);
+        fake.write(
+            "proc/self/mountinfo",
+            "30 1 8:1 / /mnt rw - ext4 /dev/sdb1 rw\n31 30 8:2 / /mnt/in rw - ext4 /dev/sdb2 rw\n",
+        );
+        let disk = fake.kernel().disk_by_name("sdb").unwrap();
+        assert_eq!(disk.mounts(), ["/mnt/in", "/mnt"]);
     }
 
     #[test]

@@ -56,6 +56,24 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// Where the running system is mounted; the last ones are where live systems keep the medium that they came from.
+const SYSTEM_PLACES: [&str; 14] = [
+    "/",
+    "/usr",
+    "/boot",
+    "/boot/efi",
+    "/efi",
+    "/etc",
+    "/var",
+    "/home",
+    "/nix",
+    "/nix/store",
+    "/cdrom",
+    "/run/live/medium",
+    "/run/initramfs/live",
+    "/run/archiso/bootmnt",
+];
+
 /// Decides.
 pub fn verdict(disk: &DiskInfo, image_bytes: u64, insistence: Insistence) -> Result<(), Refusal> {
     let uses: Vec<(&str, &Use)> = disk
@@ -70,10 +88,7 @@ pub fn verdict(disk: &DiskInfo, image_bytes: u64, insistence: Insistence) -> Res
         }))
         .collect();
     let is_system = |(_, usage): &(&str, &Use)| match usage {
-        Use::Mounted(place) => matches!(
-            place.as_str(),
-            "/" | "/usr" | "/boot" | "/boot/efi" | "/var" | "/home"
-        ),
+        Use::Mounted(place) => SYSTEM_PLACES.contains(&place.as_str()),
         Use::Swap => true,
         Use::HeldBy(_) => false,
     };
@@ -211,6 +226,56 @@ mod tests {
         fake.write("proc/self/mountinfo", "");
         fake.write("proc/swaps", "Filename\n/dev/sdb1 partition\n");
         assert_eq!(judge(&fake, Insistence::Force), Err(Refusal::SystemDisk));
+    }
+
+    /// LUKS on a partition, LVM in it, the root and swap in that.
+    #[test]
+    fn the_disk_below_an_encrypted_root_is_refused_whoever_insists() {
+        let encrypted = || {
+            let fake = stick();
+            fake.holder("devices/pci0/usb1/1-1/block/sdb/sdb1", "dm-0", "253:0");
+            fake.holder("devices/virtual/block/dm-0", "dm-1", "253:1");
+            fake
+        };
+        assert_eq!(judge(&encrypted(), Insistence::Force), Ok(()));
+        for place in ["/", "/usr", "/boot", "/var"] {
+            let fake = encrypted();
+            let mount = format!("22 1 253:1 / {place} rw - ext4 /dev/mapper/vg-root rw\n");
+            fake.write("proc/self/mountinfo", &mount);
+            assert_eq!(judge(&fake, Insistence::Force), Err(Refusal::SystemDisk));
+        }
+        let fake = encrypted();
+        fake.write("proc/swaps", "Filename\n/dev/dm-1 partition\n");
+        assert_eq!(judge(&fake, Insistence::Force), Err(Refusal::SystemDisk));
+        // Btrfs has a number of its own, and only names the device.
+        let fake = encrypted();
+        fake.write("sys/devices/virtual/block/dm-1/dm/name", "vg-root\n");
+        let mount = "22 1 0:33 /@ / rw - btrfs /dev/mapper/vg-root rw\n";
+        fake.write("proc/self/mountinfo", mount);
+        assert_eq!(judge(&fake, Insistence::Force), Err(Refusal::SystemDisk));
+    }
+
+    #[test]
+    fn a_disk_of_the_raid_below_the_root_is_refused_whoever_insists() {
+        let fake = stick();
+        fake.holder("devices/pci0/usb1/1-1/block/sdb", "md0", "9:0");
+        fake.write("sys/devices/virtual/block/md0/md0p1/partition", "1");
+        fake.write("sys/devices/virtual/block/md0/md0p1/dev", "259:0\n");
+        assert_eq!(judge(&fake, Insistence::Force), Ok(()));
+        let mount = "22 1 259:0 / / rw - ext4 /dev/md0p1 rw\n";
+        fake.write("proc/self/mountinfo", mount);
+        assert_eq!(judge(&fake, Insistence::Force), Err(Refusal::SystemDisk));
+    }
+
+    #[test]
+    fn an_encrypted_stick_is_refused_with_everything_that_lies_on_it() {
+        let fake = stick();
+        fake.holder("devices/pci0/usb1/1-1/block/sdb/sdb1", "dm-0", "253:0");
+        let mount = "22 1 253:0 / /media/safe rw - ext4 /dev/mapper/safe rw\n";
+        fake.write("proc/self/mountinfo", mount);
+        let uses = ["sdb1 part of dm-0", "sdb1 mounted at /media/safe"];
+        let uses = uses.map(str::to_owned).to_vec();
+        assert_eq!(judge(&fake, Insistence::None), Err(Refusal::InUse(uses)));
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! Writes an image to a device and reads it back.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use nix::fcntl::{OFlag, PosixFadviseAdvice, posix_fadvise};
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 const CHUNK_BYTES: usize = 1 << 20;
@@ -18,7 +19,7 @@ pub fn write_and_verify(image: &Path, device: &Path) -> Result<()> {
 
 fn write(image: &Path, device: &Path, bytes: u64) -> Result<()> {
     let mut from = File::open(image)?;
-    let mut to = OpenOptions::new().write(true).open(device)?;
+    let mut to = open_alone(device)?;
     let bar = progress("writing", bytes);
     let mut chunk = vec![0; CHUNK_BYTES];
     loop {
@@ -36,6 +37,26 @@ fn write(image: &Path, device: &Path, bytes: u64) -> Result<()> {
     let _ = posix_fadvise(&to, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED);
     bar.finish_and_clear();
     Ok(())
+}
+
+/// Opens a device that nobody else uses: with `O_EXCL` the kernel itself refuses what is mounted, is swap space, or has
+/// something on it, whatever sysfs and `/proc` did or did not tell.
+fn open_alone(device: &Path) -> Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .custom_flags(OFlag::O_EXCL.bits())
+        .open(device)
+        .map_err(explain)
+}
+
+fn explain(error: io::Error) -> anyhow::Error {
+    if error.kind() == io::ErrorKind::ResourceBusy {
+        anyhow!(
+            "something on it is in use (mounted, swap space, or part of a volume): end that first"
+        )
+    } else {
+        error.into()
+    }
 }
 
 fn verify(image: &Path, device: &Path, bytes: u64) -> Result<()> {
@@ -93,6 +114,14 @@ mod tests {
         let found = fs::read(&device).unwrap();
         assert_eq!(found[..contents.len()], contents);
         assert_eq!(found[contents.len()..], [9; 100]);
+    }
+
+    #[test]
+    fn a_device_that_the_kernel_knows_to_be_in_use_is_told_with_a_remedy() {
+        let busy = explain(io::ErrorKind::ResourceBusy.into()).to_string();
+        assert!(busy.contains("end that first"), "{busy}");
+        let other = explain(io::ErrorKind::PermissionDenied.into());
+        assert!(!other.to_string().contains("in use"), "{other}");
     }
 
     #[test]

@@ -54,7 +54,8 @@ impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnknownFormat => f.write_str(
-                "the kernel's format is not known: it is no ELF file, Linux bzImage, Multiboot image or boot sector",
+                "the kernel's format is not known: it is no ELF file, Linux bzImage, Multiboot image or boot sector; \
+                 use another file, or say its format (--format, format = ...)",
             ),
             Self::Truncated(what) => write!(f, "the kernel file is cut short: {what} is missing"),
             Self::Malformed(what) => write!(f, "the kernel file is damaged: {what}"),
