@@ -122,6 +122,7 @@ extern "C" fn own_ground() -> ! {
         unreachable!("`main` comes first")
     };
     startup::end(Phase::Memory);
+    let bundle = supervisor::open(&facts.bundle);
     cpu::features::report();
     memory::report();
 
@@ -161,5 +162,5 @@ extern "C" fn own_ground() -> ! {
     arch::decode::warm_up();
 
     panic::set_last_exits(vcpu::write_last_exits);
-    supervisor::run(&facts.bundle)
+    supervisor::run(bundle)
 }

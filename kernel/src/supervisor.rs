@@ -5,7 +5,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ::log::LevelFilter;
-use bundle::{ApicVirtualization, Bundle, LogLevel, WhenDone};
+use bundle::{ApicVirtualization, Bundle, BundleError, LogLevel, WhenDone};
 use spin::Once;
 
 use crate::backend::vmx::{Vmx, VmxBackend};
@@ -49,9 +49,21 @@ static ANSWERS: AtomicU32 = AtomicU32::new(0);
 /// How long the boot CPU waits for these answers.
 const ANSWER_US: u64 = 1_000_000;
 
+/// The bundle as it was found, and as it is read.
+pub(crate) type Opened<'a> = Result<Result<Bundle<'a>, BundleError>, &'a NoBundle>;
+
+/// Reads the bundle, and has the log say as much from here on as the bundle wants. What is wrong with it is told later,
+/// by [`run`], for a machine without VT-x is the greater problem.
+pub(crate) fn open(found: &Result<BundleMemory, NoBundle>) -> Opened<'_> {
+    let opened = found.as_ref().map(|memory| Bundle::parse(memory.bytes()));
+    if let Ok(Ok(bundle)) = &opened {
+        crate::log::set_level(level(bundle.config().hypervisor.log_level));
+    }
+    opened
+}
+
 /// Runs the guests of the bundle and switches the machine off, or stays, as the bundle says.
-pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
-    let bundle = found.as_ref().map(|memory| Bundle::parse(memory.bytes()));
+pub(crate) fn run(bundle: Opened<'_>) -> ! {
     let apic = match &bundle {
         Ok(Ok(bundle)) => bundle.config().hypervisor.apic,
         _ => ApicVirtualization::default(),
@@ -69,7 +81,6 @@ pub(crate) fn run(found: &Result<BundleMemory, NoBundle>) -> ! {
         Err(none) => refuse(none),
     };
     let options = &bundle.config().hypervisor;
-    crate::log::set_level(level(options.log_level));
     let crew = CREW.call_once(|| Crew::new(vmx, &usable_cpus(vmx)));
     startup::end(Phase::Vtx);
     let mut keeper = Keeper::new(crew, &bundle);
