@@ -184,7 +184,7 @@ impl Packaged {
             return Ok(());
         }
         say(format!(
-            "{} is fetched from this machine's Debian mirror, once",
+            "{} is fetched as this machine fetches packages, once",
             self.name()
         ));
         let apt = Apt::with_own_release(paths.fetched().join("apt"))?;

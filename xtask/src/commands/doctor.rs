@@ -1,9 +1,10 @@
 //! `cargo xtask doctor`: what this machine has and lacks, and what to do about it.
 
-use crate::linux::KernelPackage;
+use crate::linux::{KernelPackage, Own};
 use crate::packaged::Packaged;
 use crate::paths::Paths;
-use crate::system::apt::can_fetch_packages;
+use crate::system::apt::{can_fetch_packages, can_fetch_suites};
+use crate::system::distribution::Distribution;
 use crate::system::host::Virtualisation;
 use crate::system::packages::{Manager, Need};
 use crate::toolchain::Active;
@@ -69,7 +70,14 @@ pub fn doctor(paths: &Paths) -> bool {
         let is_needed = !(*need == Need::Gdb || *need == Need::LlvmTools && has_rustups);
         need_row(*need, need.find(), manager, is_needed)
     }));
-    rows.extend(guest_rows(paths, can_fetch_packages()));
+    let distribution = Distribution::of_this_machine();
+    let own = Own::of_this_machine().remedy(manager, &distribution);
+    rows.extend(guest_rows(
+        paths,
+        &distribution,
+        Fetching::here(),
+        own.as_deref(),
+    ));
     rows.extend(virtualisation_rows(Virtualisation::of_this_machine()));
     print!("{}", table(&rows));
     let is_healthy = rows.iter().all(|row| row.state != State::Bad);
@@ -97,7 +105,7 @@ fn toolchain_rows(paths: &Paths, active: Result<Active>, manager: Option<Manager
             Row::new(what, State::Good, "from rustup", "")
         } else if fetched {
             Row::new(what, State::Good, "in target/toolchain", "")
-        } else if manager == Some(Manager::Apt) && can_fetch_packages() {
+        } else if manager == Some(Manager::Apt) && can_fetch_suites() {
             Row::new(what, State::Later, "", format!("from {source}, by itself"))
         } else {
             Row::new(what, State::Bad, "", format!("rustup component add {what}"))
@@ -148,41 +156,69 @@ fn need_row(need: Need, found: Option<PathBuf>, manager: Option<Manager>, is_nee
     Row::new(need.name(), state, "", remedy)
 }
 
-/// The guests that come out of Debian's packages: the one that `run` boots, which is needed, and others.
-fn guest_rows(paths: &Paths, can_fetch: bool) -> Vec<Row> {
-    let row = |what: &str, packages: &[&str], is_there: bool, without: State, instead: &str| {
+/// What can be fetched here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Fetching {
+    /// The packages of this machine's release.
+    packages: bool,
+    /// Those of any of Debian's suites.
+    suites: bool,
+}
+
+impl Fetching {
+    fn here() -> Self {
+        Self {
+            packages: can_fetch_packages(),
+            suites: can_fetch_suites(),
+        }
+    }
+}
+
+/// The guests that come out of packages: the one that `run` boots, which is needed, and others. Without packages
+/// that one is made of what the machine itself runs; `own` is the command for what is missing of that.
+fn guest_rows(
+    paths: &Paths,
+    distribution: &Distribution,
+    can_fetch: Fetching,
+    own: Option<&str>,
+) -> Vec<Row> {
+    let row = |what: &str, packages: &[&str], is_there: bool, without: Row| {
         let packages = packages.join(", ");
         if is_there {
             Row::new(what, State::Good, packages, "")
-        } else if can_fetch {
+        } else if can_fetch.packages {
             let remedy = format!("packages {packages}, by itself");
             Row::new(what, State::Later, "", remedy)
         } else {
-            Row::new(what, without, "", instead)
+            without
         }
     };
     let usual = KernelPackage::default();
+    let name = "guest linux";
     let mut rows = vec![row(
-        "guest linux",
-        &usual.packages(),
+        name,
+        &usual.packages(distribution),
         usual.is_there(paths),
-        State::Bad,
-        "no Debian mirror is known: bring your own (--kernel FILE --initrd FILE)",
+        match own {
+            None => Row::new(
+                name,
+                State::Good,
+                "this machine's own kernel and busybox",
+                "",
+            ),
+            Some(command) => Row::new(name, State::Bad, "", command),
+        },
     )];
     rows.extend(Packaged::value_variants().iter().map(|guest| {
-        row(
-            &format!("guest {}", guest.name()),
-            guest.packages(),
-            guest.is_there(paths),
-            State::Optional,
-            "no Debian mirror is known",
-        )
+        let name = format!("guest {}", guest.name());
+        let without = Row::new(&name, State::Optional, "", "only with Debian's packages");
+        row(&name, guest.packages(), guest.is_there(paths), without)
     }));
     rows.extend(KernelPackage::others().iter().map(|kernel| {
         let there = kernel.is_there(paths);
         let state = if there { State::Good } else { State::Optional };
         let found = if there { "fetched" } else { "" };
-        let remedy = match (there, can_fetch) {
+        let remedy = match (there, can_fetch.suites) {
             (true, _) => "",
             (false, true) => "fetched by `run --kernel-package`, for who wants it",
             (false, false) => "no Debian mirror is known",
@@ -299,6 +335,11 @@ mod tests {
         );
     }
 
+    const NOTHING: Fetching = Fetching {
+        packages: false,
+        suites: false,
+    };
+
     #[test]
     fn what_is_not_needed_here_is_no_false_alarm() {
         let row = |need, manager, is_needed| need_row(need, None, manager, is_needed);
@@ -321,7 +362,12 @@ mod tests {
         let paths = Paths::of(folder.path());
         let find =
             |rows: &[Row], what: &str| rows.iter().find(|row| row.what == what).unwrap().clone();
-        let linux = find(&guest_rows(&paths, true), "guest linux");
+        let all = Fetching {
+            packages: true,
+            suites: true,
+        };
+        let debian = Distribution::default();
+        let linux = find(&guest_rows(&paths, &debian, all, None), "guest linux");
         assert_eq!(linux.state, State::Later);
         assert!(
             linux
@@ -330,7 +376,7 @@ mod tests {
             "{linux:?}"
         );
         std::fs::create_dir_all(paths.fetched().join("linux")).unwrap();
-        let rows = guest_rows(&paths, false);
+        let rows = guest_rows(&paths, &debian, NOTHING, Some("do this"));
         assert_eq!(find(&rows, "guest linux").state, State::Good);
         // Nobody needs these for `run`.
         for what in [
@@ -346,9 +392,17 @@ mod tests {
     #[test]
     fn a_machine_without_a_mirror_is_told_how_to_get_a_guest() {
         let folder = tempfile::tempdir().unwrap();
-        let rows = guest_rows(&Paths::of(folder.path()), false);
-        assert_eq!(rows[0].state, State::Bad);
-        assert!(rows[0].remedy.contains("--kernel FILE --initrd FILE"));
+        let rows = |own| {
+            let paths = Paths::of(folder.path());
+            guest_rows(&paths, &Distribution::default(), NOTHING, own)
+        };
+        let command = "sudo dnf install -y kernel-core busybox";
+        let lacking = &rows(Some(command))[0];
+        assert_eq!(
+            (lacking.state, lacking.remedy.as_str()),
+            (State::Bad, command)
+        );
+        assert_eq!(rows(None)[0].state, State::Good);
     }
 
     #[test]

@@ -1,20 +1,29 @@
 //! The Linux guest: a distribution's stock kernel and a small initial file system around busybox.
 //!
-//! Both come out of Debian's packages, which are fetched once from the mirror of this machine and unpacked under
-//! `target/`; nothing is installed. What is ours (`guests/linux`) are the scripts that run in it. Which kernel that is
+//! On Debian and its kin both come out of packages, which are fetched once from the mirror of this machine and unpacked
+//! under `target/`; nothing is installed. Elsewhere they are those that the machine itself runs ([`Own`]). What is ours (`guests/linux`) are the scripts that run in it. Which kernel that is
 //! can be chosen ([`KernelPackage`]); the tools are the same with all of them.
 
+mod own;
 mod packages;
 
 use crate::cpio::Archive;
 use crate::guests::Guest;
 use crate::paths::Paths;
-use anyhow::{Context, Result};
+use crate::report::say;
+use crate::system::distribution::Distribution;
+use crate::system::packages::Manager;
+use anyhow::{Context, Result, bail};
 use bundle::KernelFormat;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+pub use own::Own;
 pub use packages::KernelPackage;
+
+/// What else one can do without a guest from a package.
+const BRING_YOUR_OWN: &str = "the Linux guest cannot be fetched. With a kernel and an initramfs of your own: \
+                              --kernel FILE --initrd FILE";
 
 /// Its name, on the command line and in the hypervisor's log.
 pub const NAME: &str = "linux";
@@ -67,11 +76,36 @@ impl Linux {
             let tools = KernelPackage::default().provide(paths)?;
             Ok((kernel.provide(paths)?, tools))
         };
-        let (root, tools) = provide().context(
-            "the Linux guest cannot be fetched. With a kernel and an initramfs of your own: \
-             --kernel FILE --initrd FILE",
-        )?;
-        Self::in_folders(&root, &tools, paths)
+        match provide() {
+            Ok((root, tools)) => Self::in_folders(&root, &tools, paths),
+            Err(error) if *kernel == KernelPackage::default() => {
+                Self::of_this_machine(paths, Own::of_this_machine(), &error)
+            }
+            Err(error) => Err(error.context(BRING_YOUR_OWN)),
+        }
+    }
+
+    /// With the kernel and the tools that this machine runs itself, for packages cannot be fetched.
+    fn of_this_machine(paths: &Paths, own: Own, why: &anyhow::Error) -> Result<Self> {
+        let remedy = own.remedy(Manager::of_this_machine(), &Distribution::of_this_machine());
+        if let (Some(kernel), Some(tools)) = (own.kernel, own.tools) {
+            say(format!(
+                "the guest is this machine's own kernel, {}",
+                kernel.display()
+            ));
+            return Ok(Self {
+                kernel,
+                tools,
+                modules: own.modules,
+                scripts: paths.root().join("guests/linux"),
+                programs: paths.programs(),
+            });
+        }
+        let remedy = remedy.unwrap_or_default();
+        bail!(
+            "this machine has no kernel and static busybox for the Linux guest ({why:#}). Get them with: {remedy}; or \
+             bring your own: --kernel FILE --initrd FILE"
+        )
     }
 
     fn in_folders(root: &Path, tools: &Path, paths: &Paths) -> Result<Self> {
@@ -298,6 +332,26 @@ mod tests {
             linux.kernel(),
             folder.path().join("usr/lib/modules/7.3/vmlinuz")
         );
+    }
+
+    #[test]
+    fn where_nothing_can_be_fetched_the_machines_own_kernel_is_the_guests() {
+        let folder = tempfile::tempdir().unwrap();
+        let paths = Paths::of(folder.path());
+        let why = anyhow::anyhow!("no apt");
+        let own = Own {
+            kernel: Some("/boot/vmlinuz-7".into()),
+            tools: Some("/sbin/busybox".into()),
+            ..Own::default()
+        };
+        let linux = Linux::of_this_machine(&paths, own, &why).unwrap();
+        assert_eq!(linux.kernel(), Path::new("/boot/vmlinuz-7"));
+        let error = Linux::of_this_machine(&paths, Own::default(), &why).unwrap_err();
+        let error = error.to_string();
+        for part in ["no apt", "busybox", "--kernel FILE --initrd FILE"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(error.lines().count(), 1);
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use crate::paths::Paths;
 use crate::report::{Step, say};
-use crate::system::apt::{Apt, can_fetch_packages};
+use crate::system::apt::{Apt, can_fetch_packages, can_fetch_suites};
+use crate::system::distribution::Distribution;
 use anyhow::{Context, Result, bail, ensure};
 use std::fmt;
 use std::fs;
@@ -14,6 +15,18 @@ use std::str::FromStr;
 
 /// The package that depends on the newest kernel for virtual machines.
 const DEFAULT: &str = "linux-image-cloud-amd64";
+
+/// The same of Ubuntu and its kin.
+const UBUNTUS: &str = "linux-image-virtual";
+
+/// The usual kernel's package, as this distribution calls it.
+pub(super) fn usual(distribution: &Distribution) -> &'static str {
+    if distribution.is_like_ubuntu() {
+        UBUNTUS
+    } else {
+        DEFAULT
+    }
+}
 
 /// What the name of a package with a kernel begins with.
 const KERNEL_PREFIX: &str = "linux-image-";
@@ -103,9 +116,12 @@ impl KernelPackage {
 
     /// The packages that one gets by it, but for those that the kernel's depends on.
     #[must_use]
-    pub fn packages(&self) -> Vec<&str> {
-        let tools = (*self == Self::default()).then_some(TOOLS);
-        [self.name.as_str()].into_iter().chain(tools).collect()
+    pub fn packages(&self, distribution: &Distribution) -> Vec<&str> {
+        if *self == Self::default() {
+            vec![usual(distribution), TOOLS]
+        } else {
+            vec![&self.name]
+        }
     }
 
     /// Where its contents are.
@@ -128,7 +144,11 @@ impl KernelPackage {
 
     /// The folder appears only when it is complete.
     fn fetch(&self, paths: &Paths, root: &Path) -> Result<()> {
-        if !can_fetch_packages() {
+        let can_fetch = match self.suite {
+            Some(_) => can_fetch_suites(),
+            None => can_fetch_packages(),
+        };
+        if !can_fetch {
             bail!(
                 "it comes from Debian's packages, and this machine has no apt that knows a mirror"
             );
@@ -137,8 +157,11 @@ impl KernelPackage {
         if root.exists() {
             return Ok(());
         }
+        let distribution = Distribution::of_this_machine();
+        let wanted = self.packages(&distribution);
+        let name = wanted.first().copied().unwrap_or(&self.name);
         say(format!(
-            "{self} is fetched from this machine's Debian mirror (30 to 120 MB, once)"
+            "{name} is fetched as this machine fetches packages (30 to 120 MB, once)"
         ));
         let apt = match &self.suite {
             None => Apt::with_own_release(paths.fetched().join("apt"))?,
@@ -151,14 +174,12 @@ impl KernelPackage {
             apt.update(&step)?;
         }
         // The name with a version in it has the kernel itself.
-        let kernel = match apt.dependency(&self.name, KERNEL_PREFIX) {
+        let kernel = match apt.dependency(name, KERNEL_PREFIX) {
             Ok(kernel) => kernel,
-            Err(_) => self.name.clone(),
+            Err(_) => name.to_owned(),
         };
         let mut packages = vec![kernel.clone()];
-        if *self == Self::default() {
-            packages.push(TOOLS.to_owned());
-        }
+        packages.extend(wanted.iter().skip(1).map(|name| (*name).to_owned()));
         for prefix in PARTS_PREFIXES {
             packages.extend(apt.dependency(&kernel, prefix).ok());
         }
@@ -195,6 +216,24 @@ mod tests {
         ] {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_usual_kernel_is_called_as_the_distribution_calls_it() {
+        use crate::system::distribution::tests::{DEBIAN, MINT, UBUNTU};
+        let packages = |os_release| {
+            let kernel = KernelPackage::default();
+            let distribution = Distribution::parse(os_release);
+            kernel.packages(&distribution).join(" ")
+        };
+        assert_eq!(packages(DEBIAN), "linux-image-cloud-amd64 busybox-static");
+        assert_eq!(packages(UBUNTU), "linux-image-virtual busybox-static");
+        assert_eq!(packages(MINT), packages(UBUNTU));
+        let other: KernelPackage = "linux-image-amd64".parse().unwrap();
+        assert_eq!(
+            other.packages(&Distribution::parse(UBUNTU)),
+            ["linux-image-amd64"]
+        );
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Fetches Debian packages and unpacks them without installing them.
 //!
-//! Everything apt knows and keeps is redirected into a folder of ours: own sources, own lists, own cache. The
-//! mirror comes from the sources that the machine has, in the one-line form or in deb822.
+//! Everything apt knows and keeps is redirected into a folder of ours: own lists, own cache, and, where the machine's
+//! sources (in the one-line form or in deb822) name a Debian mirror, own sources, so that any suite can be had. Other
+//! machines of Debian's kin have the packages of their own sources, as these are.
 
+use super::distribution::Distribution;
 use crate::report::Step;
 use anyhow::{Context, Result, bail};
 use std::fs;
@@ -15,6 +17,30 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// A private apt: a folder with its state, and what it may fetch from.
 pub struct Apt {
     folder: PathBuf,
+    sources: Sources,
+}
+
+/// What packages are fetched from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Sources {
+    /// One suite of a Debian mirror.
+    Mirror { mirror: String, suite: String },
+    /// Whatever the machine's own apt fetches from.
+    Machines,
+}
+
+impl Sources {
+    /// Those with the packages of the release that the machine runs.
+    fn of_own_release(distribution: &Distribution, mirror: Option<String>) -> Self {
+        match (&distribution.codename, mirror) {
+            (Some(suite), Some(mirror)) if distribution.is_debian() => Self::Mirror {
+                mirror,
+                suite: suite.clone(),
+            },
+            // Ubuntu has other packages, and a mirror may be named in a way that only apt understands.
+            _ => Self::Machines,
+        }
+    }
 }
 
 impl Apt {
@@ -22,41 +48,42 @@ impl Apt {
     pub fn with_suite(folder: PathBuf, suite: &str) -> Result<Self> {
         let mirror = machine_mirror()
             .context("this machine's apt sources name no Debian mirror to take packages from")?;
-        let signed_by = if Path::new(KEYRING).exists() {
-            format!("[signed-by={KEYRING}] ")
-        } else {
-            String::new()
-        };
-        Self::with_sources(folder, &format!("deb {signed_by}{mirror} {suite} main\n"))
+        let suite = suite.to_owned();
+        Self::with_sources(folder, Sources::Mirror { mirror, suite })
     }
 
     /// An apt that knows the release the machine itself runs.
     pub fn with_own_release(folder: PathBuf) -> Result<Self> {
-        let release = fs::read_to_string("/etc/os-release").unwrap_or_default();
-        let codename = release
-            .lines()
-            .find_map(|line| line.strip_prefix("VERSION_CODENAME="))
-            .context("/etc/os-release names no release")?
-            .trim_matches('"')
-            .to_owned();
-        Self::with_suite(folder, &codename)
+        let distribution = Distribution::of_this_machine();
+        let sources = Sources::of_own_release(&distribution, machine_mirror());
+        Self::with_sources(folder, sources)
     }
 
-    fn with_sources(folder: PathBuf, sources: &str) -> Result<Self> {
+    fn with_sources(folder: PathBuf, sources: Sources) -> Result<Self> {
         for part in ["state", "lists/partial", "archives/partial"] {
             fs::create_dir_all(folder.join(part))
                 .with_context(|| format!("cannot make {}", folder.display()))?;
         }
-        fs::write(folder.join("sources.list"), sources)?;
-        Ok(Self { folder })
+        if let Sources::Mirror { mirror, suite } = &sources {
+            let signed_by = if Path::new(KEYRING).exists() {
+                format!("[signed-by={KEYRING}] ")
+            } else {
+                String::new()
+            };
+            let line = format!("deb {signed_by}{mirror} {suite} main\n");
+            fs::write(folder.join("sources.list"), line)?;
+        }
+        Ok(Self { folder, sources })
     }
 
     fn command(&self, program: &str) -> Command {
         let at = |part: &str| self.folder.join(part).display().to_string();
         let mut command = Command::new(program);
+        if self.sources != Sources::Machines {
+            let list = format!("Dir::Etc::sourcelist={}", at("sources.list"));
+            command.args(["-o", &list, "-o", "Dir::Etc::sourceparts=/dev/null"]);
+        }
         for option in [
-            format!("Dir::Etc::sourcelist={}", at("sources.list")),
-            "Dir::Etc::sourceparts=/dev/null".into(),
             format!("Dir::State={}", at("state")),
             format!("Dir::State::lists={}", at("lists")),
             "Dir::State::status=/var/lib/dpkg/status".into(),
@@ -136,9 +163,15 @@ impl Apt {
     }
 }
 
-/// Whether packages can be fetched at all: apt is there, and knows a mirror.
+/// Whether packages can be fetched at all: apt is there, and has sources.
 #[must_use]
 pub fn can_fetch_packages() -> bool {
+    super::which("apt-get").is_some() && machine_sources().iter().any(|text| has_source(text))
+}
+
+/// Whether packages of any of Debian's suites can be fetched.
+#[must_use]
+pub fn can_fetch_suites() -> bool {
     super::which("apt-get").is_some() && machine_mirror().is_some()
 }
 
@@ -158,6 +191,11 @@ fn pick_version<'a>(madison: &'a str, prefix: &str) -> Option<&'a str> {
 
 /// The mirror of the machine's own Debian sources.
 fn machine_mirror() -> Option<String> {
+    machine_sources().iter().find_map(|text| mirror_in(text))
+}
+
+/// The machine's own sources files.
+fn machine_sources() -> Vec<String> {
     let mut texts = vec![fs::read_to_string("/etc/apt/sources.list").unwrap_or_default()];
     let parts = fs::read_dir("/etc/apt/sources.list.d").ok();
     let mut parts: Vec<_> = parts
@@ -172,7 +210,14 @@ fn machine_mirror() -> Option<String> {
             .iter()
             .filter_map(|path| fs::read_to_string(path).ok()),
     );
-    texts.iter().find_map(|text| mirror_in(text))
+    texts
+}
+
+/// Whether an apt sources file of either form names anything.
+fn has_source(sources: &str) -> bool {
+    sources
+        .lines()
+        .any(|line| line.trim().starts_with("deb ") || line.starts_with("URIs:"))
 }
 
 /// The first address of a Debian main archive in an apt sources file of either form.
@@ -201,7 +246,47 @@ fn is_main_archive(uri: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::distribution::tests::{DEBIAN, MINT, UBUNTU};
     use super::*;
+
+    const UBUNTU_SOURCES: &str =
+        "Types: deb\nURIs: http://archive.example/ubuntu/\nSuites: noble\n";
+    const MIRROR_FILE: &str =
+        "Types: deb\nURIs: mirror+file:/etc/apt/mirrors/debian.list\nSuites: bookworm\n";
+
+    #[test]
+    fn a_debian_takes_packages_of_its_release_from_its_mirror() {
+        let debian = Distribution::parse(DEBIAN);
+        let mirror = mirror_in("deb http://m.example/debian bookworm main\n");
+        let sources = Sources::of_own_release(&debian, mirror);
+        let (mirror, suite) = ("http://m.example/debian".into(), "bookworm".into());
+        assert_eq!(sources, Sources::Mirror { mirror, suite });
+    }
+
+    #[test]
+    fn ubuntu_and_a_debian_with_a_list_of_mirrors_use_the_sources_that_they_have() {
+        for (os_release, text) in [
+            (UBUNTU, UBUNTU_SOURCES),
+            (MINT, UBUNTU_SOURCES),
+            (DEBIAN, MIRROR_FILE),
+            // Somebody else's archive is no mirror for Ubuntu's packages.
+            (
+                UBUNTU,
+                "deb https://tools.example/linux/debian stable main\n",
+            ),
+        ] {
+            assert!(has_source(text));
+            let distribution = Distribution::parse(os_release);
+            let sources = Sources::of_own_release(&distribution, mirror_in(text));
+            assert_eq!(sources, Sources::Machines, "{text}");
+        }
+        assert!(!has_source("# deb http://m.example/debian x main\n"));
+        let folder = tempfile::tempdir().unwrap();
+        let apt = Apt::with_sources(folder.path().into(), Sources::Machines).unwrap();
+        let command = apt.command("apt-get");
+        let mut words = command.get_args().map(|word| word.to_string_lossy());
+        assert!(!words.any(|word| word.contains("Dir::Etc")));
+    }
 
     #[test]
     fn the_mirror_is_found_in_a_one_line_source() {

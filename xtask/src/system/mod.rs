@@ -1,8 +1,9 @@
-//! The machine and distribution that `xtask` runs on: what there is ([`host`]), how more is installed
+//! The machine and distribution that `xtask` runs on: what there is ([`host`], [`distribution`]), how more is installed
 //! ([`packages`]), how a package is unpacked without being installed ([`apt`]), how a command is run that may hang
 //! ([`limited`]).
 
 pub mod apt;
+pub mod distribution;
 pub mod host;
 pub mod limited;
 pub mod packages;
