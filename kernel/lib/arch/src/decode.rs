@@ -272,10 +272,24 @@ pub enum Operation {
     Push,
     /// POP.
     Pop,
-    /// CALL to the address that the operand holds.
+    /// PUSHF.
+    PushFlags,
+    /// POPF.
+    PopFlags,
+    /// PUSHA.
+    PushAll,
+    /// POPA.
+    PopAll,
+    /// CALL to the address that the operand holds, or is.
     Call,
     /// JMP to the address that the operand holds.
     Jump,
+    /// RET; the destination is the number of bytes that it takes off the stack besides.
+    Return,
+    /// ENTER: the frame's bytes, and its nesting level.
+    Enter,
+    /// LEAVE.
+    Leave,
     /// SETcc.
     Set(Condition),
     /// CMOVcc.

@@ -11,6 +11,7 @@ mod breakpoint;
 mod cache;
 mod execute;
 mod execute_integer;
+mod execute_stack;
 mod execute_system;
 mod execute_vector;
 mod fetch;
@@ -74,6 +75,8 @@ enum Outcome {
     Next,
     /// The next one follows, and nothing comes between, as behind MOV SS.
     NextInShadow,
+    /// The next one follows, with these flags: a trap is taken or not by those before.
+    NextWithFlags(Rflags),
     /// It went to this RIP.
     Branch(u64),
     /// A repeated string instruction has elements left: it goes on at the next entry.
@@ -146,6 +149,11 @@ fn emulate_any<C: Cpu, M: Machine>(
             cpu.set_rflags(rflags - Rflags::RF);
             cpu.set_blocking(cpu.blocking() | Blocking::MOV_SS);
             return ended;
+        }
+        Ok(Outcome::NextWithFlags(rflags)) => {
+            let ended = complete_with_length(cpu, instruction.length, Next::Resume);
+            cpu.set_rflags(rflags);
+            ended
         }
         Ok(Outcome::Branch(rip)) => {
             cpu.set_rip(rip);

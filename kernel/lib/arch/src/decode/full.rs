@@ -56,11 +56,18 @@ fn convert(from: &iced_x86::Instruction, code_width: Width) -> Option<Instructio
     let source = operand(from, 1)?;
     let width = match operation {
         Operation::String(_) => string_width(from)?,
-        Operation::Push | Operation::Pop => {
+        Operation::PushAll | Operation::PopAll => {
+            Width::from_bytes(from.stack_pointer_increment().unsigned_abs() as usize / 8)?
+        }
+        Operation::Return | Operation::Enter | Operation::Leave => frame_width(from)?,
+        Operation::Push | Operation::Pop | Operation::PushFlags | Operation::PopFlags => {
             Width::from_bytes(from.stack_pointer_increment().unsigned_abs() as usize)?
         }
         Operation::Call | Operation::Jump if destination == Operand::Memory => {
             Width::from_bytes(from.memory_size().size())?
+        }
+        Operation::Call if matches!(destination, Operand::Immediate(_)) => {
+            Width::from_bytes(from.stack_pointer_increment().unsigned_abs() as usize)?
         }
         // A move from a segment register to memory stores 16 bits whatever the prefixes say.
         Operation::Move
@@ -186,7 +193,14 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
         Mnemonic::Cmpxchg8b | Mnemonic::Cmpxchg16b => Operation::CompareExchangePair,
         Mnemonic::Push => Operation::Push,
         Mnemonic::Pop => Operation::Pop,
-        Mnemonic::Call if is_near_indirect(from) => Operation::Call,
+        Mnemonic::Pushf | Mnemonic::Pushfd | Mnemonic::Pushfq => Operation::PushFlags,
+        Mnemonic::Popf | Mnemonic::Popfd | Mnemonic::Popfq => Operation::PopFlags,
+        Mnemonic::Pusha | Mnemonic::Pushad => Operation::PushAll,
+        Mnemonic::Popa | Mnemonic::Popad => Operation::PopAll,
+        Mnemonic::Ret => Operation::Return,
+        Mnemonic::Enter => Operation::Enter,
+        Mnemonic::Leave => Operation::Leave,
+        Mnemonic::Call if is_near_indirect(from) || from.is_call_near() => Operation::Call,
         Mnemonic::Jmp if is_near_indirect(from) => Operation::Jump,
         Mnemonic::Call if from.op0_kind() == OpKind::Memory => Operation::FarCall,
         Mnemonic::Jmp if from.op0_kind() == OpKind::Memory => Operation::FarJump,
@@ -337,6 +351,16 @@ fn is_near_indirect(from: &iced_x86::Instruction) -> bool {
     )
 }
 
+/// How wide what RET, ENTER and LEAVE push or pop is.
+fn frame_width(from: &iced_x86::Instruction) -> Option<Width> {
+    Some(match from.code() {
+        Code::Retnw | Code::Retnw_imm16 | Code::Enterw_imm16_imm8 | Code::Leavew => Width::Word,
+        Code::Retnd | Code::Retnd_imm16 | Code::Enterd_imm16_imm8 | Code::Leaved => Width::Dword,
+        Code::Retnq | Code::Retnq_imm16 | Code::Enterq_imm16_imm8 | Code::Leaveq => Width::Qword,
+        _ => return None,
+    })
+}
+
 fn has_memory(from: &iced_x86::Instruction) -> bool {
     from.op0_kind() == OpKind::Memory || from.op1_kind() == OpKind::Memory
 }
@@ -367,7 +391,11 @@ fn operand(from: &iced_x86::Instruction, number: u32) -> Option<Operand> {
         | OpKind::MemoryESDI
         | OpKind::MemoryESEDI
         | OpKind::MemoryESRDI => Operand::None,
+        OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+            Operand::Immediate(from.near_branch_target())
+        }
         OpKind::Immediate8
+        | OpKind::Immediate8_2nd
         | OpKind::Immediate16
         | OpKind::Immediate32
         | OpKind::Immediate64

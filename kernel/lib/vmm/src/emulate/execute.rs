@@ -7,7 +7,7 @@ use arch::decode::{
     BinaryOperation, BitOperation, Extension, Instruction, MemoryOperand, Operand, Operation,
     Register,
 };
-use arch::{AccessKind, AccessRights, CpuMode, Gpr, Rflags, SegmentName, Width};
+use arch::{AccessKind, Gpr, Rflags, SegmentName, Width};
 
 use super::space::{Place, Space};
 use super::{Outcome, arithmetic};
@@ -103,9 +103,17 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             }
             Operation::CompareExchange => self.compare_exchange(instruction),
             Operation::CompareExchangePair => self.compare_exchange_pair(instruction),
-            Operation::Push => self.push(instruction),
-            Operation::Pop => self.pop(instruction),
-            Operation::Call | Operation::Jump => self.branch(instruction),
+            Operation::Push
+            | Operation::Pop
+            | Operation::PushFlags
+            | Operation::PopFlags
+            | Operation::PushAll
+            | Operation::PopAll
+            | Operation::Call
+            | Operation::Jump
+            | Operation::Return
+            | Operation::Enter
+            | Operation::Leave => self.stack(instruction),
             Operation::Set(condition) => {
                 let destination = self.target(
                     instruction,
@@ -305,88 +313,6 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         Ok(Outcome::Next)
     }
 
-    fn push(&mut self, instruction: &Instruction) -> Result<Outcome, AccessError> {
-        let width = instruction.width;
-        let source = self.target(
-            instruction,
-            instruction.destination,
-            width,
-            AccessKind::Read,
-        )?;
-        let (rsp, place) = self.locate_push(width)?;
-        let value = self.get(source, width);
-        self.put(Target::Memory(place), width, value);
-        self.set_stack_pointer(rsp);
-        Ok(Outcome::Next)
-    }
-
-    /// The stack pointer after a push, and where that pushes to.
-    fn locate_push(&mut self, width: Width) -> Result<(u64, Place), AccessError> {
-        let rsp = self.cpu.gpr(Gpr::Rsp).wrapping_sub(width.bytes() as u64);
-        let rsp = self.stack_width().truncate(rsp);
-        let place = self.locate(SegmentName::Ss, rsp, width, AccessKind::Write)?;
-        Ok((rsp, place))
-    }
-
-    fn pop(&mut self, instruction: &Instruction) -> Result<Outcome, AccessError> {
-        if matches!(instruction.destination, Operand::Segment(_)) {
-            // That loads a descriptor.
-            return Ok(Outcome::Unknown);
-        }
-        let width = instruction.width;
-        let before = self.cpu.gpr(Gpr::Rsp);
-        let rsp = self.stack_width().truncate(before);
-        let place = self.locate(SegmentName::Ss, rsp, width, AccessKind::Read)?;
-        // An address that RSP is part of is computed after the increment.
-        self.set_stack_pointer(rsp.wrapping_add(width.bytes() as u64));
-        let destination = self.target(
-            instruction,
-            instruction.destination,
-            width,
-            AccessKind::Write,
-        );
-        match destination {
-            Ok(destination) => {
-                let value = self.get(Target::Memory(place), width);
-                self.put(destination, width, value);
-                Ok(Outcome::Next)
-            }
-            Err(fault) => {
-                self.cpu.set_gpr(Gpr::Rsp, before);
-                Err(fault)
-            }
-        }
-    }
-
-    /// CALL and JMP to the address in the operand.
-    fn branch(&mut self, instruction: &Instruction) -> Result<Outcome, AccessError> {
-        let width = instruction.width;
-        let operand = self.target(
-            instruction,
-            instruction.destination,
-            width,
-            AccessKind::Read,
-        )?;
-        let pushed = match instruction.operation {
-            Operation::Call => Some(self.locate_push(width)?),
-            _ => None,
-        };
-        let rip = self.get(operand, width);
-        self.space.linear().operand(
-            self.cpu,
-            SegmentName::Cs,
-            rip,
-            Width::Byte,
-            AccessKind::Execute,
-        )?;
-        if let Some((rsp, place)) = pushed {
-            let behind = self.cpu.rip().wrapping_add(u64::from(instruction.length));
-            self.put(Target::Memory(place), width, behind);
-            self.set_stack_pointer(rsp);
-        }
-        Ok(Outcome::Branch(rip))
-    }
-
     /// #GP(0) where an operand that must be is not at a multiple of its size in bytes.
     pub(super) fn check_alignment(
         &self,
@@ -499,23 +425,5 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             // The decoder makes neither a destination.
             Target::Value(_) | Target::Selector(_) => {}
         }
-    }
-
-    /// The width of the stack pointer (SDM vol. 1, Stack Address-Size Attribute).
-    pub(super) fn stack_width(&self) -> Width {
-        if self.space.linear().mode() == CpuMode::Long {
-            return Width::Qword;
-        }
-        let ss = self.cpu.segment(SegmentName::Ss).access;
-        if ss.contains(AccessRights::DEFAULT_BIG) {
-            Width::Dword
-        } else {
-            Width::Word
-        }
-    }
-
-    pub(super) fn set_stack_pointer(&mut self, rsp: u64) {
-        let width = self.stack_width();
-        self.cpu.write_gpr(Gpr::Rsp, width, rsp);
     }
 }

@@ -120,7 +120,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
     }
 
     /// DS, ES, FS, GS or SS.
-    fn load_segment(
+    pub(super) fn load_segment(
         &mut self,
         name: SegmentName,
         selector: Selector,

@@ -40,8 +40,8 @@ pub(super) struct Touch {
     pub(super) kind: AccessKind,
 }
 
-/// Memory accesses of one instruction that breakpoints can see: source, destination and stack.
-const MAX_TOUCHES: usize = 4;
+/// Memory accesses of one instruction that breakpoints can see; PUSHA has most.
+const MAX_TOUCHES: usize = 8;
 
 /// The address spaces of the vCPU during one instruction. A page is translated once, as by a TLB.
 pub(super) struct Space {

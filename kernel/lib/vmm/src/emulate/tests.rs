@@ -373,6 +373,105 @@ fn pop_computes_an_address_with_rsp_after_the_increment() {
 }
 
 #[test]
+fn a_stack_on_a_device_is_pushed_to_and_popped_from() {
+    let stack = cpu()
+        .with(Gpr::Rsp, DEVICE + 8)
+        .with(Gpr::Rbp, 0x1234_5678_9abc)
+        .with(Gpr::Rbx, 77);
+    let wrote = |bytes: &[u8], value, rsp| {
+        let run = write(&stack, bytes, 0);
+        assert_eq!(run.result, Ok(Next::Resume), "{bytes:x?}");
+        let wanted = [(DEVICE, Width::Qword, value)];
+        assert_eq!(run.machine.mmio_writes, wanted, "{bytes:x?}");
+        assert_eq!(run.gpr(Gpr::Rsp), rsp, "{bytes:x?}");
+        run
+    };
+    // push rbx, push -2, push fs
+    wrote(&[0x53], 77, DEVICE).ended(1);
+    wrote(&[0x6a, 0xfe], 2u64.wrapping_neg(), DEVICE).ended(2);
+    wrote(&[0x0f, 0xa0], 0x10, DEVICE).ended(2);
+    // pushfq
+    let flags = stack.rflags.bits();
+    wrote(&[0x9c], flags, DEVICE).ended(1);
+    // call +0x10
+    let run = wrote(&[0xe8, 0x10, 0, 0, 0], CODE + 5, DEVICE);
+    assert_eq!(run.cpu.rip, CODE + 0x15);
+    // enter 0x20, 0
+    let run = wrote(&[0xc8, 0x20, 0, 0], 0x1234_5678_9abc, DEVICE - 0x20).ended(4);
+    assert_eq!(run.gpr(Gpr::Rbp), DEVICE);
+
+    let top = stack.with(Gpr::Rsp, DEVICE).with(Gpr::Rbp, DEVICE);
+    // pop rbx
+    let run = read(&top, &[0x5b], 99).ended(1);
+    assert_eq!((run.gpr(Gpr::Rbx), run.gpr(Gpr::Rsp)), (99, DEVICE + 8));
+    // ret and ret 0x18
+    let run = read(&top, &[0xc3], 0x5000);
+    assert_eq!((run.cpu.rip, run.gpr(Gpr::Rsp)), (0x5000, DEVICE + 8));
+    let run = read(&top, &[0xc2, 0x18, 0], 0x5000);
+    assert_eq!((run.cpu.rip, run.gpr(Gpr::Rsp)), (0x5000, DEVICE + 0x20));
+    let run = read(&top, &[0xc3], 0x8000_0000_0000);
+    assert_eq!((run.result, run.cpu.rip), (Err(GuestFault::GP0), CODE));
+    assert_eq!(run.gpr(Gpr::Rsp), DEVICE, "the return has not happened");
+    // leave, from far below
+    let run = read(&top.clone().with(Gpr::Rsp, RAM), &[0xc9], 0x4000).ended(1);
+    assert_eq!((run.gpr(Gpr::Rbp), run.gpr(Gpr::Rsp)), (0x4000, DEVICE + 8));
+    // pop fs, of a null selector
+    let run = read(&top, &[0x0f, 0xa1], 0).ended(2);
+    assert_eq!(run.gpr(Gpr::Rsp), DEVICE + 8);
+    assert!(!run.cpu.segments[SegmentName::Fs as usize].is_usable());
+}
+
+#[test]
+fn flags_popped_from_a_device_change_as_far_as_the_privilege_level_may() {
+    let all = 0x3f_7fd5u64;
+    let top = cpu().with(Gpr::Rsp, DEVICE);
+    let run = read(&top, &[0x9d], all & !0x100).ended(1);
+    let changed = Rflags::IOPL | Rflags::IF | Rflags::AC | Rflags::ID | Rflags::NT | Rflags::DF;
+    assert!(run.cpu.rflags.contains(changed));
+    assert!(!run.cpu.rflags.intersects(Rflags::VM | Rflags::RF));
+    // popf of 16 bits
+    let run = read(&top, &[0x66, 0x9d], all & !0x100).ended(2);
+    assert!(!run.cpu.rflags.intersects(Rflags::AC | Rflags::ID));
+    assert_eq!(run.gpr(Gpr::Rsp), DEVICE + 2);
+    // The trap flag counts from the next instruction on, and clearing it comes too late for this one.
+    let run = read(&top, &[0x9d], 0x102).ended(1);
+    assert!(run.cpu.rflags.contains(Rflags::TF));
+    let mut stepping = top;
+    stepping.rflags |= Rflags::TF;
+    let run = read(&stepping, &[0x9d], 2);
+    assert!(matches!(run.result, Err(GuestFault::Debug { .. })));
+    assert!(!run.cpu.rflags.contains(Rflags::TF));
+}
+
+#[test]
+fn all_registers_go_to_a_device_and_come_back_but_for_the_stack_pointer() {
+    let values: [u16; 8] = [1, 2, 3, 4, 0x20, 6, 7, 8];
+    let mut before = real_at_device();
+    let ds = before.segments[SegmentName::Ds as usize];
+    before.segments[SegmentName::Ss as usize] = ds;
+    for (number, value) in values.into_iter().enumerate() {
+        before = before.with(Gpr::from_number(number as u8), value.into());
+    }
+    let at = access(DEVICE + 0x1e, None, AccessKind::Write);
+    let run = run_with(before.clone(), &[0x60], machine(&[]), at).ended(1);
+    assert_eq!(run.gpr(Gpr::Rsp), 0x10);
+    let wrote = run.machine.mmio_writes.to_vec();
+    let wanted = values.iter().enumerate().map(|(index, &value)| {
+        let down = 2 * index as u64;
+        (DEVICE + 0x1e - down, Width::Word, u64::from(value))
+    });
+    assert_eq!(wrote, wanted.collect::<Vec<_>>());
+
+    let registers = (0..8).map(|index| (DEVICE + 0x20 + 2 * index, 0x100 + index));
+    let registers: Vec<_> = registers.collect();
+    let at = access(DEVICE + 0x20, None, AccessKind::Read);
+    let run = run_with(before, &[0x61], machine(&registers), at).ended(1);
+    assert_eq!(run.gpr(Gpr::Rsp), 0x30);
+    assert_eq!((run.gpr(Gpr::Rdi), run.gpr(Gpr::Rax)), (0x100, 0x107));
+    assert_eq!((run.gpr(Gpr::Rbp), run.gpr(Gpr::Rbx)), (0x102, 0x104));
+}
+
+#[test]
 fn conditions_read_and_write_as_the_manual_says() {
     let mut cpu = cpu().with(Gpr::Rax, 0xffff_ffff_ffff_ffff);
     cpu.rflags |= Rflags::ZF;
@@ -831,8 +930,8 @@ fn what_cannot_be_done_raises_ud() {
     let mut state = vcpu();
     let mut device = machine(&[]);
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
-    // fld dword [rdi], verr [rdi], pop fs
-    for (index, bytes) in [&[0xd9, 0x07][..], &[0x0f, 0x00, 0x27], &[0x0f, 0xa1]]
+    // fld dword [rdi], verr [rdi], enter 0, 1
+    for (index, bytes) in [&[0xd9, 0x07][..], &[0x0f, 0x00, 0x27], &[0xc8, 0, 0, 1]]
         .into_iter()
         .enumerate()
     {
