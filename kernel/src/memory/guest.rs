@@ -465,6 +465,11 @@ impl GuestMemory for GuestRam {
         })
     }
 
+    #[inline]
+    fn on_bus(&self, gpa: GuestPhys) -> GuestPhys {
+        GuestPhys::new(gpa.as_u64() & self.a20().mask())
+    }
+
     fn compare_exchange_u64(
         &self,
         gpa: GuestPhys,

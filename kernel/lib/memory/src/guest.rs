@@ -37,6 +37,12 @@ pub trait GuestMemory {
     fn compare_exchange_u32(&self, gpa: GuestPhys, current: u32, new: u32)
     -> Result<u32, Unbacked>;
 
+    /// The address that memory and devices see where the guest's tables lead to `gpa`: on a PC whose A20 gate is closed,
+    /// one without bit 20. RAM is found at either.
+    fn on_bus(&self, gpa: GuestPhys) -> GuestPhys {
+        gpa
+    }
+
     /// Fills `bytes` bytes from `gpa` on with zeroes.
     ///
     /// # Errors

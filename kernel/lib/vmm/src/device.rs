@@ -1,10 +1,11 @@
 //! Guest-physical addresses that are not RAM: the vCPU's own local APIC, or a device of its machine.
 
 use arch::Width;
-use memory::{GuestPhys, PageSize};
+use memory::{GuestMemory, GuestPhys, PageSize};
 
 use crate::cpu::Cpu;
 use crate::handle::apic;
+use crate::linear::largest_access;
 use crate::machine::Machine;
 use crate::state::VcpuState;
 
@@ -44,6 +45,53 @@ pub fn write_device<C: Cpu, M: Machine>(
     match apic_page_offset(vcpu, gpa) {
         Some(offset) => apic::write_page(cpu, vcpu, machine, offset, width, value),
         None => machine.write_mmio(gpa, width, value),
+    }
+}
+
+/// Reads what lies in one page, RAM or a device.
+pub(crate) fn read_physical<C: Cpu, M: Machine>(
+    cpu: &C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    gpa: GuestPhys,
+    buffer: &mut [u8],
+) {
+    let is_apic = apic_page_offset(vcpu, gpa).is_some();
+    if buffer.is_empty() || !is_apic && machine.memory().read(gpa, buffer).is_ok() {
+        return;
+    }
+    let (mut at, mut rest) = (gpa, buffer);
+    while let Some(width) = largest_access(at, rest.len()) {
+        let (now, later) = rest.split_at_mut(width.bytes());
+        let value = read_device(cpu, vcpu, machine, at, width).to_le_bytes();
+        for (byte, value) in now.iter_mut().zip(value) {
+            *byte = value;
+        }
+        (at, rest) = (at.wrapping_add(width.bytes() as u64), later);
+    }
+}
+
+/// Writes what lies in one page, RAM or a device.
+pub(crate) fn write_physical<C: Cpu, M: Machine>(
+    cpu: &mut C,
+    vcpu: &mut VcpuState,
+    machine: &mut M,
+    gpa: GuestPhys,
+    bytes: &[u8],
+) {
+    let is_apic = apic_page_offset(vcpu, gpa).is_some();
+    if bytes.is_empty() || !is_apic && machine.memory().write(gpa, bytes).is_ok() {
+        return;
+    }
+    let (mut at, mut rest) = (gpa, bytes);
+    while let Some(width) = largest_access(at, rest.len()) {
+        let (now, later) = rest.split_at(width.bytes());
+        let mut value = [0; 8];
+        for (slot, byte) in value.iter_mut().zip(now) {
+            *slot = *byte;
+        }
+        write_device(cpu, vcpu, machine, at, width, u64::from_le_bytes(value));
+        (at, rest) = (at.wrapping_add(width.bytes() as u64), later);
     }
 }
 

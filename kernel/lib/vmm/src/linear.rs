@@ -147,7 +147,7 @@ impl Linear {
         privilege: Privilege,
     ) -> Result<GuestPhys, AccessError> {
         let error_code = match self.paging.translate(memory, gva, kind, privilege) {
-            Ok(gpa) => return Ok(gpa),
+            Ok(gpa) => return Ok(memory.on_bus(gpa)),
             Err(WalkFault::PageFault { error_code }) => error_code,
             Err(WalkFault::Unbacked(_)) => {
                 let mut code = PageFaultCode::PRESENT | PageFaultCode::RESERVED;

@@ -4,8 +4,9 @@ use arch::decode::{self, DecodeError, Instruction, InstructionBytes, MAX_LENGTH}
 use arch::{AccessKind, CpuMode, SegmentName, Width};
 use memory::{GuestMemory, GuestPhys, GuestVirt, PageSize};
 
-use super::space::{Space, read_physical};
+use super::space::Space;
 use crate::cpu::Cpu;
+use crate::device::read_physical;
 use crate::fault::GuestFault;
 use crate::linear::AccessError;
 use crate::machine::Machine;

@@ -5,12 +5,12 @@
 //! locates every operand before it touches the first.
 
 use arch::{AccessKind, SegmentName, Width};
-use memory::{GuestMemory, GuestPhys, GuestVirt, PageSize};
+use memory::{GuestPhys, GuestVirt, PageSize};
 
 use crate::cpu::Cpu;
-use crate::device;
+use crate::device::{self, read_physical, write_physical};
 use crate::exit::MemoryAccess;
-use crate::linear::{AccessError, Linear, largest_access};
+use crate::linear::{AccessError, Linear};
 use crate::machine::Machine;
 use crate::state::VcpuState;
 
@@ -213,51 +213,5 @@ impl Place {
         let bytes = bytes.get_mut(..width.bytes()).unwrap_or_default();
         let room = self.room.min(bytes.len());
         bytes.split_at_mut(room)
-    }
-}
-
-/// Reads what lies in one page, RAM or a device.
-pub(super) fn read_physical<C: Cpu, M: Machine>(
-    cpu: &C,
-    vcpu: &mut VcpuState,
-    machine: &mut M,
-    gpa: GuestPhys,
-    buffer: &mut [u8],
-) {
-    let is_apic = device::apic_page_offset(vcpu, gpa).is_some();
-    if buffer.is_empty() || !is_apic && machine.memory().read(gpa, buffer).is_ok() {
-        return;
-    }
-    let (mut at, mut rest) = (gpa, buffer);
-    while let Some(width) = largest_access(at, rest.len()) {
-        let (now, later) = rest.split_at_mut(width.bytes());
-        let value = device::read_device(cpu, vcpu, machine, at, width).to_le_bytes();
-        for (byte, value) in now.iter_mut().zip(value) {
-            *byte = value;
-        }
-        (at, rest) = (at.wrapping_add(width.bytes() as u64), later);
-    }
-}
-
-fn write_physical<C: Cpu, M: Machine>(
-    cpu: &mut C,
-    vcpu: &mut VcpuState,
-    machine: &mut M,
-    gpa: GuestPhys,
-    bytes: &[u8],
-) {
-    let is_apic = device::apic_page_offset(vcpu, gpa).is_some();
-    if bytes.is_empty() || !is_apic && machine.memory().write(gpa, bytes).is_ok() {
-        return;
-    }
-    let (mut at, mut rest) = (gpa, bytes);
-    while let Some(width) = largest_access(at, rest.len()) {
-        let (now, later) = rest.split_at(width.bytes());
-        let mut value = [0; 8];
-        for (slot, byte) in value.iter_mut().zip(now) {
-            *slot = *byte;
-        }
-        device::write_device(cpu, vcpu, machine, at, width, u64::from_le_bytes(value));
-        (at, rest) = (at.wrapping_add(width.bytes() as u64), later);
     }
 }

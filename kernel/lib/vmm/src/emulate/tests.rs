@@ -472,6 +472,17 @@ fn all_registers_go_to_a_device_and_come_back_but_for_the_stack_pointer() {
 }
 
 #[test]
+fn a_second_operand_on_a_device_is_behind_a_closed_a20_gate_too() {
+    let mut device = machine(&[(DEVICE, 7)]);
+    device.memory.bus_mask = !(1 << 20);
+    // movsq
+    let cpu = cpu().with(Gpr::Rdi, DEVICE + 0x10_0008);
+    let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
+    let run = run_with(cpu, &[0x48, 0xa5], device, stopped).ended(2);
+    assert_eq!(run.machine.mmio_writes, [(DEVICE + 8, Width::Qword, 7)]);
+}
+
+#[test]
 fn conditions_read_and_write_as_the_manual_says() {
     let mut cpu = cpu().with(Gpr::Rax, 0xffff_ffff_ffff_ffff);
     cpu.rflags |= Rflags::ZF;

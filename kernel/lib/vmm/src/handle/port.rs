@@ -1,15 +1,16 @@
 //! IN, OUT, INS and OUTS. The hardware has checked IOPL and the I/O permission bitmap before it exits.
 
 use arch::walk::AccessKind;
-use arch::{Dr7, Gpr, Rflags, SegmentName, Width};
+use arch::{Dr7, Gpr, Rflags, SegmentName};
 use memory::{GuestPhys, GuestVirt, PageSize};
 
 use super::{Next, complete, finish};
 use crate::breakpoint;
 use crate::cpu::Cpu;
+use crate::device;
 use crate::exit::{Direction, PortIo, Repeat, StringIo};
 use crate::fault::GuestFault;
-use crate::linear::{AccessError, Linear, read_physical, write_physical};
+use crate::linear::{AccessError, Linear, Pieces};
 use crate::machine::Machine;
 use crate::state::VcpuState;
 
@@ -20,7 +21,7 @@ const ELEMENTS_PER_EXIT: u32 = 256;
 #[inline(always)]
 pub(super) fn access<C: Cpu, M: Machine>(
     cpu: &mut C,
-    vcpu: &VcpuState,
+    vcpu: &mut VcpuState,
     machine: &mut M,
     access: PortIo,
 ) -> Result<Next, GuestFault> {
@@ -68,7 +69,7 @@ fn with_breakpoints(outcome: Result<Next, GuestFault>, met: u64) -> Result<Next,
 #[inline(never)]
 fn string_access<C: Cpu, M: Machine>(
     cpu: &mut C,
-    vcpu: &VcpuState,
+    vcpu: &mut VcpuState,
     machine: &mut M,
     access: PortIo,
     string: StringIo,
@@ -98,7 +99,7 @@ fn string_access<C: Cpu, M: Machine>(
         return complete(cpu, Next::Resume);
     }
     for _ in 0..limit {
-        match walker.element(cpu, machine, access, string, index) {
+        match walker.element(cpu, vcpu, machine, access, string, index) {
             Ok((kind, gva)) => {
                 if watched {
                     let bytes = access.width as u64;
@@ -143,7 +144,8 @@ impl Walker {
     /// the port is read.
     fn element<C: Cpu, M: Machine>(
         &mut self,
-        cpu: &C,
+        cpu: &mut C,
+        vcpu: &mut VcpuState,
         machine: &mut M,
         access: PortIo,
         string: StringIo,
@@ -156,77 +158,46 @@ impl Walker {
             Direction::Out => (string.segment, AccessKind::Read),
         };
         let gva = self.linear.operand(cpu, segment, offset, width, kind)?;
-        let mut value = [0; 4];
+        let at = self.locate(machine, gva, width.bytes(), kind)?;
+        let mut value = match access.direction {
+            Direction::Out => [0; 4],
+            Direction::In => machine.read_port(access.port, width).to_le_bytes(),
+        };
         let bytes = value.get_mut(..width.bytes()).unwrap_or(&mut []);
+        let (first, second) = bytes.split_at_mut(at.first_bytes.min(width.bytes()));
         match access.direction {
             Direction::Out => {
-                self.read(machine, gva, bytes)?;
+                device::read_physical(cpu, vcpu, machine, at.first, first);
+                device::read_physical(cpu, vcpu, machine, at.second, second);
                 machine.write_port(access.port, width, u32::from_le_bytes(value));
             }
             Direction::In => {
-                let target = self.prepare_write(machine, gva, width)?;
-                value = machine.read_port(access.port, width).to_le_bytes();
-                let bytes = value.get(..width.bytes()).unwrap_or(&[]);
-                match target {
-                    Some(gpa) => write_physical(machine, gpa, bytes),
-                    None => self
-                        .linear
-                        .write(machine, gva, bytes, self.linear.privilege)?,
-                }
+                device::write_physical(cpu, vcpu, machine, at.first, first);
+                device::write_physical(cpu, vcpu, machine, at.second, second);
             }
         }
         Ok((kind, gva))
     }
 
-    fn read<M: Machine>(
-        &mut self,
-        machine: &mut M,
-        gva: GuestVirt,
-        bytes: &mut [u8],
-    ) -> Result<(), AccessError> {
-        match self.in_one_page(machine, gva, bytes.len(), AccessKind::Read)? {
-            Some(gpa) => read_physical(machine, gpa, bytes),
-            None => self
-                .linear
-                .read(machine, gva, bytes, self.linear.privilege)?,
-        }
-        Ok(())
-    }
-
-    /// Where the element goes, or `None` where it goes to two pages, both of them writable.
-    fn prepare_write<M: Machine>(
-        &mut self,
-        machine: &M,
-        gva: GuestVirt,
-        width: Width,
-    ) -> Result<Option<GuestPhys>, AccessError> {
-        let target = self.in_one_page(machine, gva, width.bytes(), AccessKind::Write)?;
-        if target.is_none() {
-            let privilege = self.linear.privilege;
-            self.linear
-                .pieces(machine, gva, width.bytes(), AccessKind::Write, privilege)?;
-        }
-        Ok(target)
-    }
-
-    /// The physical address of an element that lies in one page; all elements of an instruction are accessed
-    /// alike, so that a translation holds for its page.
-    fn in_one_page<M: Machine>(
+    /// Where an element lies; all elements of an instruction are accessed alike, so that a translation holds for its
+    /// page.
+    fn locate<M: Machine>(
         &mut self,
         machine: &M,
         gva: GuestVirt,
         bytes: usize,
         kind: AccessKind,
-    ) -> Result<Option<GuestPhys>, AccessError> {
+    ) -> Result<Pieces, AccessError> {
+        let privilege = self.linear.privilege;
         let offset = gva.page_offset(PageSize::Size4K);
-        if offset + bytes as u64 > PageSize::Size4K.bytes() {
-            return Ok(None);
+        let room = (PageSize::Size4K.bytes() - offset) as usize;
+        if bytes > room {
+            return self.linear.pieces(machine, gva, bytes, kind, privilege);
         }
         let page = gva.align_down(PageSize::Size4K);
         let frame = match self.page {
             Some((known, frame)) if known == page => frame,
             _ => {
-                let privilege = self.linear.privilege;
                 let gpa = self
                     .linear
                     .translate(machine.memory(), gva, kind, privilege)?;
@@ -235,7 +206,12 @@ impl Walker {
                 frame
             }
         };
-        Ok(Some(frame.wrapping_add(offset)))
+        let first = frame.wrapping_add(offset);
+        Ok(Pieces {
+            first,
+            first_bytes: room,
+            second: first,
+        })
     }
 }
 

@@ -16,6 +16,8 @@ use crate::machine::Machine;
 #[derive(Clone, Debug)]
 pub struct FakeMemory {
     bytes: RefCell<Vec<u8>>,
+    /// The address bits that get to devices.
+    pub bus_mask: u64,
 }
 
 impl FakeMemory {
@@ -23,6 +25,7 @@ impl FakeMemory {
     pub fn new(bytes: usize) -> Self {
         Self {
             bytes: RefCell::new(vec![0; bytes]),
+            bus_mask: u64::MAX,
         }
     }
 
@@ -95,6 +98,10 @@ impl GuestMemory for FakeMemory {
         let span = self.span(gpa, bytes.len())?;
         self.bytes.borrow_mut()[span].copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn on_bus(&self, gpa: GuestPhys) -> GuestPhys {
+        GuestPhys::new(gpa.as_u64() & self.bus_mask)
     }
 
     fn compare_exchange_u64(

@@ -3,7 +3,7 @@
 use alloc::vec;
 use alloc::vec::Vec;
 
-use arch::{AccessRights, Cr4, Segment};
+use arch::{AccessRights, Cr4, Segment, Width};
 
 use super::*;
 use crate::exit::VmExit;
@@ -336,4 +336,32 @@ fn string_output_can_come_from_a_device() {
         (written(&machine), &machine.mmio_reads[..]),
         (vec![0x55], &[(0x80_0000, Width::Byte)][..])
     );
+}
+
+#[test]
+fn string_instructions_reach_the_registers_of_the_local_apic() {
+    const TASK_PRIORITY: u64 = 0xfee0_0080;
+    let mut machine = machine();
+    // The fourth GiB, by 1 GiB page.
+    machine
+        .memory
+        .put_u64(ROOT + 0x1000 + 3 * 8, 0xc000_0000 | 0x83);
+    machine.script_port(0x3f8, &[0x30]);
+    let mut vcpu = vcpu();
+    let mut cpu = FakeCpu::long_mode(ROOT)
+        .with(Gpr::Rdi, TASK_PRIORITY)
+        .with(Gpr::Rsi, TASK_PRIORITY);
+    let ins = exit(Direction::In, Width::Dword, Repeat::Once, Width::Qword);
+    assert_eq!(
+        handle(&mut cpu, &mut vcpu, &mut machine, ins),
+        Ok(Next::Resume)
+    );
+    assert_eq!(vcpu.lapic.task_priority(), 0x30);
+    let outs = exit(Direction::Out, Width::Dword, Repeat::Once, Width::Qword);
+    assert_eq!(
+        handle(&mut cpu, &mut vcpu, &mut machine, outs),
+        Ok(Next::Resume)
+    );
+    assert_eq!(written(&machine), [0x30]);
+    assert!(machine.mmio_reads.is_empty() && machine.mmio_writes.is_empty());
 }
