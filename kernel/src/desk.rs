@@ -25,6 +25,7 @@ use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
 use crate::keeper::{self, Attended, Keeper, NotDone};
 use crate::memory;
+use crate::startup;
 use crate::viewer::Viewer;
 use crate::vm::{Stance, VmId};
 
@@ -133,6 +134,7 @@ impl<'a, B: Backend> Desk<'a, B> {
 
     /// Looks after the machines and listens to the operator.
     pub(crate) fn attend(&mut self) {
+        startup::report_when_done();
         // Before the machine goes that has shown its last.
         match self.focus.and_then(|id| self.keeper.life(id)) {
             Some(vm) if self.top.is_none() => self.viewer.look(vm),

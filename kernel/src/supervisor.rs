@@ -86,7 +86,6 @@ pub(crate) fn run(bundle: Opened<'_>) -> ! {
     let mut keeper = Keeper::new(crew, &bundle);
     keeper.start_all();
     startup::end(Phase::Guests);
-    startup::report();
     pcpu::work(crew, Some(Desk::new(crew, keeper)));
     finish(options.when_done)
 }

@@ -24,6 +24,7 @@ use crate::cpu::interrupts;
 use crate::cpu::{self, exceptions};
 use crate::crew::Seating;
 use crate::hw::clock;
+use crate::startup;
 use crate::vm::{Stance, Vm, VmPort, Whereabouts};
 
 use self::last_exits::LastExits;
@@ -251,6 +252,7 @@ impl<B: Backend> Vcpu<B> {
         let _epitaph = LastExits::are_those_of(&raw const inner.trace);
         inner.exit_tsc = 0;
         inner.entered_tsc = clock::tsc();
+        startup::entering(inner.entered_tsc);
         cpu.open_posts();
         let turn = inner.rounds(vm, &mut cpu, turn_end);
         cpu.close_posts();

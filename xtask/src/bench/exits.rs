@@ -19,6 +19,9 @@ pub const GUEST: &str = "bench";
 /// Measured with two CPUs; all else with one, since with two Bochs's clock is five times as coarse.
 const WAKE: &str = "wake-other-cpu";
 
+/// Enough to touch another page of 2 MiB in each sample.
+const MEMORY_BYTES: u64 = 128 << 20;
+
 /// The machines that measurements run on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Host {
@@ -96,6 +99,7 @@ fn on_all_cpus(measure: impl Fn(u32) -> Result<Vec<Row>>) -> Result<Vec<Row>> {
 fn guest(artifacts: &Artifacts, cpus: u32) -> Result<Guest> {
     let mut guest = Guest::tiny(artifacts, GUEST)?;
     guest.config.cpus = cpus;
+    guest.config.memory_bytes = MEMORY_BYTES;
     Ok(guest)
 }
 

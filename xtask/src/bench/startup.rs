@@ -50,7 +50,7 @@ const SECTIONS: [&str; 4] = [".text", ".rodata", ".data", ".bss"];
 /// What the hypervisor tells about its start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Told {
-    /// Ticks from the first instruction until the guests can run.
+    /// Ticks from the first instruction to the first entry of a guest.
     pub ticks: u64,
     /// The same by phase.
     pub phases: Vec<(String, u64)>,

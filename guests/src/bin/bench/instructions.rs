@@ -1,17 +1,19 @@
 //! Instructions that a hypervisor may intercept, and memory that is touched for the first time.
 
-use crate::measure::bench;
+use crate::measure::{SAMPLES, bench};
 use crate::ticks;
 use crate::vectors;
 use plinth_guests::cpu::{self, cr0, cr4, msr};
+use plinth_guests::start_info::MemoryRange;
 use plinth_guests::{Vector, fault_of};
 
 /// No processor has this register.
 const UNKNOWN_MSR: u64 = 0x4141_4141;
 
-/// Memory above what the runtime uses and below the end of the smallest machine: 16 to 24 MiB.
+/// Memory above what the runtime uses.
 const UNTOUCHED: u64 = 16 << 20;
 const PAGE_BYTES: u64 = 4096;
+const LARGE_PAGE_BYTES: u64 = 2 << 20;
 
 pub(crate) fn measure() {
     bench("nothing", || ticks!(0u64, 0u64; "nop"));
@@ -34,10 +36,28 @@ pub(crate) fn measure() {
         "pause-1000",
         || ticks!(0u64, 0u64; "mov ecx, 1000", "2: pause", "dec ecx", "jnz 2b"),
     );
+}
+
+/// Writes to memory that nobody has written to before: each time in another page of 2 MiB where there is so much, else
+/// in one of 4 KiB as far from the last as can be, so that memory which came only on demand would show, in either size.
+/// Nothing is measured where there is too little.
+pub(crate) fn measure_first_touch(map: &[MemoryRange]) {
+    let untouched = map.iter().find(|range| {
+        range.is_ram() && range.start <= UNTOUCHED && UNTOUCHED - range.start < range.bytes
+    });
+    let Some(range) = untouched else {
+        return;
+    };
+    let apart = (range.start + range.bytes - UNTOUCHED) / SAMPLES as u64;
+    let apart = apart.min(LARGE_PAGE_BYTES) & !(PAGE_BYTES - 1);
+    if apart == 0 {
+        return;
+    }
     let mut page = UNTOUCHED;
     bench("first-touch", || {
-        page += PAGE_BYTES;
-        ticks!(page, 0u64; "mov [rdi], rdi")
+        let at = page;
+        page += apart;
+        ticks!(at, 0u64; "mov [rdi], rdi")
     });
 }
 

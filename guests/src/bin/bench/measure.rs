@@ -5,7 +5,7 @@ use plinth_guests::single::Single;
 
 /// Samples of each measurement. The machine is warm after the first; the minimum is the path itself, the median what
 /// it usually costs.
-const SAMPLES: usize = 51;
+pub(crate) const SAMPLES: usize = 51;
 
 static TAKEN: Single<[u64; SAMPLES]> = Single::new([0; SAMPLES]);
 

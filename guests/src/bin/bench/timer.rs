@@ -5,7 +5,7 @@ use crate::measure::bench;
 use crate::ticks;
 use crate::vectors;
 use plinth_guests::cpu::{cpuid, leaf1_ecx, rdtsc, wrmsr};
-use plinth_guests::x86;
+use plinth_guests::{Case, x86};
 
 const DEADLINE: u32 = 0x6e0;
 const DEADLINE_MODE: u64 = 2 << 17;
@@ -17,7 +17,7 @@ fn is_there() -> bool {
     cpuid(1, 0).ecx & leaf1_ecx::TSC_DEADLINE != 0
 }
 
-pub(crate) fn measure_xapic() {
+pub(crate) fn measure_xapic(case: &mut Case) {
     if is_there() {
         measure(
             [
@@ -27,11 +27,12 @@ pub(crate) fn measure_xapic() {
                 "xapic-hlt-wake",
             ],
             |value| apic::write(LVT_TIMER, value),
+            case,
         );
     }
 }
 
-pub(crate) fn measure_x2apic() {
+pub(crate) fn measure_x2apic(case: &mut Case) {
     if is_there() && apic::has_x2apic() {
         measure(
             [
@@ -41,11 +42,12 @@ pub(crate) fn measure_x2apic() {
                 "x2apic-hlt-wake",
             ],
             |value| wrmsr(apic::x2_register(LVT_TIMER) as u32, value),
+            case,
         );
     }
 }
 
-fn measure([arm, cycle, latency, halted]: [&str; 4], set_lvt: impl Fn(u64)) {
+fn measure([arm, cycle, latency, halted]: [&str; 4], set_lvt: impl Fn(u64), case: &mut Case) {
     set_lvt(DEADLINE_MODE | u64::from(VECTOR));
     let far = u64::MAX >> 2;
     bench(
@@ -53,8 +55,8 @@ fn measure([arm, cycle, latency, halted]: [&str; 4], set_lvt: impl Fn(u64)) {
         || ticks!(far, u64::from(DEADLINE); "mov ecx, esi", "mov eax, edi", "mov rdx, rdi", "shr rdx, 32", "wrmsr"),
     );
     vectors::set(VECTOR, apic::handlers().once);
-    bench(latency, || late(|| x86!("pause")));
-    bench(halted, || late(|| x86!("hlt")));
+    bench(latency, || late(|| x86!("pause"), case));
+    bench(halted, || late(|| x86!("hlt"), case));
     vectors::set(VECTOR, apic::handlers().periodic);
     wrmsr(DEADLINE, rdtsc() + vectors::PERIOD);
     x86!("sti");
@@ -64,8 +66,9 @@ fn measure([arm, cycle, latency, halted]: [&str; 4], set_lvt: impl Fn(u64)) {
     set_lvt(MASKED);
 }
 
-/// How long after its deadline the timer's interrupt is handled, while the CPU does `wait` again and again.
-fn late(wait: impl Fn()) -> u64 {
+/// How long after its deadline the timer's interrupt is handled, while the CPU does `wait` again and again. One that
+/// comes before it fails the case.
+fn late(wait: impl Fn(), case: &mut Case) -> u64 {
     let before = vectors::count();
     let deadline = rdtsc() + DISTANCE;
     wrmsr(DEADLINE, deadline);
@@ -74,7 +77,14 @@ fn late(wait: impl Fn()) -> u64 {
         wait();
     }
     x86!("cli");
-    vectors::taken().saturating_sub(deadline)
+    let taken = vectors::taken();
+    if taken < deadline {
+        case.fail(format_args!(
+            "a timer fired {} ticks early",
+            deadline - taken
+        ));
+    }
+    taken.saturating_sub(deadline)
 }
 
 /// What the next interrupt takes: the longest time that a loop which only looks at the clock does not get to see it.
