@@ -77,7 +77,8 @@ pub fn arguments(
         "none",
     ]);
     if machine.engine == Engine::Kvm {
-        add(&["-enable-kvm", "-cpu", "host,+vmx"]);
+        // A machine that could move to another host has no invariant TSC, and Linux no clock to trust then.
+        add(&["-enable-kvm", "-cpu", "host,migratable=no,+vmx,+invtsc"]);
     } else {
         add(&["-accel", "tcg", "-cpu", "max"]);
     }
@@ -151,9 +152,12 @@ mod tests {
     }
 
     #[test]
-    fn kvm_gets_the_hosts_cpu_with_vmx() {
+    fn kvm_gets_the_hosts_cpu_with_vmx_and_an_invariant_tsc() {
         let line = line(&machine(Engine::Kvm, Firmware::Bios));
-        assert!(line.contains("-enable-kvm -cpu host,+vmx"), "{line}");
+        assert!(
+            line.contains("-enable-kvm -cpu host,migratable=no,+vmx,+invtsc"),
+            "{line}"
+        );
         assert!(!line.contains("tcg"), "{line}");
     }
 
