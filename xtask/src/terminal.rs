@@ -5,7 +5,8 @@ use anyhow::Result;
 use nix::sys::termios::{
     InputFlags, LocalFlags, SetArg, SpecialCharacterIndices, Termios, tcgetattr, tcsetattr,
 };
-use std::io::{IsTerminal, stdin, stdout};
+use std::io::{IsTerminal, Write, stdin, stdout};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
 
 /// What xtask tells about the keys.
@@ -40,18 +41,18 @@ fn parse_size(text: &str) -> Option<(u16, u16)> {
     (rows > 0 && columns > 0).then_some((rows, columns))
 }
 
-/// The terminal passes every key on as it is pressed, until this is dropped.
-#[derive(Debug)]
-pub struct RawInput {
-    before: Termios,
+/// How a terminal was, and what undoes what is shown on it meanwhile.
+#[derive(Clone, Debug)]
+pub struct Before {
+    settings: Termios,
+    text: &'static str,
 }
 
-impl RawInput {
-    /// Changes the terminal's settings.
-    pub fn begin() -> Result<Self> {
-        let before = tcgetattr(stdin())?;
-        remember_terminal(Some(before.clone()));
-        let mut raw = before.clone();
+impl Before {
+    /// Has the terminal pass every key on as it is pressed.
+    fn make_raw(terminal: impl AsFd, text: &'static str) -> Result<Self> {
+        let settings = tcgetattr(&terminal)?;
+        let mut raw = settings.clone();
         // Output stays as it is: the terminal still turns a bare line feed into a new line.
         raw.local_flags
             .remove(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG | LocalFlags::IEXTEN);
@@ -59,14 +60,37 @@ impl RawInput {
             .remove(InputFlags::IXON | InputFlags::ICRNL | InputFlags::INLCR | InputFlags::IGNCR);
         raw.control_chars[SpecialCharacterIndices::VMIN as usize] = 1;
         raw.control_chars[SpecialCharacterIndices::VTIME as usize] = 0;
-        tcsetattr(stdin(), SetArg::TCSANOW, &raw)?;
+        tcsetattr(&terminal, SetArg::TCSANOW, &raw)?;
+        Ok(Self { settings, text })
+    }
+
+    /// Puts everything back.
+    pub fn restore(&self, terminal: impl AsFd, mut output: impl Write) {
+        // Whose terminal is gone has nothing to put back.
+        let _ = output.write_all(self.text.as_bytes());
+        let _ = output.flush();
+        let _ = tcsetattr(terminal, SetArg::TCSANOW, &self.settings);
+    }
+}
+
+/// The terminal passes every key on as it is pressed, until this is dropped.
+#[derive(Debug)]
+pub struct RawInput {
+    before: Before,
+}
+
+impl RawInput {
+    /// Changes the terminal's settings. In the end they are restored, and `after` is sent to the terminal.
+    pub fn begin(after: &'static str) -> Result<Self> {
+        let before = Before::make_raw(stdin(), after)?;
+        remember_terminal(Some(before.clone()));
         Ok(Self { before })
     }
 }
 
 impl Drop for RawInput {
     fn drop(&mut self) {
-        let _ = tcsetattr(stdin(), SetArg::TCSANOW, &self.before);
+        self.before.restore(stdin(), stdout());
         remember_terminal(None);
     }
 }
@@ -112,6 +136,9 @@ impl Escapes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::pty::{OpenptyResult, openpty};
+    use std::fs::File;
+    use std::io::Read;
 
     fn keys(input: &[u8]) -> Vec<Key> {
         let mut escapes = Escapes::default();
@@ -121,6 +148,25 @@ mod tests {
     #[test]
     fn ordinary_keys_and_ctrl_c_go_to_the_guest() {
         assert_eq!(keys(b"a\x03"), [Key::Send(b'a'), Key::Send(3)]);
+    }
+
+    #[test]
+    fn the_terminal_stayed_raw_and_coloured_after_the_machine_had_died() {
+        let OpenptyResult { master, slave } = openpty(None, None).unwrap();
+        let (mut keyboard, mut program) = (File::from(master), File::from(slave));
+        let usual = tcgetattr(&program).unwrap();
+        let before = Before::make_raw(&program, "\x1b[0m").unwrap();
+        // A key arrives without Enter, Ctrl-C is one, and nothing is echoed; so Ctrl-A x leaves.
+        keyboard.write_all(b"\x03\r\x01x").unwrap();
+        let mut typed = [0; 4];
+        program.read_exact(&mut typed).unwrap();
+        assert_eq!(keys(&typed), [Key::Send(3), Key::Send(b'\r'), Key::Leave]);
+        before.restore(&program, &program);
+        assert_eq!(tcgetattr(&program).unwrap(), usual);
+        program.write_all(b"$").unwrap();
+        let mut shown = [0; 5];
+        keyboard.read_exact(&mut shown).unwrap();
+        assert_eq!(&shown, b"\x1b[0m$");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 /// What the exit status tells.
 pub const EXIT_STATUS: &str = "\
-Exit status: 0 where every guest switched itself off, 1 after a reset, 2 after a crash, 3 where one \
+Exit status: 0 where every guest switched itself off, 1 after a reset that no restart followed (--on-reboot stop), 2 after a crash, 3 where one \
 could not start; what a guest itself wrote to the exit port of --test-devices, twice that plus one; 124 after the timeout, 125 where xtask could not start the machine, 126 where the \
 machine ended before its guests (with --bare: otherwise than by switching itself off), 130 where you left.";
 
@@ -43,7 +43,7 @@ const SCREEN_COLUMNS: u16 = 80;
 
 /// What the hypervisor sends after a guest's screen, for a machine that could not: usual colours, the whole terminal
 /// scrolls, the cursor is shown and at its end.
-const RESTORE_TERMINAL: &str = "\x1b[0m\x1b[r\x1b[999;1H\x1b[?25h\n";
+const RESTORE_SCREEN: &str = "\x1b[0m\x1b[r\x1b[999;1H\x1b[?25h\n";
 
 /// The longest timeout, some thirty years: no clock ends before that.
 const LONGEST_SECONDS: f64 = 1e9;
@@ -110,7 +110,7 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
             bail!("--bare is for one guest: there is nobody to share the machine out");
         };
         let machine = options.machine.bare_machine(&content.artifacts, guest)?;
-        let outcome = converse(machine.spawn(paths)?, options.timeout, Trust::Nobody)?;
+        let outcome = converse(machine.spawn(paths)?, options.timeout, Trust::Nobody, "")?;
         return Ok(ExitCode::from(outcome.exit_status()));
     }
     let trust = Trust::of(&content.guests);
@@ -123,11 +123,8 @@ pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
             "the guest's screen wants a terminal of {SCREEN_COLUMNS} by {SCREEN_ROWS}, and this one has {columns} by {rows}"
         ));
     }
-    let running = machine.spawn(paths)?;
-    let outcome = converse(running, options.timeout, trust)?;
-    if has_screen && outcome != Outcome::MachineEnded && is_interactive() {
-        print!("{RESTORE_TERMINAL}");
-    }
+    let after = if has_screen { RESTORE_SCREEN } else { "" };
+    let outcome = converse(machine.spawn(paths)?, options.timeout, trust, after)?;
     Ok(ExitCode::from(outcome.exit_status()))
 }
 
@@ -159,18 +156,20 @@ enum Event {
     Key(Key),
 }
 
-/// Connects the terminal with the machine until one of the two has enough.
+/// Connects the terminal with the machine until one of the two has enough. However it ends, the terminal has its
+/// settings again and is sent `after`.
 pub(crate) fn converse(
     mut running: Running,
     timeout: Option<Duration>,
     trust: Trust,
+    after: &'static str,
 ) -> Result<Outcome> {
     let (sender, events) = channel();
     pump_serial(running.serial()?, sender.clone())?;
     pump_keys(sender)?;
     let raw = if is_interactive() {
         say(HELP);
-        Some(RawInput::begin()?)
+        Some(RawInput::begin(after)?)
     } else {
         None
     };

@@ -1,7 +1,7 @@
 //! Leaves nothing behind: emulators and their folders are cleared away also when `xtask` is interrupted.
 
+use crate::terminal::Before;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::termios::{SetArg, Termios, tcsetattr};
 use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ static HANDLER: Once = Once::new();
 
 struct State {
     runs: Vec<(u32, PathBuf)>,
-    terminal: Option<Termios>,
+    terminal: Option<Before>,
 }
 
 fn state() -> MutexGuard<'static, State> {
@@ -43,10 +43,10 @@ impl Drop for Registration {
     }
 }
 
-/// Remembers (or forgets) the settings that the terminal is to have again.
-pub fn remember_terminal(settings: Option<Termios>) {
+/// Remembers (or forgets) how the terminal is to be again.
+pub fn remember_terminal(before: Option<Before>) {
     install_handler();
-    state().terminal = settings;
+    state().terminal = before;
 }
 
 fn install_handler() {
@@ -67,7 +67,7 @@ fn undo() {
         }
         let _ = fs::remove_dir_all(folder);
     }
-    if let Some(settings) = state.terminal.take() {
-        let _ = tcsetattr(std::io::stdin(), SetArg::TCSANOW, &settings);
+    if let Some(before) = state.terminal.take() {
+        before.restore(std::io::stdin(), std::io::stdout());
     }
 }
