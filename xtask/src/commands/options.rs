@@ -2,7 +2,7 @@
 
 use crate::bare;
 use crate::build::{Artifacts, ImageMaker, lock, tiny_guests};
-use crate::config::{Configuration, ForMachine, LOG_LEVELS, USUAL_HOST_CPUS};
+use crate::config::{Configuration, ForMachine, LOG_LEVELS, POLICIES, USUAL_HOST_CPUS};
 use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
 use crate::guests::{
     Guest, TSC_MHZ, host_memory_mib, pack, parse_format, parse_module, parse_size, tsc_hz,
@@ -15,7 +15,7 @@ use crate::terminal::{is_interactive, size};
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
 use bundle::{
-    ApicVirtualization, Compression, HypervisorOptions, KernelFormat, LogLevel, Screen,
+    ApicVirtualization, Compression, EndPolicy, HypervisorOptions, KernelFormat, LogLevel, Screen,
     TestDevices, WhenDone,
 };
 use clap::Args;
@@ -28,7 +28,7 @@ pub struct GuestOptions {
     /// linux, memtest86+, memtest86+ia32, ipxe, grub, xen, gnumach, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
     name: Option<String>,
     /// Run the virtual machines that this TOML file, or folder of them, describes
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "tsc", "screen", "test_devices"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "tsc", "screen", "test_devices", "on_reboot", "on_crash"])]
     config: Option<PathBuf>,
     /// Run this kernel instead
     #[arg(long, value_name = "FILE")]
@@ -65,6 +65,12 @@ pub struct GuestOptions {
     /// below
     #[arg(long)]
     screen: bool,
+    /// What follows when it asks for a reset: restart or stop [default: restart; for a tiny guest, stop]
+    #[arg(long, value_name = "WHAT", value_parser = parse_policy)]
+    on_reboot: Option<EndPolicy>,
+    /// What follows when it crashes: restart or stop [default: stop]
+    #[arg(long, value_name = "WHAT", value_parser = parse_policy)]
+    on_crash: Option<EndPolicy>,
     /// How much the hypervisor logs: error, warn, info, debug, trace [default: info]
     #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
     log: Option<LogLevel>,
@@ -81,6 +87,16 @@ fn parse_apic(text: &str) -> Result<ApicVirtualization> {
         "software" => ApicVirtualization::Software,
         _ => bail!("it is hardware, task-priority or software"),
     })
+}
+
+fn parse_policy(text: &str) -> Result<EndPolicy> {
+    match POLICIES.iter().find(|(name, _)| *name == text) {
+        Some((_, policy)) => Ok(*policy),
+        None => bail!(
+            "possible values: {}",
+            POLICIES.map(|(name, _)| name).join(", ")
+        ),
+    }
 }
 
 fn parse_level(text: &str) -> Result<LogLevel> {
@@ -142,6 +158,15 @@ impl GuestOptions {
         if self.screen {
             guest.config.screen = Screen::Text;
         }
+        // A tiny guest has something to report; anything else is a system, which comes up again.
+        let is_tiny = artifacts.guests.contains_key(&guest.config.name);
+        let usual = if is_tiny || self.test_devices {
+            EndPolicy::Stop
+        } else {
+            EndPolicy::Restart
+        };
+        guest.config.on_reboot = self.on_reboot.unwrap_or(usual);
+        guest.config.on_crash = self.on_crash.unwrap_or_default();
         guest.config.cpus = self.cpus;
         guest.config.tsc_hz = self.tsc.map(tsc_hz);
         if let Some(cmdline) = &self.cmdline {
@@ -373,6 +398,34 @@ mod tests {
     }
 
     #[test]
+    fn a_reboot_of_somebodys_system_ended_the_machine() {
+        let policies = |arguments: &[&str]| {
+            let guest = parse(arguments).unwrap().guest;
+            let config = guest
+                .guest(&Paths::of_checkout(), &artifacts())
+                .unwrap()
+                .config;
+            (config.on_reboot, config.on_crash)
+        };
+        let kernel = [
+            "--kernel",
+            "k.bin",
+            "--on-crash=restart",
+            "--on-reboot=stop",
+        ];
+        assert_eq!(
+            policies(&kernel[..2]),
+            (EndPolicy::Restart, EndPolicy::Stop)
+        );
+        assert_eq!(policies(&kernel), (EndPolicy::Stop, EndPolicy::Restart));
+        // A test kernel's reset is its result.
+        assert_eq!(
+            policies(&["--kernel", "k.bin", "--test-devices"]).0,
+            EndPolicy::Stop
+        );
+    }
+
+    #[test]
     fn modules_format_and_test_devices_reach_the_guest() {
         let line = parse(&[
             "--kernel",
@@ -413,6 +466,8 @@ mod tests {
             (&["--kernel", "k", "--format", "coff"], "multiboot2"),
             (&["--format", "flat"], "--kernel"),
             (&["--apic", "none"], "task-priority"),
+            (&["--on-reboot", "halt"], "stop"),
+            (&["--config", "x", "--on-crash", "stop"], "--config"),
             (&["--config", "x", "hello"], "--config"),
             (&["--config", "x", "--cpus", "2"], "--cpus"),
         ] {

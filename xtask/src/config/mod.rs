@@ -36,6 +36,7 @@ use bundle::{Console, HypervisorOptions, LogLevel, WhenDone};
 use hypervisor::{Host, Hypervisor};
 
 pub(crate) use hypervisor::LOG_LEVELS;
+pub(crate) use vm::POLICIES;
 pub(crate) use whole::USUAL_HOST_CPUS;
 
 use section::{Found, Section};

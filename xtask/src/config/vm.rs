@@ -62,7 +62,8 @@ const PLACEMENTS: [(&str, Placement); 2] = [
     ("dedicated", Placement::Dedicated),
 ];
 
-const POLICIES: [(&str, EndPolicy); 2] =
+/// What may follow a machine's end, by its name.
+pub(crate) const POLICIES: [(&str, EndPolicy); 2] =
     [("stop", EndPolicy::Stop), ("restart", EndPolicy::Restart)];
 
 const PANIC_POLICIES: [(&str, PanicPolicy); 2] = [
