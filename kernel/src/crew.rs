@@ -276,9 +276,9 @@ impl<B: Backend> Crew<B> {
     }
 
     /// Gives a vCPU a CPU of its own, if there is one to give.
-    pub(crate) fn dedicate(&self, affinity: &CpuSet) -> Option<PcpuId> {
+    fn dedicate(&self, affinity: &CpuSet, others_want: &CpuSet) -> Option<PcpuId> {
         let mut plan = self.plan.lock();
-        let cpu = PcpuId(plan.dedicate(affinity)?.into());
+        let cpu = PcpuId(plan.dedicate(affinity, others_want)?.into());
         self.shared.set(&plan.shared());
         if let Some(seat) = self.seat(cpu) {
             seat.owned.store(true, Ordering::Release);
@@ -298,18 +298,29 @@ impl<B: Backend> Crew<B> {
         }
     }
 
-    /// Where the vCPUs of a machine may run. CPUs that they are to own are theirs from now on.
-    pub(crate) fn seatings(&self, config: &VmConfig) -> Vec<Seating> {
-        let affinity = config
-            .affinity
-            .iter()
-            .filter_map(|cpu| u16::try_from(*cpu).ok())
-            .collect();
+    /// Where the vCPUs of a machine may run. CPUs that they are to own are theirs from now on, if it can be without
+    /// those that `others` ask for.
+    pub(crate) fn seatings<'a>(
+        &self,
+        config: &VmConfig,
+        others: impl Iterator<Item = &'a VmConfig>,
+    ) -> Vec<Seating> {
+        let affinity = config.affinity.iter().copied().collect();
+        let others_want = others.flat_map(|other| other.affinity.iter().copied());
+        let others_want = others_want.collect();
+        if config.placement == Placement::Shared
+            && !balance::is_kept(&self.plan.lock().shared(), &affinity)
+        {
+            warn!(
+                target: "vm",
+                "{}: none of the CPUs that it asks for is shared now: it may use all that are", config.name
+            );
+        }
         (0..config.cpus)
             .map(|vcpu| {
                 let owned = match config.placement {
                     Placement::Shared => return Seating::Shared(affinity),
-                    Placement::Dedicated => self.dedicate(&affinity),
+                    Placement::Dedicated => self.dedicate(&affinity, &others_want),
                 };
                 match owned {
                     Some(cpu) => {

@@ -501,8 +501,11 @@ impl<'a, B: Backend> Keeper<'a, B> {
         let before = memory::used_bytes();
         let configs = self.machines.iter().map(|machine| machine.config);
         let contention = self.crew.contention(configs);
+        let machine = &self.machines[index];
+        let others = self.bundle.config().vms.iter();
+        let others = others.filter(|other| other.name != machine.config.name);
+        let seatings = self.crew.seatings(machine.config, others);
         let machine = &mut self.machines[index];
-        let seatings = self.crew.seatings(machine.config);
         machine.owned = seatings
             .iter()
             .filter_map(|seating| match seating {

@@ -243,7 +243,7 @@ fn each_mistake_in_a_machine_is_told_with_its_place_and_a_way_out() {
         ),
         (
             "placement = 'dedicated'\n[host]\ncpus = 1\n[[vm]]\nname = 'b'\nkernel = 'spin'",
-            "1:1: too few CPUs to own: the machine has 1, 1 of them not owned yet, and one must stay for the machines that share",
+            "1:1: 1 of 1 virtual CPUs would find no CPU to own: the machine has 1, 1 of them not owned yet, and CPU 0 stays for the others. Give it more by `cpus` in [host]",
         ),
         (
             "placement = 'own'",
@@ -445,15 +445,21 @@ fn dedicated_machines_need_cpus_of_their_own() {
     let vm = |name: &str, rest: &str| format!("[[vm]]\nname = '{name}'\nkernel = 'spin'\n{rest}\n");
     let own = |cpus: u32| format!("placement = 'dedicated'\ncpus = {cpus}");
     let host = "[host]\ncpus = 4\n";
+    let dedicated_to = |cpus, affinity: &str| own(cpus) + "\naffinity = " + affinity;
+    let shared_on = |affinity: &str| format!("affinity = {affinity}");
     for (text, is_good) in [
-        (vm("a", &own(4)), true),
-        (vm("a", &own(5)), false),
+        (vm("a", &own(3)), true),
+        (vm("a", &own(4)), false),
         (vm("a", &own(3)) + &vm("b", ""), true),
-        (vm("a", &own(4)) + &vm("b", ""), false),
-        (vm("a", &own(2)) + &vm("b", &own(2)), true),
-        (vm("a", &own(2)) + &vm("b", &own(3)), false),
-        (vm("a", &(own(2) + "\naffinity = [0, 1]")), true),
-        (vm("a", &(own(2) + "\naffinity = [0]")), false),
+        (vm("a", &own(2)) + &vm("b", &own(1)), true),
+        (vm("a", &own(2)) + &vm("b", &own(2)), false),
+        (vm("a", &dedicated_to(2, "[1, 2]")), true),
+        (vm("a", &dedicated_to(2, "[0, 1]")), false),
+        (vm("a", &dedicated_to(2, "[1]")), false),
+        (vm("a", &own(1)) + &vm("b", &dedicated_to(1, "[3]")), true),
+        (vm("a", &own(2)) + &vm("b", &shared_on("[3]")), true),
+        (vm("a", &own(3)) + &vm("b", &shared_on("[3]")), false),
+        (vm("a", &own(3)) + &vm("b", &shared_on("[0, 3]")), true),
     ] {
         let result = read(&(host.to_owned() + &text), EMULATED);
         assert_eq!(result.is_ok(), is_good, "{text}");

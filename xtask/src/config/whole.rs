@@ -1,9 +1,11 @@
 //! How the parts of a configuration go together: names, the terminal, and what the machine has.
 
 use super::source::Problems;
+use super::vm::Vm;
 use super::{Configuration, ForMachine};
 use bundle::{Autostart, Placement};
 use std::collections::BTreeMap;
+use vmm::scheduler::balance::{self, CpuSet, Plan};
 
 /// Memory that the hypervisor keeps for itself, at least.
 const HYPERVISOR_BYTES: u64 = 24 << 20;
@@ -70,39 +72,47 @@ fn affinity(configuration: &Configuration, host_cpus: u32, problems: &Problems) 
     }
 }
 
-/// Virtual CPUs that own theirs must find enough of them, and leave one to those that share.
+/// Virtual CPUs that own theirs must find enough of them, and leave those that share what they ask for. The hypervisor
+/// gives CPUs away by the same [`Plan`] and in the same order.
 fn dedicated(configuration: &Configuration, host_cpus: u32, problems: &Problems) {
-    let mut free = host_cpus;
-    let somebody_shares = configuration
-        .vms
-        .iter()
-        .any(|vm| vm.placement == Placement::Shared);
-    for vm in &configuration.vms {
-        if vm.placement != Placement::Dedicated {
-            continue;
-        }
-        let allowed = u32::try_from(vm.affinity.len()).unwrap_or(u32::MAX);
-        if allowed != 0 && allowed < vm.cpus.value {
+    let wanted_by = |vm: &Vm| vm.affinity.iter().map(|cpu| cpu.value).collect::<CpuSet>();
+    let of = |placement| {
+        let vms = configuration.vms.iter();
+        vms.filter(move |vm| vm.placement == placement)
+    };
+    let mut plan = Plan::new(CpuSet::first(host_cpus as usize));
+    for vm in of(Placement::Dedicated) {
+        let others = configuration.vms.iter();
+        let others = others.filter(|other| !std::ptr::eq(*other, vm));
+        let others_want = others
+            .flat_map(|other| other.affinity.iter().map(|cpu| cpu.value))
+            .collect();
+        let shared_before = plan.shared().len();
+        let owned = (0..vm.cpus.value)
+            .filter_map(|_| plan.dedicate(&wanted_by(vm), &others_want))
+            .count();
+        if owned < vm.cpus.value as usize {
             let message = format!(
-                "{} virtual CPUs cannot own {allowed} CPU{}; allow more by `affinity`",
+                "{} of {} virtual CPUs would find no CPU to own: the machine has {host_cpus}, {shared_before} of them not owned yet, \
+                 and CPU 0 stays for the others. Give it more by `cpus` in [host]{}",
+                vm.cpus.value as usize - owned,
                 vm.cpus.value,
-                if allowed == 1 { "" } else { "s" }
-            );
-            problems.add(vm.cpus.place.clone(), message);
-        }
-        let reserve = u32::from(somebody_shares);
-        if free < vm.cpus.value.saturating_add(reserve) {
-            let message = format!(
-                "too few CPUs to own: the machine has {host_cpus}, {free} of them not owned yet{}",
-                if somebody_shares {
-                    ", and one must stay for the machines that share"
-                } else {
+                if vm.affinity.is_empty() {
                     ""
+                } else {
+                    ", or allow more by `affinity`"
                 }
             );
             problems.add(vm.cpus.place.clone(), message);
         }
-        free = free.saturating_sub(vm.cpus.value);
+    }
+    for vm in of(Placement::Shared) {
+        if let Some(first) = vm.affinity.first()
+            && !balance::is_kept(&plan.shared(), &wanted_by(vm))
+        {
+            let message = "other machines own all CPUs that this one may use".to_owned();
+            problems.add(first.place.clone(), message);
+        }
     }
 }
 

@@ -90,6 +90,14 @@ impl FromIterator<u16> for CpuSet {
     }
 }
 
+impl FromIterator<u32> for CpuSet {
+    /// As a configuration has the numbers; those of CPUs that cannot be are left out.
+    fn from_iter<I: IntoIterator<Item = u32>>(cpus: I) -> Self {
+        let cpus = cpus.into_iter();
+        cpus.filter_map(|cpu| u16::try_from(cpu).ok()).collect()
+    }
+}
+
 /// Who may use which CPU of the host.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -106,9 +114,10 @@ impl Plan {
         }
     }
 
-    /// Makes one of the allowed CPUs (an empty set allows all) the property of one vCPU. `None` where there is none
-    /// to give: the first CPU of the machine stays for everybody else and for the host's own affairs.
-    pub fn dedicate(&mut self, affinity: &CpuSet) -> Option<u16> {
+    /// Makes one of the allowed CPUs (an empty set allows all) the property of one vCPU; one that others ask for is taken
+    /// only where there is no other. `None` where there is none to give: the first CPU of the machine stays for
+    /// everybody else and for the host's own affairs.
+    pub fn dedicate(&mut self, affinity: &CpuSet, others_want: &CpuSet) -> Option<u16> {
         let mut free = self.all.without(&self.dedicated);
         free.remove(0);
         let wanted = if affinity.is_empty() {
@@ -116,7 +125,8 @@ impl Plan {
         } else {
             free.and(affinity)
         };
-        let cpu = wanted.iter().last()?;
+        let unwanted = wanted.without(others_want);
+        let cpu = unwanted.iter().last().or_else(|| wanted.iter().last())?;
         self.dedicated.insert(cpu);
         Some(cpu)
     }
@@ -133,10 +143,15 @@ impl Plan {
 }
 
 /// The CPUs that a vCPU with this affinity may use of the shared ones. Where none of those that it asks for is
-/// among them, it may use all.
+/// among them, it may use all ([`is_kept`] tells).
 pub fn allowed(shared: &CpuSet, affinity: &CpuSet) -> CpuSet {
     let wanted = shared.and(affinity);
     if wanted.is_empty() { *shared } else { wanted }
+}
+
+/// Whether a vCPU with this affinity finds one of its CPUs among the shared ones; an empty affinity asks for none.
+pub fn is_kept(shared: &CpuSet, affinity: &CpuSet) -> bool {
+    affinity.is_empty() || !shared.and(affinity).is_empty()
 }
 
 /// A [`CpuSet`] that some CPU changes and all read. A reader may see some of a change before the rest.
@@ -317,7 +332,7 @@ mod tests {
     #[test]
     fn a_dedicated_cpu_is_nobody_elses() {
         let mut plan = Plan::new(CpuSet::first(4));
-        assert_eq!(plan.dedicate(&set(&[1, 2])), Some(2));
+        assert_eq!(plan.dedicate(&set(&[1, 2]), &CpuSet::EMPTY), Some(2));
         let shared = |plan: &Plan, affinity| allowed(&plan.shared(), &affinity);
         assert_eq!(shared(&plan, CpuSet::EMPTY), set(&[0, 1, 3]));
         assert_eq!(shared(&plan, set(&[2, 3])), set(&[3]));
@@ -328,11 +343,28 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_that_another_machine_asks_for_is_dedicated_last() {
+        let mut plan = Plan::new(CpuSet::first(4));
+        let others_want = set(&[3]);
+        let mut dedicate = || plan.dedicate(&CpuSet::EMPTY, &others_want);
+        let given = [dedicate(), dedicate(), dedicate(), dedicate()];
+        assert_eq!(given, [Some(2), Some(1), Some(3), None]);
+    }
+
+    #[test]
+    fn an_affinity_is_kept_while_one_of_its_cpus_is_shared() {
+        let shared = set(&[0, 1]);
+        for (affinity, kept) in [(set(&[1, 2]), true), (set(&[2]), false), (set(&[]), true)] {
+            assert_eq!(is_kept(&shared, &affinity), kept);
+        }
+    }
+
+    #[test]
     fn the_first_cpu_is_never_dedicated() {
         let mut plan = Plan::new(CpuSet::first(2));
-        assert_eq!(plan.dedicate(&set(&[0])), None);
-        assert_eq!(plan.dedicate(&CpuSet::EMPTY), Some(1));
-        assert_eq!(plan.dedicate(&CpuSet::EMPTY), None);
+        assert_eq!(plan.dedicate(&set(&[0]), &CpuSet::EMPTY), None);
+        assert_eq!(plan.dedicate(&CpuSet::EMPTY, &CpuSet::EMPTY), Some(1));
+        assert_eq!(plan.dedicate(&CpuSet::EMPTY, &CpuSet::EMPTY), None);
     }
 
     #[test]

@@ -55,34 +55,39 @@ const BORROW_LIMIT_NS: u64 = 1_000_000;
 /// By how much borrowing advances a vCPU, in rounds: past any that catches up.
 const BORROW_ROUNDS: u64 = CATCH_UP_ROUNDS + 1;
 
-/// The share of a vCPU against that of the others, 1 to 65535.
+/// The share of a vCPU against that of the others: that of a VM, 1 to 65535, or a part of one.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Weight(u32);
 
+/// Parts of a weight of 1: as many vCPUs as a VM can have divide the least weight evenly.
+const WEIGHT_PARTS: u32 = 1 << WEIGHT_PARTS_LOG2;
+const WEIGHT_PARTS_LOG2: u32 = 8;
+
 impl Weight {
     /// The usual one.
-    pub const DEFAULT: Self = Self(256);
+    pub const DEFAULT: Self = Self::new(256);
 
-    /// The nearest weight that there is.
+    /// The nearest weight that a VM can have.
     pub const fn new(weight: u32) -> Self {
-        Self(match weight {
+        Self(WEIGHT_PARTS * match weight {
             0 => 1,
             1..=0xffff => weight,
             _ => 0xffff,
         })
     }
 
-    /// The number.
-    pub const fn get(self) -> u32 {
+    /// Its number of parts, for sums of weights.
+    const fn parts(self) -> u32 {
         self.0
     }
 
-    /// The share of each of `vcpus` vCPUs in the weight of a VM.
+    /// The share of each of `vcpus` vCPUs in the weight of a VM, to the nearest part.
     #[must_use]
     pub const fn divided(self, vcpus: u32) -> Self {
-        match self.0.checked_div(vcpus) {
-            Some(weight) => Self::new(weight),
+        match (self.0 + vcpus / 2).checked_div(vcpus) {
             None => self,
+            Some(0) => Self(1),
+            Some(parts) => Self(parts),
         }
     }
 }
@@ -92,7 +97,7 @@ impl Weight {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct VirtualTime(u64);
 
-const VIRTUAL_SCALE_LOG2: u32 = 16;
+const VIRTUAL_SCALE_LOG2: u32 = 16 + WEIGHT_PARTS_LOG2;
 
 impl VirtualTime {
     /// The virtual time in which a vCPU of this weight runs for `ns`.

@@ -353,7 +353,7 @@ impl<T> RunQueue<T> {
     /// Queues a vCPU whose turn comes not before `earliest`, though it may be further behind in time. That is not
     /// charged to it.
     pub(super) fn push(&mut self, vcpu: T, share: Share, earliest: VirtualTime) -> VirtualTime {
-        let weight = u64::from(share.weight.get());
+        let weight = u64::from(share.weight.parts());
         let round = VirtualTime::over(ROUND_NS, self.total_weight + weight);
         let key = share.effective(round).max(earliest);
         self.push_at(key, vcpu, share);
@@ -362,7 +362,7 @@ impl<T> RunQueue<T> {
 
     /// Queues a vCPU whose turn comes then, whatever its own time is.
     pub(super) fn push_at(&mut self, key: VirtualTime, vcpu: T, share: Share) {
-        self.total_weight += u64::from(share.weight.get());
+        self.total_weight += u64::from(share.weight.parts());
         let order = self.arrivals;
         self.arrivals = self.arrivals.wrapping_add(1);
         self.ready.push(Ready {
@@ -430,7 +430,7 @@ impl<T> RunQueue<T> {
                 Grant::Run { ns } => (Slice::Ns(ns), Some(ns)),
                 Grant::Wait { until_ns } => {
                     self.next_release_ns = self.next_release_ns.min(until_ns);
-                    self.total_weight -= u64::from(share.weight.get());
+                    self.total_weight -= u64::from(share.weight.parts());
                     self.throttled.push(Throttled {
                         until_ns,
                         vcpu,
@@ -515,7 +515,7 @@ impl<T> RunQueue<T> {
         }
         self.advance(now_ns);
         if self.running.take().is_some() {
-            self.total_weight = self.total_weight.saturating_sub(share.weight.get().into());
+            self.total_weight = self.total_weight.saturating_sub(share.weight.parts().into());
         }
         (vcpu, share)
     }
@@ -523,7 +523,7 @@ impl<T> RunQueue<T> {
     /// Takes the waiting vCPU out that is furthest behind among the first few for which `may_move` holds.
     pub fn steal(&mut self, may_move: impl Fn(&T) -> bool) -> Option<(T, Share)> {
         let Ready { vcpu, share, .. } = self.take_among_first(may_move)?;
-        self.total_weight -= u64::from(share.weight.get());
+        self.total_weight -= u64::from(share.weight.parts());
         Some((vcpu, share))
     }
 
@@ -565,7 +565,7 @@ impl<T> RunQueue<T> {
     pub fn remove(&mut self, is_meant: impl Fn(&T) -> bool) -> Vec<(T, Share)> {
         let mut removed = Vec::new();
         for Ready { vcpu, share, .. } in self.ready.remove_all(|ready| is_meant(&ready.vcpu)) {
-            self.total_weight -= u64::from(share.weight.get());
+            self.total_weight -= u64::from(share.weight.parts());
             removed.push((vcpu, share));
         }
         let mut at = 0;

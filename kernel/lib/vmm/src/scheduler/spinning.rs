@@ -131,7 +131,7 @@ impl<T> RunQueue<T> {
             may_move(&ready.vcpu).then_some(help)
         })?;
         let Ready { vcpu, share, .. } = self.ready.remove(at)?;
-        self.total_weight -= u64::from(share.weight.get());
+        self.total_weight -= u64::from(share.weight.parts());
         Some((vcpu, share))
     }
 
@@ -181,7 +181,7 @@ impl<T> RunQueue<T> {
 
     fn take(&mut self, at: usize) -> Option<Ready<T>> {
         let ready = self.ready.remove(at)?;
-        self.total_weight -= u64::from(ready.share.weight.get());
+        self.total_weight -= u64::from(ready.share.weight.parts());
         Some(ready)
     }
 

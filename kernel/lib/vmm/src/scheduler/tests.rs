@@ -253,8 +253,10 @@ proptest! {
             // Who gives way loses a little by it, and gains nothing.
             let least = if cpus == 1 { 0.93 } else { 0.88 };
             prop_assert!(vm >= least * due, "{vm} of {due}: {ran:?}");
+            // On several CPUs a VM that gives way moves about, which stealing evens out with a delay.
+            let lost = if cpus == 1 { 0.02 } else { 0.04 };
             for hog in ran.iter().skip(vcpus as usize) {
-                prop_assert!(*hog >= due - 0.02, "a neighbour got {hog} of {due}: {ran:?}");
+                prop_assert!(*hog >= due - lost, "a neighbour got {hog} of {due}: {ran:?}");
             }
         }
         if cpus == 1 {
@@ -313,6 +315,23 @@ fn moving_between_cpus_is_rare() {
     }
     simulator.run(10 * SECOND);
     assert!(simulator.steals < 10, "{} in ten seconds", simulator.steals);
+}
+
+#[test]
+fn the_vcpus_of_a_vm_have_its_weight_together_however_many_they_are() {
+    for weight in [1, 2, 15, 256, 1023, 0xffff] {
+        for vcpus in 1..=255 {
+            let whole = f64::from(Weight::new(weight).parts());
+            let together = f64::from(Weight::new(weight).divided(vcpus).parts() * vcpus);
+            // The least weight that there is, among more vCPUs than that has halves of parts, is a third off.
+            let off = (together / whole - 1.0).abs();
+            let most = if weight == 1 { 0.34 } else { 0.2 };
+            assert!(off <= most, "{weight} among {vcpus}: {off}");
+            if weight >= 256 {
+                assert!(off <= 0.002, "{weight} among {vcpus}: {off}");
+            }
+        }
+    }
 }
 
 fn sibling(weight: u32) -> Share {
