@@ -467,10 +467,12 @@ impl<'a, B: Backend> Keeper<'a, B> {
             Building::Wanted { ram: Some(ram), .. } => {
                 machine.zero(DirtyRam::reuse(ram), 0, begin_ns)
             }
-            Building::Wanted { ram: None, .. } => match launch::memory(machine.config) {
-                Ok(ram) => machine.zero(ram, 0, begin_ns),
-                Err(error) => Some(Err(error)),
-            },
+            Building::Wanted { ram: None, .. } => {
+                match launch::memory(&self.crew.backend, machine.config) {
+                    Ok(ram) => machine.zero(ram, 0, begin_ns),
+                    Err(error) => Some(Err(error)),
+                }
+            }
             Building::Zeroing { ram, spent_ns } => machine.zero(ram, spent_ns, begin_ns),
         };
         let started = match built {

@@ -13,12 +13,12 @@ use arch::{Gpr, SegmentName, msr};
 use bundle::{Bundle, FileIndex, KernelFormat, Screen, TestDevices, VmConfig};
 use host::Tail;
 use machine::devices::FirmwareFiles;
-use machine::devices::lapic::{Lapic, LapicConfig, LapicFeatures, Role};
+use machine::devices::lapic::{ApicPage, Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
 use machine::layout::{self, MachineLayout};
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
 use machine::{BoardConfig, Display, TestBoard, firmware};
-use memory::GuestPhys;
+use memory::{GuestPhys, Range};
 use spin::Mutex;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::inject::Delivery;
@@ -34,7 +34,7 @@ use crate::cpu::msr::try_read_msr;
 use crate::crew::{Contention, Member, Seating};
 use crate::hw::clock;
 use crate::hw::console::GuestStyle;
-use crate::memory::{DirtyRam, GuestRam, NotEnoughMemory, used_bytes};
+use crate::memory::{DirtyRam, GuestRam, NotEnoughMemory, admit, used_bytes};
 use crate::vcpu::Vcpu;
 use crate::vm::{Vm, VmId, VmParts, VmPort};
 
@@ -118,9 +118,33 @@ fn layout_of(config: &VmConfig) -> MachineLayout {
 ///
 /// # Errors
 /// [`LaunchError`]; nothing is allocated then.
-pub(crate) fn memory(config: &VmConfig) -> Result<DirtyRam, LaunchError> {
+pub(crate) fn memory<B: Backend>(backend: &B, config: &VmConfig) -> Result<DirtyRam, LaunchError> {
     let layout = layout_of(config);
-    DirtyRam::allocate(&[layout.low_ram(), layout.high_ram()]).map_err(LaunchError::Memory)
+    let ranges = [layout.low_ram(), layout.high_ram()];
+    let beside_bytes = beside_bytes(backend, config, ranges.iter().copied());
+    DirtyRam::allocate(&ranges, beside_bytes).map_err(LaunchError::Memory)
+}
+
+/// The most that a machine takes beside its RAM once it is made. That is looked for before anything is made of it:
+/// what the hypervisor allocates while it makes a machine may fail only here.
+fn beside_bytes<B: Backend>(
+    backend: &B,
+    config: &VmConfig,
+    pieces: impl Iterator<Item = Range<GuestPhys>> + Clone,
+) -> u64 {
+    /// What it has once: the board, the mailboxes, names, and what its parts lose to the heap's bookkeeping.
+    const VM_BYTES: u64 = 64 << 10;
+    /// The answers of CPUID, and its places in queues, which grow by doubling.
+    const VCPU_BYTES: u64 = 8 << 10;
+    // A page is aligned to its size.
+    let lapic = 2 * size_of::<ApicPage>();
+    let vcpu = size_of::<Vcpu<B>>() + size_of::<Member<B>>() * 6 + lapic;
+    let vcpu_bytes = backend.vcpu_bytes() + VCPU_BYTES + vcpu as u64;
+    VM_BYTES
+        + size_of::<Vm<B>>() as u64
+        + u64::from(config.cpus) * vcpu_bytes
+        + backend.address_space_bytes(pieces)
+        + GuestRam::books_bytes(config.memory_bytes)
 }
 
 /// Makes the machine that the plan describes in its memory: that filled, its vCPUs ready for their first turn.
@@ -153,6 +177,9 @@ pub(crate) fn vm<B: Backend>(
         .map(|(bytes, cmdline)| Module { bytes, cmdline })
         .collect();
     let format = wanted_format(config.kernel_format);
+    // Files that had to be unpacked lie in the heap by now, and the memory may be in smaller pieces than it could be.
+    let beside_bytes = beside_bytes(backend, config, ram.pieces().map(|(guest, _)| guest));
+    admit(beside_bytes).map_err(LaunchError::Memory)?;
     let used_before = used_bytes();
 
     let cpus = u8::try_from(config.cpus).map_err(|_| too_many_cpus())?;
@@ -232,6 +259,18 @@ pub(crate) fn vm<B: Backend>(
             Ok((vcpu, share))
         })
         .collect::<Result<_, LaunchError>>()?;
+    let taken_bytes = used_bytes().saturating_sub(used_before);
+    let copies_bytes = match config.test_devices {
+        TestDevices::Absent => 0,
+        TestDevices::Present => kernel.len() + initrd.as_deref().map_or(0, <[u8]>::len),
+    };
+    if taken_bytes > beside_bytes + copies_bytes as u64 {
+        log::error!(
+            target: "vm",
+            "{} has taken {taken_bytes} bytes where {beside_bytes} were counted: this is a bug in Plinth",
+            config.name
+        );
+    }
     log::info!(
         target: "vm",
         "{}: {} MiB, {:?} kernel of {} KiB, {} KiB of ours",
@@ -239,7 +278,7 @@ pub(crate) fn vm<B: Backend>(
         layout.ram_bytes() >> 20,
         loaded.format,
         kernel.len().div_ceil(1024),
-        used_bytes().saturating_sub(used_before).div_ceil(1024),
+        taken_bytes.div_ceil(1024),
     );
     Ok((vm, vcpus))
 }

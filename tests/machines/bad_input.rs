@@ -1,9 +1,10 @@
 //! What cannot run is refused with one clear line, and everything else runs.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
+use bundle::EndPolicy;
 use libtest_mimic::Trial;
-use plinth_tests::Boot;
 use plinth_tests::console::End;
+use plinth_tests::{Boot, Session};
 use xtask::guests::Guest;
 
 use crate::trial;
@@ -23,6 +24,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial(
             "a_guest_that_wants_too_much_memory_stops_alone",
             too_much_memory,
+        ),
+        trial(
+            "cpus_that_there_is_no_memory_for_are_refused_and_other_machines_run",
+            cpus_that_do_not_fit,
         ),
     ]
 }
@@ -85,6 +90,45 @@ fn unknown_format() -> Result<()> {
                   use another file, or say its format (--format, format = ...)";
     ensure!(detail == wanted, "it was refused with `{detail}`");
     machine.expect_all_passed("hello")
+}
+
+/// Its RAM fits, and nothing beside it; two more machines are there, one of which begins anew all the time.
+fn cpus_that_do_not_fit() -> Result<()> {
+    let boot = |mib: u64, cpus: u32| -> Result<Session> {
+        Boot::tiny(&["hello", "triple", "outside"])?
+            .memory_mib(256)
+            .with_guests(|guests| {
+                guests[1].config.on_crash = EndPolicy::Restart;
+                guests[2].config.memory_bytes = mib << 20;
+                guests[2].config.cpus = cpus;
+            })
+            .start()
+    };
+    let mut machine = boot(64 << 10, 1)?;
+    let detail = machine.expect_end("outside", End::Crash)?;
+    let free_mib = detail
+        .split_once(" MiB are free")
+        .and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
+    let Some(free_mib) = free_mib else {
+        bail!("it does not say what is free: {detail}");
+    };
+    drop(machine);
+    let mut machine = boot(free_mib, 255)?;
+    let detail = machine.expect_end("outside", End::Crash)?;
+    ensure!(
+        detail.contains("KiB for its CPUs"),
+        "it was refused with `{detail}`"
+    );
+    machine.expect_all_passed("hello")?;
+    machine.expect("plinth: restart triple crash")?;
+    ensure!(
+        !machine
+            .heard()
+            .iter()
+            .any(|line| line.contains("bug in Plinth")),
+        "a machine took more than was counted"
+    );
+    Ok(())
 }
 
 fn too_much_memory() -> Result<()> {

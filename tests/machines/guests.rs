@@ -128,7 +128,9 @@ fn unknown_instruction() -> Result<()> {
     let line = machine.expect("no emulation of the instruction at 0x")?;
     // FLD of a doubleword has the opcode 0xd9.
     anyhow::ensure!(
-        line.contains("(64-bit mode): [d9, ") && line.ends_with("the guest gets #UD"),
+        line.contains("vm: outside: CPU 0: ")
+            && line.contains("(64-bit mode): [d9, ")
+            && line.ends_with("the guest gets #UD"),
         "it was told as `{line}`"
     );
     machine.expect_all_passed("outside")

@@ -12,6 +12,7 @@ use arch::speculation::ArchCapabilities;
 use arch::{Cr4, Vector, Xcr0};
 use machine::A20Gate;
 use machine::devices::lapic::{ApicPage, Lapic};
+use memory::{GuestPhys, Range};
 use vmm::cpuid::Backing;
 use vmm::inject::Delivery;
 use vmm::monitor::command::EntryPart;
@@ -36,6 +37,12 @@ pub(crate) trait Backend: Sized + 'static {
 
     /// What it lets guests use of the processor.
     fn guest_features(&self) -> GuestFeatures;
+
+    /// The most memory that a vCPU takes: frames, and of the heap.
+    fn vcpu_bytes(&self) -> u64;
+
+    /// The memory that the second-level page tables of this RAM take.
+    fn address_space_bytes(&self, pieces: impl Iterator<Item = Range<GuestPhys>> + Clone) -> u64;
 
     /// Maps all of a VM's RAM at the largest page size that the pieces allow.
     ///

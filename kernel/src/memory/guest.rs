@@ -13,22 +13,13 @@ use machine::A20Gate;
 use memory::written::GRANULE;
 use memory::{GuestMemory, GuestPhys, HostPhys, PageSize, Range, Unbacked, Written};
 
-use super::{FrameRun, copy, direct_map, statistics, zero};
+use super::{FrameRun, copy, direct_map, free_for_guests, room_for_guests, zero};
 
 /// Pieces are no larger than this: the largest page.
 const LARGEST_PIECE: u64 = PageSize::Size1G.bytes();
 
-/// No guest gets the last of the memory: the hypervisor's heap grows from the same frames, and guests' page tables
-/// and control structures come from there.
-const KEPT_BYTES: u64 = 8 << 20;
-
 /// A granule that does not lie in one piece. No RAM has this bias, since the direct map is in the upper half.
 const NO_PIECE: u64 = 0;
-
-/// Bytes of memory that guests may still have.
-fn free_for_guests() -> u64 {
-    (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES)
-}
 
 /// A contiguous piece of a guest's RAM. Start and address are multiples of its size, which is a power of
 /// two.
@@ -55,8 +46,10 @@ pub(crate) struct GuestRam {
 /// The machine has less free memory than a guest wants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct NotEnoughMemory {
-    /// What the guest wants.
+    /// The RAM that the guest wants; 0 where it has that already.
     pub(crate) wanted_bytes: u64,
+    /// What is wanted beside that, for its CPUs and tables.
+    pub(crate) beside_bytes: u64,
     /// What is free for guests.
     pub(crate) free_bytes: u64,
 }
@@ -66,8 +59,10 @@ impl fmt::Display for NotEnoughMemory {
         let mib = |bytes: u64| bytes >> 20;
         write!(
             f,
-            "it wants {} MiB of memory and {} MiB are free: give it less (memory = ...), or the machine more",
+            "it wants {} MiB of memory, {} KiB for its CPUs and tables beside that, and {} MiB are free: give it less \
+             (memory = ..., cpus = ...), or the machine more",
             mib(self.wanted_bytes),
+            self.beside_bytes.div_ceil(1024),
             mib(self.free_bytes)
         )
     }
@@ -96,17 +91,24 @@ pub(crate) struct ZeroedRam {
 
 impl DirtyRam {
     /// Memory at these guest-physical addresses, which are sorted, do not overlap, and are made of whole pages.
+    /// `beside_bytes` are to be left for what else the guest needs.
     ///
     /// # Errors
     /// [`NotEnoughMemory`]; nothing stays allocated then.
-    pub(crate) fn allocate(ranges: &[Range<GuestPhys>]) -> Result<Self, NotEnoughMemory> {
+    pub(crate) fn allocate(
+        ranges: &[Range<GuestPhys>],
+        beside_bytes: u64,
+    ) -> Result<Self, NotEnoughMemory> {
         let wanted_bytes = ranges.iter().map(Range::<GuestPhys>::len).sum();
         let free_bytes = free_for_guests();
         let not_enough = NotEnoughMemory {
             wanted_bytes,
+            beside_bytes,
             free_bytes,
         };
-        if wanted_bytes > free_bytes {
+        if wanted_bytes > free_bytes
+            || wanted_bytes.saturating_add(beside_bytes) > room_for_guests()
+        {
             return Err(not_enough);
         }
         let mut pieces = Vec::new();
@@ -214,6 +216,12 @@ impl Piece {
 }
 
 impl GuestRam {
+    /// What the heap needs for the books about so much RAM: by granule one bias, and one bit. They grow by doubling.
+    pub(crate) const fn books_bytes(ram_bytes: u64) -> u64 {
+        let granules = (ram_bytes >> GRANULE.shift()) + 1;
+        granules * (size_of::<AtomicU64>() as u64) * 3 + granules / 8
+    }
+
     /// What of it was written, for those who write, and those who know that others have.
     pub(crate) fn written(&self) -> &Arc<Written> {
         &self.written
@@ -236,7 +244,7 @@ impl GuestRam {
 
     /// The pieces, sorted: which guest-physical addresses lie at which physical address on. Both are
     /// multiples of the piece's size, so the largest pages that fit into it can map it.
-    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> {
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Range<GuestPhys>, HostPhys)> + Clone {
         self.pieces.iter().map(|piece| {
             (
                 Range {

@@ -1,5 +1,8 @@
 //! The hypervisor's heap: mapped where it is needed, and as far as it is needed.
 //!
+//! What no VM may take ([`super::KEPT_BYTES`]) is there for the heap: an allocation that cannot fail is served from it. Large
+//! ones are of VMs (their files) and may fail; they get none of it.
+//!
 //! The list of free blocks is first-fit and has one lock, so nothing on the way of a VM exit allocates.
 
 use core::alloc::{GlobalAlloc, Layout};
@@ -10,10 +13,12 @@ use memory::PageSize;
 use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
-use super::{HEAP, space};
+use super::{HEAP, free_for_guests, space};
 
 /// By how much the heap grows at least.
 const STEP_BYTES: usize = 256 * 1024;
+/// Allocations beyond this may fail, and whoever wants as much expects it.
+const LARGEST_CERTAIN_BYTES: usize = 1 << 20;
 /// How far it may grow.
 const MAX_BYTES: usize = 64 << 30;
 
@@ -30,9 +35,7 @@ unsafe impl GlobalAlloc for GrowingHeap {
             if let Ok(block) = heap.allocate_first_fit(layout) {
                 return block.as_ptr();
             }
-            if !grow(&mut heap, layout) {
-                return ptr::null_mut();
-            }
+            grow(&mut heap, layout);
             heap.allocate_first_fit(layout)
                 .map_or(ptr::null_mut(), |block| block.as_ptr())
         })
@@ -54,30 +57,38 @@ pub(super) fn statistics() -> (usize, usize) {
     })
 }
 
-/// Maps enough at the end of the heap for a block of this layout, or returns false where memory has run
-/// out.
+/// Maps enough at the end of the heap for a block of this layout, if there is as much.
 #[cold]
-fn grow(heap: &mut Heap, layout: Layout) -> bool {
+fn grow(heap: &mut Heap, layout: Layout) {
     // Room for the alignment, and for the list's own bookkeeping.
     let wanted = layout
         .size()
         .saturating_add(layout.align())
         .saturating_add(64);
-    let bytes = wanted.next_multiple_of(STEP_BYTES);
     let size = heap.size();
-    if bytes > MAX_BYTES - size {
-        return false;
+    if wanted > MAX_BYTES - STEP_BYTES - size {
+        return;
+    }
+    let for_guests = usize::try_from(free_for_guests()).unwrap_or(usize::MAX);
+    if wanted > LARGEST_CERTAIN_BYTES && wanted > for_guests {
+        return;
     }
     let page = PageSize::Size4K.bytes() as usize;
+    // The last of the memory is not taken in advance.
+    let step = if for_guests > wanted + STEP_BYTES {
+        STEP_BYTES
+    } else {
+        page
+    };
+    let bytes = wanted.next_multiple_of(step);
     for offset in (0..bytes).step_by(page) {
         if space::map_new_page(HEAP + (size + offset) as u64).is_err() {
-            // What is mapped is used all the same; what is missing is somebody's allocation.
+            // With what was free at the heap's end before, it may be enough.
             extend(heap, offset);
-            return false;
+            return;
         }
     }
     extend(heap, bytes);
-    true
 }
 
 fn extend(heap: &mut Heap, bytes: usize) {

@@ -42,6 +42,36 @@ pub(crate) const fn direct_map(hpa: HostPhys) -> HostVirt {
     HostVirt::new(hpa.as_u64().wrapping_add(DIRECT_MAP))
 }
 
+/// No VM gets the last of the memory: what the hypervisor needs while it runs (its log, the report of a crash, what the
+/// operator asks for) comes from there.
+const KEPT_BYTES: u64 = 8 << 20;
+
+/// Bytes of frames that guests may still have.
+fn free_for_guests() -> u64 {
+    (statistics().free << PageSize::Size4K.shift()).saturating_sub(KEPT_BYTES)
+}
+
+/// What guests and all that is made for them may still take together: the heap's own free memory counts as well.
+fn room_for_guests() -> u64 {
+    let usage = usage();
+    (usage.free_frames << PageSize::Size4K.shift())
+        .saturating_add(usage.heap_bytes.saturating_sub(usage.heap_used_bytes))
+        .saturating_sub(KEPT_BYTES)
+}
+
+/// Whether there is as much as this for what a guest needs beside its RAM.
+pub(crate) fn admit(beside_bytes: u64) -> Result<(), NotEnoughMemory> {
+    let free_bytes = room_for_guests();
+    if beside_bytes <= free_bytes {
+        return Ok(());
+    }
+    Err(NotEnoughMemory {
+        wanted_bytes: 0,
+        beside_bytes,
+        free_bytes,
+    })
+}
+
 /// Where the memory is.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Usage {

@@ -15,7 +15,7 @@ use crate::vm::{End, Vm};
 #[cold]
 pub(super) fn stop<B: Backend, C: LoadedVcpu>(vm: &Vm<B>, cpu: &C, trace: &Trace, error: VmError) {
     let mut text = String::new();
-    // Writing to a string fails only where memory has run out, and then what is there must do.
+    // A string takes what is written. Its memory is of what no VM can have.
     let _ = write!(text, "{}", Registers(cpu));
     let _ = cpu.explain(&mut text);
     let _ = write!(text, "{trace}");

@@ -1,5 +1,7 @@
 //! The way from a vCPU's handlers to its VM.
 
+use core::fmt;
+
 use arch::{Vector, Width};
 use machine::Board;
 use machine::devices::lapic::{Ipi, Kick};
@@ -107,6 +109,11 @@ impl<B: Backend> Machine for VmPort<'_, B> {
     fn end_of_interrupt(&mut self, vector: Vector) {
         self.vm
             .with_board(|board, _, effects| board.end_of_interrupt(vector, effects));
+    }
+
+    #[cold]
+    fn warn(&self, what: fmt::Arguments<'_>) {
+        log::warn!(target: "vm", "{}: CPU {}: {what}", self.vm.name(), self.vcpu);
     }
 
     #[inline]

@@ -127,7 +127,7 @@ fn emulate_any<C: Cpu, M: Machine>(
         Ok(instruction) => instruction,
         Err(FetchError::Access(AccessError::Fault(fault))) => return Err(fault),
         Err(FetchError::Access(AccessError::Retry)) => return Ok(Next::Resume),
-        Err(FetchError::Unknown(unknown)) => return Err(refuse(cpu, vcpu, &unknown)),
+        Err(FetchError::Unknown(unknown)) => return Err(refuse(cpu, vcpu, machine, &unknown)),
     };
     let dr7 = cpu.debug_register(7);
     let outcome = {
@@ -174,7 +174,7 @@ fn emulate_any<C: Cpu, M: Machine>(
                 bytes,
                 fetched: usize::from(instruction.length),
             };
-            return Err(refuse(cpu, vcpu, &unknown));
+            return Err(refuse(cpu, vcpu, machine, &unknown));
         }
         Err(AccessError::Fault(fault)) => return Err(fault),
         Err(AccessError::Retry) => return Ok(Next::Resume),
@@ -208,15 +208,25 @@ fn trap(ended: Result<Next, GuestFault>, met: u64) -> Result<Next, GuestFault> {
 
 /// #UD for an instruction that the emulator cannot do.
 #[cold]
-fn refuse<C: Cpu>(cpu: &C, vcpu: &mut VcpuState, unknown: &Unknown) -> GuestFault {
+fn refuse<C: Cpu, M: Machine>(
+    cpu: &C,
+    vcpu: &mut VcpuState,
+    machine: &M,
+    unknown: &Unknown,
+) -> GuestFault {
     if vcpu.emulator.failures < LOGGED_FAILURES {
         let mode = Linear::new(cpu, &vcpu.cpuid).mode();
         let bytes = unknown.bytes.get(..unknown.fetched).unwrap_or_default();
-        log::warn!(
-            "no emulation of the instruction at {:#x} ({}): {bytes:02x?}; the guest gets #UD",
+        let more = if vcpu.emulator.failures + 1 < LOGGED_FAILURES {
+            ""
+        } else {
+            "; what else this CPU gets it for is not shown"
+        };
+        machine.warn(format_args!(
+            "no emulation of the instruction at {:#x} ({}): {bytes:02x?}; the guest gets #UD{more}",
             cpu.rip(),
             mode_name(mode),
-        );
+        ));
     }
     vcpu.emulator.failures = vcpu.emulator.failures.saturating_add(1);
     GuestFault::InvalidOpcode

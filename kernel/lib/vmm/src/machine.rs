@@ -1,5 +1,7 @@
 //! All that a vCPU can reach outside itself: its VM's memory, ports, devices and other CPUs.
 
+use core::fmt;
+
 use arch::Width;
 use machine::devices::lapic::Ipi;
 use machine::devices::routing::Route;
@@ -40,6 +42,9 @@ pub trait Machine {
 
     /// The date when the VM's time was 0, in nanoseconds since 1970-01-01 00:00 UTC.
     fn date_at_start_ns(&self) -> u64;
+
+    /// Tells the operator of something odd that the guest has done. Callers see to it that no guest can fill the log.
+    fn warn(&self, what: fmt::Arguments<'_>);
 
     /// Nanoseconds since the VM was made, which stand still while all of it is paused.
     fn now_ns(&self) -> u64;

@@ -8,7 +8,7 @@ use core::fmt;
 use arch::mtrr::MemoryType;
 use bitflags::bitflags;
 use memory::table::{ENTRIES, Entry, Format, UpperBits};
-use memory::{GuestPhys, HostPhys, PageSize, TableMemory};
+use memory::{GuestPhys, HostPhys, PageSize, Range, TableMemory};
 use vmm::exit::AccessKind;
 
 use crate::capability::{Capabilities, EptVpid};
@@ -329,6 +329,29 @@ const fn low_bits(count: u8) -> u64 {
     } else {
         (1 << count) - 1
     }
+}
+
+/// The most tables that it takes to map these pieces, sorted, in pages of at most this size.
+pub fn tables_of(pieces: impl Iterator<Item = Range<GuestPhys>> + Clone, largest: PageSize) -> u64 {
+    // What an entry of the parent's level spans decides which table it is, and pages of that size need none.
+    let spans = [1 << 39, PageSize::Size1G.bytes(), PageSize::Size2M.bytes()];
+    let tables_at = |span: u64| {
+        let mut count = 0;
+        let mut counted_to = 0;
+        for piece in pieces.clone() {
+            if span <= largest.bytes() && piece.len() >= span {
+                continue;
+            }
+            let first = (piece.start.as_u64() / span).max(counted_to);
+            let end = piece.end.as_u64().div_ceil(span);
+            if end > first {
+                count += end - first;
+                counted_to = end;
+            }
+        }
+        count
+    };
+    1 + spans.into_iter().map(tables_at).sum::<u64>()
 }
 
 impl fmt::Display for Walk {

@@ -31,6 +31,7 @@ use alloc::sync::Arc;
 
 use arch::{Cr4, Xcr0, msr};
 use bundle::ApicVirtualization;
+use memory::{GuestPhys, PageSize, Range};
 use spin::Mutex;
 use vmm::cpuid::Backing;
 use vmm::inject::Delivery;
@@ -318,6 +319,17 @@ impl Backend for VmxBackend {
             },
             capabilities: self.guard.guest_capabilities(),
         }
+    }
+
+    fn vcpu_bytes(&self) -> u64 {
+        // The VMCS and the log of written pages.
+        let frames = 2 * PageSize::Size4K.bytes();
+        let heap = SwitchedState::area_bytes(&self.extended_state) + size_of::<Posting>();
+        frames + heap as u64
+    }
+
+    fn address_space_bytes(&self, pieces: impl Iterator<Item = Range<GuestPhys>> + Clone) -> u64 {
+        EptSpace::most_bytes(self, pieces)
     }
 
     fn address_space(&self, ram: &GuestRam) -> Result<Arc<EptSpace>, OutOfFrames> {

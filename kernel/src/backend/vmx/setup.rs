@@ -41,7 +41,7 @@ pub(super) fn vcpu(
         vmx,
         vmcs,
         frame: EntryFrame::new(&vmx.guard),
-        switched: SwitchedState::new(vmx.extended_state),
+        switched: SwitchedState::new(vmx.extended_state)?,
         space: Arc::clone(space),
         vpid: vmx.vpids.lock().allocate().ok_or(OutOfFrames)?,
         residence: Residence::Memory { last: None },

@@ -62,6 +62,16 @@ pub(super) enum View {
 }
 
 impl EptSpace {
+    /// The most that the tables of this RAM take: two roots, of which one splits a large page for that of the APIC.
+    pub(super) fn most_bytes(
+        vmx: &Vmx,
+        pieces: impl Iterator<Item = Range<GuestPhys>> + Clone,
+    ) -> u64 {
+        const APIC_FRAMES: u64 = 4;
+        let tables = vmx::ept::tables_of(pieces, Root::largest(vmx));
+        (2 * tables + APIC_FRAMES) * PageSize::Size4K.bytes()
+    }
+
     pub(super) fn new(vmx: &Vmx, ram: &GuestRam) -> Result<Self, OutOfFrames> {
         let plain = Root::new(vmx, ram)?;
         let (_, apic) = vmx.apic_level.controls(ApicMode::Xapic, &vmx.features);
@@ -205,13 +215,17 @@ struct Root {
 impl Root {
     const CPU_WORDS: usize = 4;
 
-    /// All RAM, in the largest pages.
-    fn new(vmx: &Vmx, ram: &GuestRam) -> Result<Self, OutOfFrames> {
-        let largest = if vmx.features.has(Feature::Ept1G) {
+    fn largest(vmx: &Vmx) -> PageSize {
+        if vmx.features.has(Feature::Ept1G) {
             PageSize::Size1G
         } else {
             PageSize::Size2M
-        };
+        }
+    }
+
+    /// All RAM, in the largest pages.
+    fn new(vmx: &Vmx, ram: &GuestRam) -> Result<Self, OutOfFrames> {
+        let largest = Self::largest(vmx);
         let mut memory = TableFrames::ANYWHERE;
         let tables = Tables::<Ept>::new(&mut memory).ok_or(OutOfFrames)?;
         let mut root = Self {

@@ -6,11 +6,12 @@
 
 use core::arch::asm;
 
-use alloc::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use alloc::alloc::{Layout, alloc_zeroed, dealloc};
 use core::ptr::NonNull;
 
 use arch::{Cr4, Xcr0, msr};
 
+use super::OutOfFrames;
 use crate::cpu::control;
 use crate::cpu::msr::{read_msr, write_msr};
 
@@ -94,7 +95,9 @@ fn compaction_works(all: Xcr0, area_bytes: usize) -> bool {
     if !all.contains(Xcr0::AVX) {
         return true;
     }
-    let area = SaveArea::new(area_bytes.max(1024));
+    let Some(area) = SaveArea::new(area_bytes.max(1024)) else {
+        return false;
+    };
     let mut upper: u128 = 0;
     // SAFETY: XCR0 takes every component that CPUID offers; the area has room for them. The registers that are
     // changed are nobody's yet: the hypervisor uses none of them, and no guest has run.
@@ -129,7 +132,7 @@ fn find_pkru(all: Xcr0, area_bytes: usize) -> Option<u32> {
         return None;
     }
     let bytes = area_bytes.max(HEADER_END);
-    let area = SaveArea::new(bytes);
+    let area = SaveArea::new(bytes)?;
     // SAFETY: XCR0 takes every component that CPUID offers; the area has room for them; CR4.PKE is set. PKRU concerns
     // pages of user mode only, and no guest has run.
     unsafe {
@@ -161,15 +164,16 @@ struct SaveArea {
 unsafe impl Send for SaveArea {}
 
 impl SaveArea {
-    fn new(bytes: usize) -> Self {
-        let Ok(layout) = Layout::from_size_align(bytes, 64) else {
+    const ALIGNMENT: usize = 64;
+
+    /// An area, unless memory has run out.
+    fn new(bytes: usize) -> Option<Self> {
+        let Ok(layout) = Layout::from_size_align(bytes, Self::ALIGNMENT) else {
             unreachable!("CPUID.0DH gives sizes far below the address space's");
         };
         // SAFETY: the layout's size is not zero: an XSAVE area has 576 bytes at least.
         let start = unsafe { alloc_zeroed(layout) };
-        let Some(start) = NonNull::new(start) else {
-            handle_alloc_error(layout)
-        };
+        let start = NonNull::new(start)?;
         let area = Self { start, layout };
         // The initial MXCSR and x87 control word (SDM vol. 1, Processor State After Reset), for a load before
         // the first save: FXRSTOR takes them from here, XRSTOR with a zero XSTATE_BV does not look.
@@ -178,7 +182,7 @@ impl SaveArea {
             start.as_ptr().cast::<u16>().write(0x040);
             start.as_ptr().add(24).cast::<u32>().write(0x1f80);
         }
-        area
+        Some(area)
     }
 }
 
@@ -206,9 +210,9 @@ pub(super) struct SwitchedState {
 
 impl SwitchedState {
     /// The state after a reset (SDM vol. 3, Processor State After Reset).
-    pub(super) fn new(host: HostExtendedState) -> Self {
-        Self {
-            area: SaveArea::new(host.area_bytes),
+    pub(super) fn new(host: HostExtendedState) -> Result<Self, OutOfFrames> {
+        Ok(Self {
+            area: SaveArea::new(host.area_bytes).ok_or(OutOfFrames)?,
             host,
             msrs: [0; SWITCHED_MSRS.len()],
             tsc_aux: 0,
@@ -216,7 +220,12 @@ impl SwitchedState {
             cr2: 0,
             xcr0: Xcr0::X87,
             xss: 0,
-        }
+        })
+    }
+
+    /// What its area takes of the heap at most.
+    pub(super) const fn area_bytes(host: &HostExtendedState) -> usize {
+        host.area_bytes + SaveArea::ALIGNMENT
     }
 
     /// Puts the state into the CPU.

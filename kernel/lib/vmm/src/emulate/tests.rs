@@ -963,6 +963,23 @@ fn what_cannot_be_done_raises_ud() {
 }
 
 #[test]
+fn a_guest_full_of_unknown_instructions_does_not_fill_the_log_and_the_operator_knows() {
+    let mut state = vcpu();
+    let mut device = machine(&[]);
+    device.memory.put(CODE, &[0xd9, 0x07]);
+    let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
+    for _ in 0..100 {
+        let result = emulate(&mut cpu(), &mut state, &mut device, stopped);
+        assert_eq!(result, Err(GuestFault::InvalidOpcode));
+    }
+    let warnings = device.warnings.borrow();
+    let (last, others) = warnings.split_last().expect("there are some");
+    assert_eq!(warnings.len(), LOGGED_FAILURES as usize);
+    assert!(last.ends_with("is not shown"), "{last}");
+    assert!(others.iter().all(|line| line.ends_with("gets #UD")));
+}
+
+#[test]
 fn code_where_nothing_is_reads_as_ones_and_raises_ud() {
     let mut cpu = long();
     cpu.rip = DEVICE;

@@ -1,6 +1,7 @@
 //! [`FakeMemory`] and [`FakeMachine`].
 
 use alloc::collections::{BTreeMap, VecDeque};
+use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cell::RefCell;
@@ -162,6 +163,8 @@ pub struct FakeMachine {
     pub ends_of_interrupt: Vec<Vector>,
     /// The APIC IDs of the CPUs woken by hypercall, in order.
     pub woken: Vec<u32>,
+    /// What the operator was told, in order.
+    pub warnings: RefCell<Vec<String>>,
     /// The date at the start.
     pub date_at_start_ns: u64,
     /// What the clock reads.
@@ -183,6 +186,7 @@ impl FakeMachine {
             routes: Vec::new(),
             ends_of_interrupt: Vec::new(),
             woken: Vec::new(),
+            warnings: RefCell::default(),
             date_at_start_ns: 0,
             now_ns: 0,
         }
@@ -196,6 +200,10 @@ impl FakeMachine {
 
 impl Machine for FakeMachine {
     type Memory = FakeMemory;
+
+    fn warn(&self, what: core::fmt::Arguments<'_>) {
+        self.warnings.borrow_mut().push(what.to_string());
+    }
 
     fn memory(&self) -> &FakeMemory {
         &self.memory

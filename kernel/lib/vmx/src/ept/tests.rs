@@ -287,3 +287,39 @@ fn the_log_shows_every_entry_and_the_rule() {
   the last entry is misconfigured: it allows writes without reads"
     );
 }
+
+#[test]
+fn the_tables_of_ram_are_as_many_as_were_counted_beforehand() {
+    const MIB: u64 = 1 << 20;
+    let pieces = [
+        (0, 512),
+        (512, 128),
+        (640, 1),
+        (641, 1),
+        (1024, 1024),
+        (4096, 2),
+    ];
+    let ranges = pieces.map(|(start, mib)| Range {
+        start: GuestPhys::new(start * MIB),
+        end: GuestPhys::new((start + mib) * MIB),
+    });
+    for largest in [PageSize::Size1G, PageSize::Size2M] {
+        let mut memory = Memory(Vec::new());
+        let mut tables = Tables::<Ept>::new(&mut memory).expect("a root");
+        for range in &ranges {
+            let start = range.start.as_u64();
+            let _ = tables
+                .map(
+                    &mut memory,
+                    start,
+                    HostPhys::new(start),
+                    range.len(),
+                    EptFlags::RAM,
+                    largest,
+                )
+                .expect("there are tables enough");
+        }
+        let counted = tables_of(ranges.iter().copied(), largest);
+        assert_eq!(counted, memory.0.len() as u64, "{largest:?}");
+    }
+}
