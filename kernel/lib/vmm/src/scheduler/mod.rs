@@ -69,11 +69,14 @@ impl Weight {
 
     /// The nearest weight that a VM can have.
     pub const fn new(weight: u32) -> Self {
-        Self(WEIGHT_PARTS * match weight {
-            0 => 1,
-            1..=0xffff => weight,
-            _ => 0xffff,
-        })
+        Self(
+            WEIGHT_PARTS
+                * match weight {
+                    0 => 1,
+                    1..=0xffff => weight,
+                    _ => 0xffff,
+                },
+        )
     }
 
     /// Its number of parts, for sums of weights.

@@ -515,7 +515,9 @@ impl<T> RunQueue<T> {
         }
         self.advance(now_ns);
         if self.running.take().is_some() {
-            self.total_weight = self.total_weight.saturating_sub(share.weight.parts().into());
+            self.total_weight = self
+                .total_weight
+                .saturating_sub(share.weight.parts().into());
         }
         (vcpu, share)
     }
