@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use vmm::panic_watch;
 use vmm::scheduler::{
     Arrival, NEVER, Preemption, Share, Sleepers, Slice, Slot, Turn as SchedulerTurn,
 };
@@ -208,6 +209,11 @@ impl<B: Backend> Turns<'_, B> {
         let end_tsc = match turn.slice {
             Slice::Ns(ns) => enter_tsc.wrapping_add(clock::ns_to_ticks(ns)),
             Slice::Unlimited => enter_tsc.wrapping_add(clock::ns_to_ticks(LOOK_NS)),
+        };
+        let end_tsc = if turn.vcpu.vm().may_be_dead() {
+            end_tsc.min(enter_tsc.wrapping_add(clock::ns_to_ticks(panic_watch::LOOK_NS)))
+        } else {
+            end_tsc
         };
         let outcome = match stance {
             Stance::End => Turn::Ended,

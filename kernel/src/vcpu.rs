@@ -426,7 +426,10 @@ impl Inner {
     fn sight<C: LoadedVcpu>(&self, cpu: &C, turn: Turn) -> Sight {
         match turn {
             Turn::Asleep if !self.wakes_by_interrupts(cpu) => Sight::Stopped,
-            Turn::Expired | Turn::Yielded if cpu.cpl() == 0 => Sight::Busy,
+            Turn::Expired | Turn::Yielded if cpu.cpl() == 0 => Sight::Busy {
+                rip: cpu.rip(),
+                cr3: cpu.cr3(),
+            },
             Turn::Paused | Turn::Ended => Sight::Stopped,
             Turn::Asleep | Turn::Expired | Turn::Yielded => Sight::Alive,
         }

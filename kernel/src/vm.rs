@@ -31,6 +31,8 @@ use vmm::inject::PicAnswer;
 use vmm::panic_watch::{PanicWatch, Sight};
 
 use crate::backend::{AddressSpace, Backend};
+use crate::cpu;
+use crate::doorbell;
 use crate::hw::clock;
 use crate::hw::console::{GuestConsole, GuestStyle};
 use crate::keeper;
@@ -442,6 +444,8 @@ impl<B: Backend> Vm<B> {
             }
             if console.is_last_word() && self.on_panic == PanicPolicy::Crash {
                 self.panic_watch.begin(now_ns);
+                // The turn may have no end otherwise; the next ones are short.
+                doorbell::ring(cpu::this().id());
             } else {
                 self.panic_watch.end();
             }

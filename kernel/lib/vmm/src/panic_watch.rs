@@ -3,15 +3,19 @@
 //! A Linux kernel that panics without a driver of pvpanic, and without being told to restart (`panic=0`, the usual
 //! setting), ends its report with a line of its own and then turns in a circle for ever, with interrupts on. The line
 //! alone proves nothing: whoever looks at an old log on the console says it, too. But that guest says something else
-//! soon, or runs a program, or halts and waits. One that does none of these through several turns and for some time is
-//! dead.
+//! soon, or runs a program, or halts and waits, or works in one address space after another and all over its kernel. One
+//! that does none of these for some time, and is found in the same few instructions turn after turn, is dead.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 /// How long it has to be silent.
-const SILENCE_NS: u64 = 2_000_000_000;
-/// How many turns of its vCPUs it has to spend in its circle.
-const TURNS: u32 = 4;
+const SILENCE_NS: u64 = 4_000_000_000;
+/// By how many more turns of its vCPUs have to end in its circle than elsewhere: interrupts lead out of it for a moment.
+const TURNS: u32 = 16;
+/// How large the circle is at most, both ways from where it was found first.
+const CIRCLE_BYTES: u64 = 256;
+/// How long the turns of a vCPU are at most that has to be looked at, so that there are enough of them.
+pub const LOOK_NS: u64 = 50_000_000;
 const OFF: u64 = u64::MAX;
 
 /// What a vCPU was found doing at the end of a turn.
@@ -19,8 +23,13 @@ const OFF: u64 = u64::MAX;
 pub enum Sight {
     /// It runs a program, or waits for interrupts: its kernel lives.
     Alive,
-    /// It runs code of the kernel.
-    Busy,
+    /// It runs code of the kernel, here and in this address space.
+    Busy {
+        /// RIP.
+        rip: u64,
+        /// CR3.
+        cr3: u64,
+    },
     /// It has stopped, and no interrupt starts it again: as those CPUs do that have not panicked themselves.
     Stopped,
 }
@@ -30,7 +39,10 @@ pub enum Sight {
 pub struct PanicWatch {
     /// The VM's time when the last word was said; [`OFF`] where it was not the last.
     since_ns: AtomicU64,
-    /// Turns since then that ended in the kernel.
+    /// Where the circle seems to be, and CR3 in it.
+    rip: AtomicU64,
+    cr3: AtomicU64,
+    /// By how many more turns since then have ended in the circle than elsewhere in the kernel.
     turns: AtomicU32,
 }
 
@@ -45,6 +57,8 @@ impl PanicWatch {
     pub const fn new() -> Self {
         Self {
             since_ns: AtomicU64::new(OFF),
+            rip: AtomicU64::new(0),
+            cr3: AtomicU64::new(0),
             turns: AtomicU32::new(0),
         }
     }
@@ -72,8 +86,8 @@ impl PanicWatch {
         match sight {
             Sight::Alive => self.end(),
             Sight::Stopped => {}
-            Sight::Busy => {
-                let turns = self.turns.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+            Sight::Busy { rip, cr3 } => {
+                let turns = self.turns_in_circle(rip, cr3);
                 let since_ns = self.since_ns.load(Ordering::Relaxed);
                 return since_ns != OFF
                     && turns >= TURNS
@@ -82,6 +96,24 @@ impl PanicWatch {
         }
         false
     }
+
+    /// Counts a turn that ended here. What other vCPUs count at the same time may be lost: they come again.
+    fn turns_in_circle(&self, rip: u64, cr3: u64) -> u32 {
+        let turns = self.turns.load(Ordering::Relaxed);
+        let is_elsewhere = self.cr3.load(Ordering::Relaxed) != cr3;
+        let is_in_circle = self.rip.load(Ordering::Relaxed).abs_diff(rip) <= CIRCLE_BYTES;
+        let turns = if turns == 0 || is_elsewhere {
+            self.rip.store(rip, Ordering::Relaxed);
+            self.cr3.store(cr3, Ordering::Relaxed);
+            1
+        } else if is_in_circle {
+            turns.saturating_add(1)
+        } else {
+            turns - 1
+        };
+        self.turns.store(turns, Ordering::Relaxed);
+        turns
+    }
 }
 
 #[cfg(test)]
@@ -89,6 +121,41 @@ mod tests {
     use super::*;
 
     const S: u64 = 1_000_000_000;
+    const BUSY: Sight = Sight::Busy {
+        rip: 0xffff_ffff_8100_0000,
+        cr3: 0x1000,
+    };
+
+    /// Whether it is taken for dead within 20 seconds in which it is seen there, ten times a second.
+    fn is_dead_when_seen(place: impl Fn(u64) -> (u64, u64)) -> bool {
+        let watch = PanicWatch::new();
+        watch.begin(0);
+        (1..200).any(|turn| {
+            let (rip, cr3) = place(turn);
+            watch.look(Sight::Busy { rip, cr3 }, turn * S / 10)
+        })
+    }
+
+    #[test]
+    fn a_quiet_guest_at_work_in_its_kernel_was_taken_for_dead() {
+        assert!(!is_dead_when_seen(|turn| (turn * 0x1000, 1)));
+        // Two programs by turns in the same function of the kernel.
+        assert!(!is_dead_when_seen(|turn| (0x1000, turn / 8 % 2)));
+        // Half of its time in one.
+        assert!(!is_dead_when_seen(|turn| (turn % 2 * turn * 0x1000, 1)));
+    }
+
+    #[test]
+    fn ticks_of_the_clock_do_not_hide_a_circle() {
+        let tick = |turn| {
+            if turn % 4 == 0 {
+                0x9000 + turn * 0x1000
+            } else {
+                0x1000 + turn % 0x60
+            }
+        };
+        assert!(is_dead_when_seen(|turn| (tick(turn), 1)));
+    }
 
     #[test]
     fn a_kernel_that_turns_in_a_circle_is_dead_after_a_while() {
@@ -96,10 +163,10 @@ mod tests {
         assert!(!watch.is_on());
         watch.begin(10 * S);
         assert!(watch.is_on());
-        for tenth in 1..20 {
-            assert!(!watch.look(Sight::Busy, 10 * S + tenth * S / 10));
+        for tenth in 1..40 {
+            assert!(!watch.look(BUSY, 10 * S + tenth * S / 10));
         }
-        assert!(watch.look(Sight::Busy, 12 * S));
+        assert!(watch.look(BUSY, 14 * S));
     }
 
     #[test]
@@ -108,21 +175,21 @@ mod tests {
         watch.begin(0);
         for _ in 0..TURNS - 1 {
             assert!(!watch.look(Sight::Stopped, 20 * S));
-            assert!(!watch.look(Sight::Busy, 20 * S));
+            assert!(!watch.look(BUSY, 20 * S));
         }
         assert!(!watch.look(Sight::Stopped, 20 * S));
-        assert!(watch.look(Sight::Busy, 20 * S));
+        assert!(watch.look(BUSY, 20 * S));
     }
 
     #[test]
     fn a_program_that_runs_or_a_cpu_that_waits_is_life() {
         let watch = PanicWatch::new();
         watch.begin(0);
-        assert!(!watch.look(Sight::Busy, S));
+        assert!(!watch.look(BUSY, S));
         assert!(!watch.look(Sight::Alive, S));
         assert!(!watch.is_on());
-        for _ in 0..10 {
-            assert!(!watch.look(Sight::Busy, 100 * S));
+        for _ in 0..2 * TURNS {
+            assert!(!watch.look(BUSY, 100 * S));
         }
     }
 
@@ -130,19 +197,19 @@ mod tests {
     fn a_vm_that_says_more_lives_and_can_die_later() {
         let watch = PanicWatch::new();
         watch.begin(0);
-        for _ in 0..10 {
-            watch.look(Sight::Busy, S);
+        for _ in 0..2 * TURNS {
+            watch.look(BUSY, S);
         }
         watch.end();
-        assert!(!watch.look(Sight::Busy, 5 * S));
+        assert!(!watch.look(BUSY, 5 * S));
         watch.begin(6 * S);
-        assert!(!watch.look(Sight::Busy, 9 * S), "its turns count anew");
+        assert!(!watch.look(BUSY, 11 * S), "its turns count anew");
     }
 
     #[test]
     fn a_vm_that_hardly_gets_a_turn_is_given_time() {
         let watch = PanicWatch::new();
         watch.begin(0);
-        assert!(!watch.look(Sight::Busy, 1000 * S));
+        assert!(!watch.look(BUSY, 1000 * S));
     }
 }
