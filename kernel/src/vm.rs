@@ -432,7 +432,7 @@ impl<B: Backend> Vm<B> {
             effects,
             ..
         } = &mut *devices;
-        if board.wire_is_due(now_ns) && console.has_had_its_share() {
+        if board.waits_for_wire() && console.has_had_its_share() {
             board.occupy_wire(now_ns + WIRE_NS);
         }
         let result = call(board, now_ns, effects);

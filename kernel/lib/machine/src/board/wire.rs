@@ -3,10 +3,10 @@
 use super::Board;
 
 impl Board {
-    /// Whether the guest waits until the serial port has sent something, and it is time to look whether it has.
+    /// Whether the guest waits until the serial port has sent something.
     #[inline]
-    pub fn wire_is_due(&self, now_ns: u64) -> bool {
-        self.uart.wire_is_due(now_ns)
+    pub const fn waits_for_wire(&self) -> bool {
+        self.uart.is_transmitting()
     }
 
     /// What the guest has sent by its serial port keeps that busy until then.

@@ -248,12 +248,6 @@ impl Uart {
         self.full_since_ns.is_some()
     }
 
-    /// Whether it does, and the time is over for which the wire was said to be busy.
-    #[inline]
-    pub fn wire_is_due(&self, now_ns: u64) -> bool {
-        self.is_transmitting() && self.busy_until_ns.is_none_or(|until| until <= now_ns)
-    }
-
     /// When [`expire`](Self::expire) is next due.
     pub fn next_deadline_ns(&self) -> Option<u64> {
         let free_at = self.busy_until_ns.filter(|_| self.is_transmitting());
@@ -276,7 +270,7 @@ impl Uart {
             self.timeout_pending = true;
             self.update_line(fx);
         }
-        if self.wire_is_due(now_ns) {
+        if self.is_transmitting() && self.busy_until_ns.is_none_or(|at| at <= now_ns) {
             self.full_since_ns = None;
             self.busy_until_ns = None;
             self.empty_pending = true;
