@@ -24,7 +24,6 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 use bootloader_api::info::FrameBufferInfo;
-use host::on_its_way::OnItsWay;
 use host::picture::{self, Cell};
 use host::{EscapeFilter, PanicLine, Picture, Tail};
 use spin::{Mutex, MutexGuard};
@@ -472,6 +471,15 @@ pub(crate) struct GuestConsole {
     on_its_way: OnItsWay,
 }
 
+/// What a guest has said and the serial port has not sent yet: more than its share of the ring keeps it waiting.
+#[derive(Clone, Copy, Default)]
+struct OnItsWay {
+    /// At least so many bytes, as of the last look.
+    bytes: u64,
+    /// The last of them is this one of all that the port has sent when it is sent.
+    end: u64,
+}
+
 impl GuestConsole {
     /// A longer line is passed on in pieces; others may then speak in between.
     const LINE_BYTES: usize = 256;
@@ -489,7 +497,7 @@ impl GuestConsole {
             escape: EscapeFilter::new(),
             tail,
             panic: PanicLine::new(),
-            on_its_way: OnItsWay::new(),
+            on_its_way: OnItsWay::default(),
         }
     }
 
@@ -533,14 +541,15 @@ impl GuestConsole {
     /// Whether so much of what the guest has said waits to be sent that it had better wait, too.
     #[inline]
     pub(crate) fn has_had_its_share(&mut self) -> bool {
-        self.on_its_way.bytes() > Self::SHARE_BYTES && self.still_has_its_share()
+        self.on_its_way.bytes > Self::SHARE_BYTES && self.still_has_its_share()
     }
 
     #[cold]
     fn still_has_its_share(&mut self) -> bool {
         let (_, sent) = without_interrupts(|| CONSOLE.lock().serial.progress());
-        self.on_its_way.sent(sent);
-        self.on_its_way.bytes() > Self::SHARE_BYTES / 2
+        let left = self.on_its_way.end.saturating_sub(sent);
+        self.on_its_way.bytes = self.on_its_way.bytes.min(left);
+        left > Self::SHARE_BYTES / 2
     }
 
     /// Whether the guest has begun a line that nobody sees yet.
@@ -568,7 +577,8 @@ impl GuestConsole {
             console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
             console.return_to_picture();
             let (end, _) = console.serial.progress();
-            self.on_its_way.push(before..end);
+            self.on_its_way.bytes += end - before;
+            self.on_its_way.end = end;
         });
         self.line.clear();
     }

@@ -20,7 +20,6 @@ extern crate alloc;
 pub mod date;
 pub mod frequency;
 pub mod map;
-pub mod on_its_way;
 pub mod panic_line;
 pub mod picture;
 pub mod ring;
