@@ -141,7 +141,9 @@ fn too_much_memory() -> Result<()> {
     let detail = machine.expect_end("outside", End::Crash)?;
     ensure!(
         detail.starts_with("it wants 65536 MiB of memory and ")
-            && detail.ends_with(" MiB are free: give it less (memory = ...), or the machine more"),
+            && detail.ends_with(
+                " MiB are free: give it less (memory = ..., cpus = ...), or the machine more"
+            ),
         "it was refused with `{detail}`"
     );
     machine.expect_all_passed("hello")
