@@ -162,7 +162,7 @@ impl<B: Backend> Vcpu<B> {
 
     /// It stands still from now on, if its VM does. False where the pause is over.
     pub(crate) fn park(&mut self) -> bool {
-        self.parked = self.vm.park();
+        self.parked = self.vm.park(self.parked);
         self.parked.is_some()
     }
 

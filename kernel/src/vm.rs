@@ -265,13 +265,14 @@ impl<B: Backend> Vm<B> {
         self.kick_all();
     }
 
-    /// A vCPU has come to a stand, once in each pause; returns the pause, or nothing where that is over.
-    pub(crate) fn park(&self) -> Option<Pause> {
+    /// A vCPU has come to a stand that did so last in this pause, or in none; returns the pause, or nothing where that
+    /// is over.
+    pub(crate) fn park(&self, parked: Option<Pause>) -> Option<Pause> {
         let mut freeze = self.freeze.lock();
         if self.stance() != Stance::Pause {
             return None;
         }
-        freeze.park(clock::tsc())
+        freeze.park(parked, clock::tsc())
     }
 
     /// Whether a vCPU that stands still in this pause, or in none, has to come to a stand.

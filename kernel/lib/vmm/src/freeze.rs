@@ -42,10 +42,15 @@ impl Freeze {
         }
     }
 
-    /// A vCPU comes to a stand, once in each pause. Returns the pause, or nothing where that is over.
-    pub fn park(&mut self, now_tsc: u64) -> Option<Pause> {
+    /// A vCPU comes to a stand that has last done so in this pause, or in none. It counts once in each pause, however
+    /// often it says so: one that stands still already may be sent to another CPU. Returns the pause, or nothing where
+    /// that is over.
+    pub fn park(&mut self, parked: Option<Pause>, now_tsc: u64) -> Option<Pause> {
         if !self.is_paused {
             return None;
+        }
+        if parked == Some(self.pause) {
+            return parked;
         }
         self.parked = self.parked.saturating_add(1);
         if self.parked == self.vcpus {
@@ -83,12 +88,37 @@ mod tests {
     fn time_stands_still_from_the_last_vcpus_stop_to_the_resumption() {
         let mut freeze = Freeze::new(2);
         freeze.pause();
-        assert!(freeze.park(100).is_some());
+        assert!(freeze.park(None, 100).is_some());
         assert!(!freeze.is_frozen());
-        assert!(freeze.park(150).is_some());
+        assert!(freeze.park(None, 150).is_some());
         assert!(freeze.is_frozen());
         assert_eq!(freeze.resume(400), 250);
         assert!(!freeze.is_frozen());
+    }
+
+    #[test]
+    fn time_does_not_stand_still_because_one_vcpu_has_come_to_a_stand_twice() {
+        let mut freeze = Freeze::new(2);
+        freeze.pause();
+        let parked = freeze.park(None, 100);
+        // It was sent to another CPU, and says so once more there. The other one still runs.
+        assert_eq!(freeze.park(parked, 120), parked);
+        assert!(!freeze.is_frozen());
+        let other = freeze.park(None, 200);
+        assert!(freeze.is_frozen());
+        // And one that says so after the last changes nothing, either.
+        assert_eq!(freeze.park(other, 250), other);
+        assert_eq!(
+            freeze.resume(300),
+            100,
+            "what the other one has seen is past"
+        );
+        // In the next pause both count again.
+        freeze.pause();
+        assert_ne!(freeze.park(parked, 400), parked);
+        assert!(!freeze.is_frozen());
+        let _ = freeze.park(other, 500);
+        assert!(freeze.is_frozen());
     }
 
     #[test]
@@ -96,10 +126,10 @@ mod tests {
         let mut freeze = Freeze::new(1);
         freeze.pause();
         assert_eq!(freeze.resume(100), 0);
-        assert_eq!(freeze.park(120), None);
+        assert_eq!(freeze.park(None, 120), None);
         // And it counts in the next pause as any other.
         freeze.pause();
-        assert!(freeze.park(200).is_some());
+        assert!(freeze.park(None, 200).is_some());
         assert_eq!(freeze.resume(300), 100);
     }
 
@@ -107,8 +137,8 @@ mod tests {
     fn a_halted_vcpu_that_slept_through_a_resumption_comes_to_a_stand_in_the_next_pause() {
         let mut freeze = Freeze::new(2);
         freeze.pause();
-        let sleeper = freeze.park(10);
-        let _ = freeze.park(20);
+        let sleeper = freeze.park(None, 10);
+        let _ = freeze.park(None, 20);
         assert!(!freeze.wants(sleeper), "it stands still");
         let _ = freeze.resume(30);
         assert!(!freeze.wants(sleeper));
@@ -116,8 +146,8 @@ mod tests {
         freeze.pause();
         assert!(freeze.wants(sleeper), "that was another pause");
         assert!(freeze.wants(None), "one that never stood still");
-        let _ = freeze.park(40);
-        let sleeper = freeze.park(50);
+        let _ = freeze.park(None, 40);
+        let sleeper = freeze.park(sleeper, 50);
         assert!(freeze.is_frozen() && !freeze.wants(sleeper));
         assert_eq!(freeze.resume(60), 10);
     }
@@ -126,7 +156,7 @@ mod tests {
     fn a_second_pause_during_the_first_changes_nothing() {
         let mut freeze = Freeze::new(1);
         freeze.pause();
-        let parked = freeze.park(10);
+        let parked = freeze.park(None, 10);
         freeze.pause();
         assert!(!freeze.wants(parked) && freeze.is_frozen());
     }
