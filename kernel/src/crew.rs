@@ -377,18 +377,26 @@ impl<B: Backend> Crew<B> {
 
     /// Where else a vCPU should go that becomes ready on the CPU of this seat; nowhere where it is to stay.
     pub(crate) fn better_place(&self, here: &Seat<B>, vcpu: &Vcpu<B>) -> Option<&Seat<B>> {
-        let allowed = self.allowed(vcpu);
-        let summary = |cpu: u16| {
-            // A CPU that is not there is taken.
-            let taken = Summary {
-                waiting: usize::MAX,
-                ..Summary::default()
-            };
-            self.seat(PcpuId(cpu.into())).map_or(taken, Seat::summary)
-        };
-        let cpu = balance::place(&allowed, Some(here.cpu.0 as u16), summary)?;
+        let last = Some(here.cpu.0 as u16);
+        let cpu = balance::place(&self.allowed(vcpu), last, |cpu| self.summary_of(cpu))?;
         self.seat(PcpuId(cpu.into()))
             .filter(|seat| seat.cpu != here.cpu)
+    }
+
+    /// Where a vCPU goes that may not run on the CPU of this seat; nowhere where it may.
+    pub(crate) fn onward(&self, here: &Seat<B>, vcpu: &Vcpu<B>) -> Option<&Seat<B>> {
+        let (allowed, here) = (self.allowed(vcpu), here.cpu.0 as u16);
+        let cpu = balance::onward(&allowed, here, |cpu| self.summary_of(cpu))?;
+        self.seat(PcpuId(cpu.into()))
+    }
+
+    fn summary_of(&self, cpu: u16) -> Summary {
+        // A CPU that is not there is taken.
+        let taken = Summary {
+            waiting: usize::MAX,
+            ..Summary::default()
+        };
+        self.seat(PcpuId(cpu.into())).map_or(taken, Seat::summary)
     }
 
     /// The latest time that all vCPUs of some other CPU have passed.

@@ -109,12 +109,13 @@ impl<B: Backend> Turns<'_, B> {
         }
     }
 
-    /// Takes in those that have come from elsewhere.
+    /// Takes in those that have come from elsewhere. Somebody may own this CPU by now who did not when one was sent
+    /// here: that one goes on. The plan is looked at afterwards: who changes it after this look rings once more.
     fn welcome(&mut self) {
         let mut arrivals = core::mem::take(&mut self.arrivals);
         self.seat.take_arrivals(&mut arrivals);
-        for ((vcpu, share), arrival) in arrivals.drain(..) {
-            self.join(vcpu, share, arrival);
+        for (member, arrival) in arrivals.drain(..) {
+            self.send_away(member, arrival);
         }
         self.arrivals = arrivals;
     }
@@ -146,9 +147,9 @@ impl<B: Backend> Turns<'_, B> {
         }
     }
 
-    /// Sends one to a CPU where it may run; it stays where there is none.
+    /// Sends one that may not run here to a CPU where it may; it stays where there is none.
     fn send_away(&mut self, (mut vcpu, share): Member<B>, arrival: Arrival) {
-        match self.crew.better_place(self.seat, &vcpu) {
+        match self.crew.onward(self.seat, &vcpu) {
             Some(to) => {
                 self.unload(&mut vcpu);
                 self.crew.move_away(self.seat, to, (vcpu, share), arrival);
@@ -252,14 +253,11 @@ impl<B: Backend> Turns<'_, B> {
                 let left_tsc = end_tsc.saturating_sub(clock::tsc());
                 self.give_way(vcpu, share, clock::ticks_to_ns(left_tsc));
             }
-            Turn::Asleep => {
-                let wakes_at = vcpu.wakes_at();
-                self.lay_to_sleep((vcpu, share), wakes_at);
-            }
+            Turn::Asleep => self.lay_to_sleep((vcpu, share)),
             Turn::Paused => {
                 if vcpu.park() {
                     vcpu.vm().show_prompt();
-                    self.lay_to_sleep((vcpu, share), NEVER);
+                    self.lay_to_sleep((vcpu, share));
                 } else {
                     self.rejoin(vcpu, share);
                 }
@@ -313,9 +311,9 @@ impl<B: Backend> Turns<'_, B> {
         );
     }
 
-    fn lay_to_sleep(&mut self, member: Member<B>, wakes_at: u64) {
+    fn lay_to_sleep(&mut self, member: Member<B>) {
         let is_loaded = self.crew.backend.is_loaded(member.0.backend());
-        let slot = self.sleepers.insert(member, wakes_at);
+        let slot = self.sleepers.insert(member, NEVER);
         if is_loaded {
             self.resident = Resident::Asleep(slot);
         }
@@ -328,14 +326,22 @@ impl<B: Backend> Turns<'_, B> {
         self.say_it_sleeps(slot);
     }
 
-    /// From here on others wake it up. What they have left before that it is woken up for at once.
+    /// From here on others wake it up, or its time. What they have left before that it is woken up for at once.
     fn say_it_sleeps(&mut self, slot: Slot) {
         let here = self.seat.cpu;
         if let Some((vcpu, _)) = self.sleepers.get(slot) {
             vcpu.set_whereabouts(Whereabouts::Asleep(here, slot));
             if vcpu.has_reason_to_wake(clock::tsc()) {
                 self.wake_up(slot);
+                return;
             }
+            // A pause that has come and gone meanwhile may have taken its time from it. Whoever resumes it from now on
+            // kicks it.
+            let wakes_at = match vcpu.vm().stance() {
+                Stance::Run => vcpu.wakes_at(),
+                Stance::Pause | Stance::End => NEVER,
+            };
+            self.sleepers.set_wakes_at(slot, wakes_at);
         }
     }
 

@@ -305,6 +305,15 @@ pub fn place(allowed: &CpuSet, last: Option<u16>, summary: impl Fn(u16) -> Summa
         .or_else(|| allowed.iter().min_by_key(|cpu| summary(*cpu).waiting))
 }
 
+/// Where a vCPU goes that is on a CPU where it may not run; `None` where it may, or where there is nowhere to go. One
+/// that comes from a CPU that knew another plan is sent on by this, once for each change of the plan at most.
+pub fn onward(allowed: &CpuSet, here: u16, summary: impl Fn(u16) -> Summary) -> Option<u16> {
+    if allowed.contains(here) {
+        return None;
+    }
+    place(allowed, None, summary)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -418,6 +427,30 @@ mod tests {
             &own,
             &summary(3, Occupied::Yes, Some(110_000_000))
         ));
+    }
+
+    #[test]
+    fn a_vcpu_that_was_on_its_way_to_a_cpu_when_somebody_got_that_does_not_stay_there() {
+        let mut plan = Plan::new(CpuSet::first(4));
+        let now_allowed = |plan: &Plan| allowed(&plan.shared(), &CpuSet::EMPTY);
+        let free = Summary::default();
+        // CPU 3 gets an owner, and sends what it has to CPU 2, which is free.
+        assert_eq!(plan.dedicate(&set(&[3]), &CpuSet::EMPTY), Some(3));
+        let idle = |cpu| {
+            if cpu == 2 {
+                free
+            } else {
+                summary(1, Occupied::Yes, Some(0))
+            }
+        };
+        assert_eq!(onward(&now_allowed(&plan), 3, idle), Some(2));
+        // Before it arrives that has an owner, too, and looks as free as before.
+        assert_eq!(plan.dedicate(&set(&[2]), &CpuSet::EMPTY), Some(2));
+        let next = onward(&now_allowed(&plan), 2, idle).unwrap();
+        assert!(next < 2, "it is on CPU {next}");
+        // There it stays, whoever else is free.
+        assert_eq!(onward(&now_allowed(&plan), next, idle), None);
+        assert_eq!(onward(&CpuSet::EMPTY, 2, idle), None);
     }
 
     #[test]
