@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn hogs_on_several_cpus_get_their_weights_within_two_percent_of_a_cpu(
+    fn hogs_on_several_cpus_get_their_weights_within_a_few_percent(
         cpus in 2usize..=4, weights in prop::collection::vec(64u32..=1024, 2..24), seed: u64,
     ) {
         let mut simulator = Simulator::new(cpus, seed);
@@ -65,7 +65,9 @@ proptest! {
         }
         let shares = shares_over_a_second(&mut simulator);
         for (got, due) in shares.iter().zip(fair_shares(&weights, cpus)) {
-            prop_assert!((got - due).abs() <= 0.02, "{got} for {due} of {weights:?} on {cpus}");
+            // One that waits among many on one CPU when it could run on another is seen late by a turn of the balance.
+            let allowed = 0.02 * due + BALANCE_NS as f64 / 1e9;
+            prop_assert!((got - due).abs() <= allowed, "{got} for {due} of {weights:?} on {cpus}");
         }
     }
 
@@ -84,7 +86,10 @@ proptest! {
         let shares = shares_over_a_second(&mut simulator);
         let hogs: f64 = shares.iter().take(weights.len()).sum();
         for (got, due) in shares.iter().zip(fair_shares(&weights, 1)) {
-            prop_assert!((got / hogs - due).abs() <= 0.02, "{got} of {hogs} for {due} of {weights:?}");
+            prop_assert!(
+                (got / hogs - due).abs() <= 0.02 * due + 0.0005,
+                "{got} of {hogs} for {due} of {weights:?}"
+            );
         }
     }
 
