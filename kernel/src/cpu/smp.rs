@@ -1,10 +1,10 @@
 //! Starts the other CPUs: INIT, then start-up IPIs (SDM vol. 3, Multiple-Processor Initialization).
 //!
 //! A CPU starts in real mode in a page below 1 MiB, the trampoline. It goes straight to 64-bit mode, in an
-//! address space that has the trampoline where it lies beside everything that the hypervisor has, takes its
-//! own stack and arrives in [`arrive`]. CPUs are started one after the other, so there is one set of
-//! parameters. A CPU that does not come up in time is reported and left out; should it start late, it finds
-//! the parameters taken, or not meant for it, and halts.
+//! address space that has the trampoline where it lies beside everything that the hypervisor has, looks for
+//! its own [`StartPlace`] by its APIC ID, takes its stack there and arrives in [`arrive`]. A CPU that does not
+//! come up in time is reported and left out. Should it start late, it disturbs nobody: the trampoline and all
+//! that its first steps need are kept where one was late, its place is nobody else's, and it halts.
 
 use core::arch::global_asm;
 use core::mem::offset_of;
@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alloc::boxed::Box;
 use arch::msr::IA32_TSC_ADJUST;
+use host::StartPlace;
 use memory::PageSize;
 use spin::Mutex;
 
@@ -34,17 +35,18 @@ static CPUS: [spin::Once<&'static PerCpu>; MAX_CPUS] = [const { spin::Once::new(
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 /// What the CPUs do once all have come up.
 static RELEASED: spin::Once<fn() -> !> = spin::Once::new();
-/// The CPU that is being started, which must be the one that arrives.
-static EXPECTED: Mutex<Option<Arrival>> = Mutex::new(None);
+/// Where the CPUs find their stacks, in the order in which they are started.
+static PLACES: [StartPlace; MAX_CPUS] = [const { StartPlace::new() }; MAX_CPUS];
+/// What else they need, in the same order.
+static ARRIVALS: [spin::Once<Arrival>; MAX_CPUS] = [const { spin::Once::new() }; MAX_CPUS];
 
 #[derive(Clone, Copy)]
 struct Arrival {
     cpu: &'static PerCpu,
-    apic_id: u32,
     stacks: CpuStacks,
 }
 
-/// The parameters behind the trampoline's code.
+/// The parameters behind the trampoline's code, the same for all CPUs.
 #[repr(C)]
 struct Parameters {
     /// Puts the base of the GDT at a multiple of 4.
@@ -54,13 +56,12 @@ struct Parameters {
     root: u32,
     reserved: u32,
     gdt: [u64; 2],
-    /// Taken by the CPU that starts, which leaves zero.
-    stack_top: u64,
+    places: u64,
     entry: u64,
 }
 
 /// Where the parameters are in the page; the code is shorter.
-const PARAMETERS: usize = 128;
+const PARAMETERS: usize = 256;
 
 /// A flat 64-bit code segment.
 const CODE_64: u64 = 0x00af_9b00_0000_ffff;
@@ -98,9 +99,33 @@ global_asm!(
     ".code64",
     "trampoline_64:",
     // Step 3: 64-bit mode. The segment registers still hold real-mode values, which nothing uses; there is
-    // no stack. Whoever takes the stack is the CPU that was called.
-    "xor ebx, ebx",
-    "xchg rbx, [rip + trampoline_parameters + {stack_top}]",
+    // no stack. The own APIC ID, from leaf 0BH where there is one, else eight bits of it from leaf 1.
+    "xor eax, eax",
+    "cpuid",
+    "cmp eax, 0xb",
+    "jb 3f",
+    "mov eax, 0xb",
+    "xor ecx, ecx",
+    "cpuid",
+    "mov esi, edx",
+    "test ebx, ebx",
+    "jnz 4f",
+    "3: mov eax, 1",
+    "cpuid",
+    "shr ebx, 24",
+    "mov esi, ebx",
+    // Step 4: the own place, by its number, and the stack there. Who finds none was not called, or was given up.
+    "4: mov r8, [rip + trampoline_parameters + {places}]",
+    "xor edi, edi",
+    "5: cmp [r8 + {place_apic_id}], esi",
+    "je 6f",
+    "add r8, {place_bytes}",
+    "inc edi",
+    "cmp edi, {place_count}",
+    "jb 5b",
+    "jmp 2f",
+    "6: xor ebx, ebx",
+    "xchg rbx, [r8 + {place_stack_top}]",
     "test rbx, rbx",
     "jz 2f",
     "mov rsp, rbx",
@@ -118,7 +143,11 @@ global_asm!(
     // Offsets from the start of the page, which is the base of CS and DS.
     gdt_limit = const PARAMETERS + offset_of!(Parameters, gdt_limit),
     root = const PARAMETERS + offset_of!(Parameters, root),
-    stack_top = const offset_of!(Parameters, stack_top),
+    places = const offset_of!(Parameters, places),
+    place_apic_id = const StartPlace::APIC_ID,
+    place_stack_top = const StartPlace::STACK_TOP,
+    place_bytes = const size_of::<StartPlace>(),
+    place_count = const MAX_CPUS,
     entry = const offset_of!(Parameters, entry),
     parameter_bytes = const size_of::<Parameters>(),
     cr4 = const arch::Cr4::PAE.bits(),
@@ -148,11 +177,12 @@ impl Trampoline {
         let bytes = &raw const trampoline_end as usize - start as usize;
         // SAFETY: the two symbols enclose the code and the parameters above.
         page.write(0, unsafe { core::slice::from_raw_parts(start, bytes) });
-        Some(Self { page, space })
+        let trampoline = Self { page, space };
+        trampoline.set_parameters();
+        Some(trampoline)
     }
 
-    /// Sets the parameters for the CPU that gets this stack.
-    fn prepare(&self, stack_top: u64) {
+    fn set_parameters(&self) {
         let start = &raw const trampoline_start as usize;
         let page = self.page.address().as_u64() as u32;
         let gdt = page + (PARAMETERS + offset_of!(Parameters, gdt)) as u32;
@@ -163,7 +193,7 @@ impl Trampoline {
             root: self.space.root().as_u64() as u32,
             reserved: 0,
             gdt: [0, CODE_64],
-            stack_top,
+            places: PLACES.as_ptr() as u64,
             entry: arrive as *const () as u64,
         };
         // SAFETY: all bytes of the value belong to fields, so it may be looked at as bytes.
@@ -176,12 +206,6 @@ impl Trampoline {
             &raw const trampoline_target as usize - start,
             &target.to_le_bytes(),
         );
-    }
-
-    /// Takes the stack back; false where a CPU has it already.
-    fn withdraw(&self) {
-        self.page
-            .write_u64(PARAMETERS + offset_of!(Parameters, stack_top), 0);
     }
 }
 
@@ -220,9 +244,10 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
         log::error!("no memory below 1 MiB to start other CPUs: only this one is used");
         return;
     };
-    for apic_id in others {
+    let mut is_one_late = false;
+    for (number, apic_id) in others.enumerate() {
         let count = COUNT.load(Ordering::Relaxed);
-        if count == MAX_CPUS {
+        if count == MAX_CPUS || number == MAX_CPUS {
             log::warn!(
                 "more than {MAX_CPUS} CPUs: the one with APIC ID {apic_id} and what follows is not used"
             );
@@ -239,14 +264,7 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
             break;
         };
         let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(PcpuId(count as u32))));
-        if start(
-            &trampoline,
-            Arrival {
-                cpu,
-                apic_id,
-                stacks,
-            },
-        ) {
+        if start(&trampoline, number, apic_id, Arrival { cpu, stacks }) {
             let behind = TSC_CHECK.take();
             if behind > 0 {
                 log::warn!(
@@ -259,7 +277,13 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
             COUNT.store(count + 1, Ordering::Release);
         } else {
             log::warn!("the CPU with APIC ID {apic_id} does not come up and is left out");
+            is_one_late = true;
         }
+    }
+    if is_one_late {
+        // It may be there, or come there, at any time.
+        log::info!("the page that CPUs start in is kept for one that starts late");
+        core::mem::forget(trampoline);
     }
     log::info!(
         "{} of {} CPUs are up",
@@ -268,25 +292,33 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
     );
 }
 
-/// Starts one CPU and waits for it.
-fn start(trampoline: &Trampoline, arrival: Arrival) -> bool {
+/// Starts one CPU and waits for it. Nobody was started by this number before.
+fn start(trampoline: &Trampoline, number: usize, apic_id: u32, arrival: Arrival) -> bool {
     let page_number = (trampoline.page.address().as_u64() >> PageSize::Size4K.shift()) as u8;
-    trampoline.prepare(arrival.stacks.main.top().as_u64());
-    *EXPECTED.lock() = Some(arrival);
-    apic::send_init(arrival.apic_id);
+    let place = &PLACES[number];
+    ARRIVALS[number].call_once(|| arrival);
+    place.offer(apic_id, arrival.stacks.main.top().as_u64());
+    apic::send_init(apic_id);
     clock::delay_us(INIT_US);
     for _ in 0..2 {
-        apic::send_startup(arrival.apic_id, page_number);
+        apic::send_startup(apic_id, page_number);
         if wait_for(arrival.cpu, STARTUP_US) {
             return true;
         }
     }
-    let arrived = wait_for(arrival.cpu, ARRIVAL_US);
-    if !arrived {
-        trampoline.withdraw();
-        EXPECTED.lock().take();
+    if wait_for(arrival.cpu, ARRIVAL_US) {
+        return true;
     }
-    arrived
+    if place.give_up() {
+        // Wherever it is, it waits for a start-up IPI again.
+        apic::send_init(apic_id);
+        return false;
+    }
+    // It has come in at the very end, and says so next.
+    while !arrival.cpu.is_online() {
+        core::hint::spin_loop();
+    }
+    true
 }
 
 fn wait_for(cpu: &PerCpu, us: u64) -> bool {
@@ -352,24 +384,12 @@ fn align_tsc() {
     }
 }
 
-/// Where a CPU arrives, in 64-bit mode, on its stack, with nothing else set up.
-extern "C" fn arrive() -> ! {
-    let Some(Arrival {
-        cpu,
-        apic_id,
-        stacks,
-    }) = EXPECTED.lock().take()
-    else {
+/// Where a CPU arrives that was started by this number, in 64-bit mode, on its stack, with nothing else set up.
+extern "C" fn arrive(number: u32) -> ! {
+    let number = number as usize;
+    let Some(&Arrival { cpu, stacks }) = ARRIVALS[number].get() else {
         halt_forever()
     };
-    // The initial APIC ID has eight bits; the rest of x2APIC's are in leaf 0BH.
-    let own_id = raw_cpuid::CpuId::with_cpuid_reader(raw_cpuid::CpuIdReaderNative)
-        .get_extended_topology_info()
-        .and_then(|mut levels| levels.next())
-        .map(|level| level.x2apic_id());
-    if own_id.is_some_and(|own_id| own_id != apic_id) {
-        halt_forever();
-    }
     // SAFETY: this CPU runs on its own new stack and has used none of this before; interrupts are off.
     unsafe {
         cpu.install();
@@ -381,6 +401,9 @@ extern "C" fn arrive() -> ! {
     align_tsc();
     for _ in 0..TSC_READINGS {
         TSC_CHECK.compare();
+    }
+    if !PLACES[number].come_in() {
+        halt_forever();
     }
     cpu.set_online();
     wait_for_release()

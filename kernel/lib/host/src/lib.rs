@@ -24,6 +24,7 @@ pub mod panic_line;
 pub mod picture;
 pub mod ring;
 pub mod sleep;
+pub mod start_place;
 pub mod tail;
 pub mod text;
 
@@ -33,5 +34,6 @@ pub use map::{Kind, MemoryMap, Region};
 pub use panic_line::PanicLine;
 pub use picture::Picture;
 pub use ring::Ring;
+pub use start_place::StartPlace;
 pub use tail::Tail;
 pub use text::EscapeFilter;
