@@ -130,13 +130,6 @@ impl FrameRun {
         unsafe { self.at(offset, 8).cast::<u64>().read_volatile() }
     }
 
-    /// Writes the 64-bit value at a multiple of 8, in one piece.
-    pub(crate) fn write_u64(&self, offset: usize, value: u64) {
-        assert!(offset.is_multiple_of(8), "a value that is not aligned");
-        // SAFETY: as in `read_u64`.
-        unsafe { self.at(offset, 8).cast::<u64>().write_volatile(value) };
-    }
-
     /// Writes the 32-bit value at a multiple of 4, in one piece.
     pub(crate) fn write_u32(&self, offset: usize, value: u32) {
         assert!(offset.is_multiple_of(4), "a value that is not aligned");
