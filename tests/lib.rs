@@ -24,7 +24,9 @@ use xtask::build::{Artifacts, ImageMaker, lock};
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
 use xtask::emulator::hang;
 use xtask::emulator::monitor::Monitor;
-use xtask::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, Running};
+use xtask::emulator::{
+    CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, Running, SerialPort,
+};
 use xtask::guests::{Guest, host_memory_mib, pack};
 use xtask::paths::Paths;
 use xtask::system::host::Virtualisation;
@@ -65,6 +67,7 @@ pub struct Boot {
     bundle: BundleSource,
     delivery: Delivery,
     hypervisor: Hypervisor,
+    serial: SerialPort,
     watch: Watch,
     patience: Duration,
     pace: Pace,
@@ -131,6 +134,7 @@ impl Boot {
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
             hypervisor: Hypervisor::Plinth,
+            serial: SerialPort::Com1,
             watch: Watch::Nothing,
             patience: PATIENCE,
             pace: Pace::Free,
@@ -218,6 +222,13 @@ impl Boot {
     #[must_use]
     pub fn watched(mut self) -> Self {
         self.watch = Watch::Screen;
+        self
+    }
+
+    /// Without a serial port that Plinth finds, which only QEMU's machines can be.
+    #[must_use]
+    pub fn without_serial_port(mut self) -> Self {
+        self.serial = SerialPort::None;
         self
     }
 
@@ -318,6 +329,7 @@ impl Boot {
             msrs,
             memory_mib,
             pace: self.pace,
+            serial: self.serial,
             debugger,
             disk,
         };

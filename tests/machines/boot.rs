@@ -44,6 +44,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "qemu_with_ovmf_says_that_vtx_is_missing_and_shows_it",
             || without_vtx(Firmware::Uefi),
         ),
+        trial(
+            "without_a_serial_port_everything_is_on_the_screen",
+            without_serial_port,
+        ),
     ]
 }
 
@@ -102,6 +106,31 @@ fn without_vtx(firmware: Firmware) -> Result<()> {
             screen.join("\n").trim_end()
         );
     }
+    machine.expect_power_off()
+}
+
+fn without_serial_port() -> Result<()> {
+    let mut machine = Boot::tiny(&["hello"])?
+        .engine(Engine::Qemu)
+        .as_ram_disk()
+        .watched()
+        .without_serial_port()
+        .start()?;
+    let screen = machine.screen_when_off()?;
+    let shown = screen.concat();
+    // From the first line to the last.
+    for text in ["plinth: Plinth 0.1.0", "VT-x is missing", "status 3"] {
+        ensure!(
+            shown.contains(text),
+            "`{text}` is not on the screen:\n{}",
+            screen.join("\n").trim_end()
+        );
+    }
+    ensure!(
+        machine.heard().is_empty(),
+        "there is a serial port: {:?}",
+        machine.heard()
+    );
     machine.expect_power_off()
 }
 

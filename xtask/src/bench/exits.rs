@@ -4,7 +4,9 @@ use super::capture::{Captured, Figures, measurements, medians};
 use super::{Row, baseline, capture};
 use crate::bare;
 use crate::build::Artifacts;
-use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
+use crate::emulator::{
+    CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, SerialPort,
+};
 use crate::guests::{Guest, host_memory_mib, pack};
 use crate::paths::Paths;
 use anyhow::{Result, bail};
@@ -43,6 +45,7 @@ impl Host {
             msrs: Msrs::default(),
             memory_mib,
             pace: Pace::Free,
+            serial: SerialPort::Com1,
             debugger: Debugger::None,
             disk,
         }

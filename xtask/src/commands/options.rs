@@ -3,7 +3,9 @@
 use crate::bare;
 use crate::build::{Artifacts, ImageMaker, lock, tiny_guests};
 use crate::config::{Configuration, ForMachine, LOG_LEVELS, POLICIES, USUAL_HOST_CPUS};
-use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
+use crate::emulator::{
+    CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, SerialPort,
+};
 use crate::guests::{
     Guest, TSC_MHZ, host_memory_mib, pack, parse_format, parse_module, parse_size, tsc_hz,
 };
@@ -310,6 +312,7 @@ impl MachineOptions {
             } else {
                 Pace::Free
             },
+            serial: SerialPort::Com1,
             debugger,
             disk,
         }

@@ -12,7 +12,9 @@ use crate::bare;
 use crate::build::Artifacts;
 use crate::emulator::console::{Announcement, End, LineReader, Next};
 use crate::emulator::hang;
-use crate::emulator::{CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace};
+use crate::emulator::{
+    CpuModel, Debugger, Disk, Engine, Firmware, Machine, Msrs, Pace, SerialPort,
+};
 use crate::guests::{Guest, host_memory_mib, pack};
 use crate::paths::Paths;
 use crate::system::host::Virtualisation;
@@ -128,6 +130,7 @@ fn machine(
         msrs,
         memory_mib,
         pace: Pace::Free,
+        serial: SerialPort::Com1,
         debugger: Debugger::None,
         disk,
     })

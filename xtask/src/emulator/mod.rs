@@ -123,6 +123,16 @@ pub enum Debugger {
     },
 }
 
+/// Whether the hypervisor finds a serial port, which it looks for at COM1.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SerialPort {
+    /// It does.
+    #[default]
+    Com1,
+    /// It does not: what is listened to is COM2. Only QEMU's machines can be so.
+    None,
+}
+
 /// What the machine boots from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Disk {
@@ -158,6 +168,8 @@ pub struct Machine {
     pub memory_mib: u32,
     /// How its time passes, where the engine has a choice.
     pub pace: Pace,
+    /// Its serial port.
+    pub serial: SerialPort,
     /// Who controls it.
     pub debugger: Debugger,
     /// What it boots from.
@@ -220,6 +232,9 @@ impl Machine {
         match (self.engine, self.firmware) {
             (Engine::Bochs, _) if matches!(self.debugger, Debugger::Monitor { .. }) => {
                 bail!("Bochs has no monitor: use --engine qemu")
+            }
+            (Engine::Bochs, _) if self.serial == SerialPort::None => {
+                bail!("a machine without a serial port is made with --engine qemu only")
             }
             (Engine::Bochs, Firmware::Uefi) => {
                 bail!("Bochs has no UEFI firmware: use --engine qemu or kvm, or --firmware bios")
@@ -535,6 +550,7 @@ pub(crate) mod tests {
             msrs: Msrs::Emulators,
             memory_mib: 512,
             pace: Pace::Free,
+            serial: SerialPort::Com1,
             debugger: Debugger::None,
             disk: Disk::Complete {
                 image: PathBuf::from("image"),

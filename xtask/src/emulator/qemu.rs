@@ -1,6 +1,6 @@
 //! QEMU: its command line, with nested KVM or with its own emulation.
 
-use super::{Debugger, Disk, Engine, Firmware, Machine, emulator_command, files};
+use super::{Debugger, Disk, Engine, Firmware, Machine, SerialPort, emulator_command, files};
 use crate::system::packages::Need;
 use anyhow::{Context, Result};
 use std::fs;
@@ -89,6 +89,11 @@ pub fn arguments(
     add(&[
         "-chardev",
         &format!("socket,id=com1,host=127.0.0.1,port={serial_port},nodelay=on"),
+    ]);
+    if machine.serial == SerialPort::None {
+        add(&["-serial", "none"]);
+    }
+    add(&[
         "-serial",
         "chardev:com1",
         "-serial",
