@@ -140,7 +140,7 @@ fn too_much_memory() -> Result<()> {
     let mut machine = boot.start()?;
     let detail = machine.expect_end("outside", End::Crash)?;
     ensure!(
-        detail.starts_with("it wants 65536 MiB of memory and ")
+        detail.starts_with("it wants 65536 MiB of memory, ")
             && detail.ends_with(
                 " MiB are free: give it less (memory = ..., cpus = ...), or the machine more"
             ),
