@@ -381,10 +381,7 @@ impl Inner {
         loop {
             match vm.stance() {
                 Stance::Run => {}
-                Stance::Pause => {
-                    self.timing.wait_out();
-                    return Turn::Paused;
-                }
+                Stance::Pause => return Turn::Paused,
                 Stance::End => return Turn::Ended,
             }
             if unsettled || posted.is_outstanding() {
@@ -540,12 +537,10 @@ impl Inner {
         cpu.request_windows(windows);
         cpu.present(&mut self.state.lapic);
         self.look_ahead(vm, cpu, now_tsc);
-        if let Some(due_tsc) = due_tsc {
-            if self.activity == Activity::Active {
-                self.timing.meet(cpu, due_tsc, was);
-            } else {
-                timing::wait_until(due_tsc);
-            }
+        if let Some(due_tsc) = due_tsc
+            && self.activity == Activity::Active
+        {
+            self.timing.meet(cpu, due_tsc, was);
         }
     }
 
