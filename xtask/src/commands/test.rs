@@ -15,6 +15,9 @@ use std::process::{Command, ExitCode, Stdio};
 /// The package of the tests that boot machines.
 const MACHINE_TESTS: &str = "plinth-tests";
 
+/// The variable from which `proptest` takes the seed of the random cases; `.cargo/config.toml` has a fixed one.
+const RANDOM_SEED: &str = "PROPTEST_RNG_SEED";
+
 /// What `cargo xtask test` is told.
 #[derive(Args, Clone, Debug)]
 pub struct TestOptions {
@@ -26,6 +29,9 @@ pub struct TestOptions {
     /// Only the tests that boot machines
     #[arg(long)]
     machines: bool,
+    /// Draw the random cases from this number (as it stands, every run draws the same ones)
+    #[arg(long, value_name = "N", conflicts_with = "machines")]
+    seed: Option<u64>,
 }
 
 /// Numbers of tests.
@@ -84,6 +90,9 @@ pub fn test(paths: &Paths, options: &TestOptions) -> Result<ExitCode> {
         say("tests that need no machine");
         let mut cargo = plain_cargo(paths);
         cargo.args(["test", "--quiet", "--workspace", "--no-fail-fast"]);
+        if let Some(seed) = options.seed {
+            cargo.env(RANDOM_SEED, seed.to_string());
+        }
         for package in [
             KERNEL,
             GUESTS,
