@@ -147,7 +147,11 @@ fn emulate_any<C: Cpu, M: Machine>(
             cpu.set_rflags(rflags - Rflags::TF);
             let ended = complete_with_length(cpu, instruction.length, Next::Resume);
             cpu.set_rflags(rflags - Rflags::RF);
-            cpu.set_blocking(cpu.blocking() | Blocking::MOV_SS);
+            // With TF the next instruction is trapped behind all the same. A shadow would need a pending single step
+            // beside it, or the entry fails (SDM vol. 3, Checks on Guest Non-Register State).
+            if !rflags.contains(Rflags::TF) {
+                cpu.set_blocking(cpu.blocking() | Blocking::MOV_SS);
+            }
             return ended;
         }
         Ok(Outcome::NextWithFlags(rflags)) => {

@@ -79,10 +79,8 @@ pub fn decide<C: Cpu>(
         event: pending.take_first(),
         ..Decision::default()
     };
-    if decision.event == Some(Event::Nmi) {
-        // Its first delivery has blocked NMIs, which would forbid the second (SDM vol. 3, Handling VM Exits Due to
-        // Exceptions).
-        cpu.set_blocking(cpu.blocking() - Blocking::NMI);
+    if let Some(event) = decision.event {
+        unblock(event, cpu);
     }
     if pending.nmis() != 0 {
         nmi(pending, cpu, &mut decision);
@@ -116,6 +114,24 @@ pub fn decide<C: Cpu>(
     decision.wake_from_halt =
         activity == Activity::Halted && (decision.event.is_some() || hardware_wakes);
     decision
+}
+
+/// Ends the blocking that is over once an event is delivered, or that would forbid to deliver it again.
+///
+/// The shadow of STI or MOV SS ends with the exception that an instruction in it raises. Left in place, it would make the
+/// entry fail where TF is set: pending debug exceptions would have to tell of a single step then (SDM vol. 3, Checks on
+/// Guest Non-Register State).
+fn unblock<C: Cpu>(event: Event, cpu: &mut C) {
+    let mut over = Blocking::STI.union(Blocking::MOV_SS);
+    if event == Event::Nmi {
+        // Its first delivery has blocked NMIs, which would forbid the second (SDM vol. 3, Handling VM Exits Due to
+        // Exceptions).
+        over |= Blocking::NMI;
+    }
+    let blocking = cpu.blocking();
+    if blocking.intersects(over) {
+        cpu.set_blocking(blocking - over);
+    }
 }
 
 /// Takes an NMI, or arranges for an exit when one can be taken.

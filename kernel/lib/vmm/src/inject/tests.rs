@@ -160,6 +160,26 @@ fn an_nmi_that_is_delivered_again_is_not_blocked_by_itself() {
 }
 
 #[test]
+fn a_single_step_over_sti_does_not_make_the_entry_fail() {
+    for shadow in [Blocking::STI, Blocking::MOV_SS] {
+        let mut bench = Bench::new();
+        bench.cpu.rflags |= Rflags::TF;
+        bench.cpu.blocking = shadow | Blocking::NMI;
+        bench
+            .pending
+            .raise(GuestFault::Debug { dr6: 1 << 14 }, &mut bench.cpu)
+            .unwrap();
+        assert_eq!(
+            bench.decide(),
+            event(exception(Exception::Debug, None)),
+            "{shadow:?}"
+        );
+        // An NMI's handler that is stepped through still blocks the next NMI.
+        assert_eq!(bench.cpu.blocking, Blocking::NMI, "{shadow:?}");
+    }
+}
+
+#[test]
 fn a_debug_trap_comes_before_an_nmi_and_an_nmi_before_an_interrupt() {
     let mut bench = Bench::new();
     bench.nmis(1);
