@@ -1,4 +1,4 @@
-//! The end of the hypervisor by a bug of its own: stop the other CPUs, say what is known, switch off.
+//! The end of the hypervisor by a bug of its own, or an error of the hardware: stop the other CPUs, say what is known, switch off.
 //!
 //! No guest input may lead here. The epitaph goes to serial port and screen, without any allocation and
 //! without waiting for anybody's lock for longer than a moment.
@@ -14,6 +14,7 @@ use x86_64::instructions::interrupts;
 use x86_64::registers::control::Cr2;
 
 use crate::cpu::exceptions::TrapFrame;
+use crate::cpu::machine_check;
 use crate::cpu::{self, apic, this};
 use crate::hw::console::{self, Seized};
 use crate::hw::{clock, power};
@@ -51,7 +52,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
     let stack: u64;
     // SAFETY: only reads the stack pointer.
     unsafe { asm!("mov {}, rsp", out(reg) stack, options(nostack, nomem, preserves_flags)) };
-    epitaph(stack, |out| {
+    epitaph(Cause::Bug, stack, |out| {
         if let Some(location) = info.location() {
             writeln!(
                 out,
@@ -69,7 +70,7 @@ fn panic(info: &PanicInfo<'_>) -> ! {
 /// Ends everything because of an exception in the hypervisor.
 #[cold]
 pub(crate) fn by_exception(name: &str, error_code: u64, frame: &TrapFrame) -> ! {
-    epitaph(frame.rsp, |out| {
+    epitaph(Cause::Bug, frame.rsp, |out| {
         writeln!(
             out,
             "exception {name}, error code {error_code:#x}, at {:#x}",
@@ -86,9 +87,42 @@ pub(crate) fn by_exception(name: &str, error_code: u64, frame: &TrapFrame) -> ! 
     })
 }
 
+/// Ends everything because of a machine check: in the hypervisor, which has this state, or in a guest.
+#[cold]
+pub(crate) fn by_machine_check(
+    registers: &machine_check::Registers,
+    frame: Option<&TrapFrame>,
+) -> ! {
+    let stack = frame.map_or(0, |frame| frame.rsp);
+    epitaph(Cause::Hardware, stack, |out| match frame {
+        Some(frame) => writeln!(
+            out,
+            "exception #MC at {:#x}\n{registers}\n{frame}",
+            frame.rip
+        ),
+        None => writeln!(out, "exception #MC in a guest\n{registers}"),
+    })
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Cause {
+    Bug,
+    Hardware,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Bug => "this is a bug in Plinth",
+            Self::Hardware => "the processor reports an error of the hardware",
+        })
+    }
+}
+
 /// Writes the epitaph and ends the machine. `what` writes the first lines, `stack` is where the backtrace
 /// begins.
-fn epitaph(stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
+fn epitaph(cause: Cause, stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
     interrupts::disable();
     let here = this().id();
     if let Err(first) =
@@ -106,7 +140,7 @@ fn epitaph(stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
     // SAFETY: the other CPUs stop, and this one never returns.
     let mut out = unsafe { console::seize() };
     // The console takes everything; there is nobody to tell if it does not.
-    let _ = write_epitaph(&mut out, stack, what);
+    let _ = write_epitaph(&mut out, cause, stack, what);
     out.drain();
     drop(out);
     power::stop_and_show()
@@ -114,6 +148,7 @@ fn epitaph(stack: u64, what: impl FnOnce(&mut Seized) -> fmt::Result) -> ! {
 
 fn write_epitaph(
     out: &mut Seized,
+    cause: Cause,
     stack: u64,
     what: impl FnOnce(&mut Seized) -> fmt::Result,
 ) -> fmt::Result {
@@ -122,7 +157,7 @@ fn write_epitaph(
     // The test harness waits for the first two words.
     writeln!(
         out,
-        "plinth: panic on CPU {} after {seconds}.{fraction:06} s: this is a bug in Plinth",
+        "plinth: panic on CPU {} after {seconds}.{fraction:06} s: {cause}",
         this().id()
     )?;
     what(out)?;

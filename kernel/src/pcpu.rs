@@ -15,7 +15,7 @@ use vmm::scheduler::{
 };
 
 use crate::backend::Backend;
-use crate::cpu::{self, apic};
+use crate::cpu::{self, apic, machine_check};
 use crate::crew::{About, Crew, Member, Seat};
 use crate::desk::Desk;
 use crate::doorbell::Doorbell;
@@ -90,6 +90,7 @@ impl<B: Backend> Turns<'_, B> {
                 self.wake_the_woken();
             }
             self.wake_the_due();
+            machine_check::report();
             if is_rung && self.seat.is_asked() {
                 self.answer();
             }

@@ -10,6 +10,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
+use arch::machine_check::{Interrupted, Verdict};
 use machine::devices::lapic::Role;
 use vmm::freeze::Pause;
 use vmm::handle::{Next, handle, write_deadline};
@@ -20,10 +21,10 @@ use vmm::trace::Trace;
 use vmm::{GuestFault, VcpuState, VmExit};
 
 use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
-use crate::cpu::interrupts;
-use crate::cpu::{self, exceptions};
+use crate::cpu::{self, exceptions, interrupts, machine_check};
 use crate::crew::Seating;
 use crate::hw::clock;
+use crate::panic;
 use crate::startup;
 use crate::vm::{Stance, Vm, VmPort, Whereabouts};
 
@@ -316,6 +317,12 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
                 exceptions::take_nmi();
                 return Flow::Settle;
             }
+            VmExit::HostMachineCheck | VmExit::EntryMachineCheck
+                if survives_machine_check(exit) =>
+            {
+                inner.state.pending.interrupted(cpu.interrupted_event());
+                return Flow::Settle;
+            }
             // The event that was being delivered comes again, unless the handler raises another.
             VmExit::Memory(_)
             | VmExit::Exception(_)
@@ -361,6 +368,16 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
             Ok(next) => inner.go_on(vm, cpu, next),
             Err(fault) => inner.raise(vm, cpu, fault),
         }
+    }
+}
+
+/// Whether the guest goes on after a machine check; one that met an entry has left it in a state between two. What ends
+/// otherwise is this guest, or the machine.
+#[cold]
+fn survives_machine_check(exit: VmExit) -> bool {
+    match machine_check::take(Interrupted::Guest) {
+        Ok(verdict) => verdict == Verdict::GoOn && exit == VmExit::HostMachineCheck,
+        Err(registers) => panic::by_machine_check(&registers, None),
     }
 }
 

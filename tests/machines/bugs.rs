@@ -40,7 +40,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             )
         }),
         trial("a_machine_check_is_told_on_a_stack_of_its_own", || {
-            crash("machine-check", &["exception #MC"])
+            crash(
+                "machine-check",
+                &[
+                    "the processor reports an error of the hardware",
+                    "exception #MC at 0xffffffff8",
+                    "IA32_MCG_STATUS 0x0",
+                ],
+            )
         }),
         // A write (bit 1) to a page that is there (bit 0).
         trial("the_hypervisors_text_cannot_be_written", || {

@@ -2,18 +2,19 @@
 //!
 //! One stub for each vector pushes what the processor did not, saves the general-purpose registers and
 //! calls [`trap`]. No other register needs saving: the hypervisor is compiled without x87 and SIMD. An
-//! exception is a bug of ours and ends in the epitaph, unless the instruction is listed in the fix-up table
-//! (`.fixups`), which holds pairs of addresses: an instruction that may fault, and where to go on if it
-//! does.
+//! exception is a bug of ours (a machine check: an error of the hardware) and ends in the epitaph, unless the
+//! instruction is listed in the fix-up table (`.fixups`), which holds pairs of addresses: an instruction that may fault,
+//! and where to go on if it does.
 
 use core::arch::{asm, naked_asm};
 use core::fmt;
 use core::sync::atomic::Ordering;
 
+use arch::machine_check::{Interrupted, Verdict};
 use arch::{Exception, Vector};
 use x86_64::registers::control::{Cr2, Cr3};
 
-use super::{interrupts, this};
+use super::{interrupts, machine_check, this};
 use crate::panic;
 
 /// The state of the interrupted code, in the order in which the stubs push it.
@@ -146,6 +147,14 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     if vector.0 >= 32 {
         interrupts::acknowledged(vector);
         return;
+    }
+    // It has nothing to do with the instruction that it has interrupted.
+    if vector == Exception::MachineCheck.vector() {
+        match machine_check::take(Interrupted::Hypervisor) {
+            Ok(Verdict::GoOn) => return,
+            Ok(Verdict::GuestEnds | Verdict::Fatal) => unreachable!("no guest was interrupted"),
+            Err(registers) => panic::by_machine_check(&registers, Some(frame)),
+        }
     }
     if let Some(target) = fixup(frame.rip) {
         frame.rip = target;

@@ -7,6 +7,7 @@ pub(crate) mod descriptors;
 pub(crate) mod exceptions;
 pub(crate) mod features;
 pub(crate) mod interrupts;
+pub(crate) mod machine_check;
 pub(crate) mod msr;
 pub(crate) mod percpu;
 pub(crate) mod smp;

@@ -13,6 +13,7 @@ use arch::msr::IA32_GS_BASE;
 use spin::Once;
 
 use super::descriptors::{Descriptors, InterruptStack};
+use super::machine_check::Survived;
 use super::msr::write_msr;
 use super::stack::CpuStacks;
 
@@ -53,6 +54,8 @@ pub(crate) struct PerCpu {
     online: AtomicBool,
     /// NMIs that it has taken. Written by itself.
     pub nmis: AtomicU64,
+    /// Machine checks that it has survived.
+    pub(super) survived: Survived,
 }
 
 const _: () = assert!(offset_of!(PerCpu, this) == 0, "`this` reads gs:[0]");
@@ -74,6 +77,7 @@ impl PerCpu {
             stacks: Once::new(),
             online: AtomicBool::new(false),
             nmis: AtomicU64::new(0),
+            survived: Survived::new(),
         }
     }
 

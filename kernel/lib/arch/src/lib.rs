@@ -24,6 +24,7 @@ pub mod descriptor;
 pub mod exception;
 pub mod gpr;
 pub mod linear;
+pub mod machine_check;
 pub mod msr;
 pub mod mtrr;
 pub mod paging;

@@ -75,6 +75,8 @@ msrs! {
     IA32_MTRR_DEF_TYPE = 0x2ff;
     /// Performance-monitoring global control; CPUID.0AH.
     IA32_PERF_GLOBAL_CTRL = 0x38f;
+    /// Control of the first machine-check bank; status, address and more follow, then the next bank.
+    IA32_MC0_CTL = 0x400;
     /// Basic VMX information.
     IA32_VMX_BASIC = 0x480;
     /// Allowed pin-based controls.

@@ -89,8 +89,10 @@ pub enum VmExit {
     HostInterrupt(Option<Vector>),
     /// A non-maskable interrupt for the host.
     HostNmi,
-    /// A machine check that happened in the guest or at entry.
+    /// A machine check while the guest ran.
     HostMachineCheck,
+    /// A machine check at entry, which has failed.
+    EntryMachineCheck,
     /// The preemption timer ran out.
     HostTimer,
     /// An INIT signal for the host.

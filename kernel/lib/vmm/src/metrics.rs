@@ -94,8 +94,8 @@ exit_kinds! {
     /// Memory of the guest that was missing in its second-level page tables.
     Mapped = "memory mapped", VmExit::MemoryMapped,
     /// What ends a VM.
-    Fatal = "fatal", VmExit::TripleFault | VmExit::HostMachineCheck | VmExit::EntryRefused { .. }
-        | VmExit::Unexpected { .. },
+    Fatal = "fatal", VmExit::TripleFault | VmExit::HostMachineCheck | VmExit::EntryMachineCheck
+        | VmExit::EntryRefused { .. } | VmExit::Unexpected { .. },
 }
 
 /// Buckets of the histograms: one for each power of two.

@@ -159,6 +159,7 @@ fn detail<C: Cpu>(cpu: &C, exit: &VmExit) -> u64 {
         | VmExit::HostInterrupt(None)
         | VmExit::HostNmi
         | VmExit::HostMachineCheck
+        | VmExit::EntryMachineCheck
         | VmExit::HostTimer
         | VmExit::HostInit
         | VmExit::HostSmi

@@ -470,6 +470,14 @@ impl Capabilities {
         }
     }
 
+    /// What a guest's CR4 holds whatever it thinks: what VMX insists on, and machine-check exceptions where the host has
+    /// them. Without those a machine check that meets the guest would shut the processor down instead of exiting (SDM
+    /// vol. 3, Control Registers: CR4.MCE).
+    pub const fn guest_cr4_ones(&self, host: Cr4) -> Cr4 {
+        let fixed = Cr4::from_bits_retain(self.cr4().must_be_one);
+        fixed.union(host.intersection(Cr4::MCE))
+    }
+
     /// The host's CR0 with the fixed bits put right for VMXON.
     pub const fn host_cr0(&self, cr0: Cr0) -> Cr0 {
         Cr0::from_bits_retain(self.cr0().apply(cr0.bits()))
@@ -588,6 +596,15 @@ mod tests {
             ..skylake()
         };
         assert_eq!(Capabilities::new(four_targets).cr3_targets(), 4);
+    }
+
+    #[test]
+    fn a_guest_that_wants_no_machine_checks_does_not_turn_them_into_shutdowns() {
+        let caps = Capabilities::new(skylake());
+        let ones = caps.guest_cr4_ones(Cr4::PAE | Cr4::MCE | Cr4::VMXE | Cr4::SMEP);
+        assert_eq!(ones.bits(), 0x2040);
+        assert_eq!(caps.cr4().wrong_bits(ones.bits()), 0);
+        assert_eq!(caps.guest_cr4_ones(Cr4::PAE).bits(), 0x2000);
     }
 
     #[test]

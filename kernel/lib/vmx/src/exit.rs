@@ -102,7 +102,7 @@ pub fn decode(reason: u32, fields: &impl ExitFields) -> VmExit {
         ExitReason::InvalidGuestState | ExitReason::MsrLoading => VmExit::EntryRefused {
             code: raw.number().into(),
         },
-        ExitReason::EntryMachineCheck => VmExit::HostMachineCheck,
+        ExitReason::EntryMachineCheck => VmExit::EntryMachineCheck,
         ExitReason::Mwait => VmExit::Mwait,
         ExitReason::Monitor => VmExit::Monitor,
         ExitReason::MonitorTrapFlag => VmExit::SingleStep,

@@ -94,7 +94,7 @@ impl Controls {
     }
 }
 
-/// The bits that VMX wants to be one in a guest's CR0 and CR4 whatever the guest thinks.
+/// The bits that are to be one in a guest's CR0 and CR4 whatever the guest thinks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FixedBits {
     pub(super) cr0_ones: Cr0,
@@ -102,11 +102,11 @@ pub(super) struct FixedBits {
 }
 
 impl FixedBits {
-    /// By the capability MSRs, for an unrestricted guest.
-    pub(super) fn of(capabilities: &Capabilities) -> Self {
+    /// By the capability MSRs and the host's CR4, for an unrestricted guest.
+    pub(super) fn of(capabilities: &Capabilities, host_cr4: Cr4) -> Self {
         Self {
             cr0_ones: Cr0::from_bits_retain(capabilities.unrestricted_cr0().must_be_one),
-            cr4_ones: Cr4::from_bits_retain(capabilities.cr4().must_be_one),
+            cr4_ones: capabilities.guest_cr4_ones(host_cr4),
         }
     }
 }

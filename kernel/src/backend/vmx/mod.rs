@@ -165,7 +165,7 @@ impl Vmx {
             apic_level,
             tracking,
             guard,
-            fixed: FixedBits::of(&capabilities),
+            fixed: FixedBits::of(&capabilities, control::read_cr4()),
             bitmaps,
             tlb: Tlb {
                 has_vpid,

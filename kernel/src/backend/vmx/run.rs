@@ -207,7 +207,7 @@ impl VmxLoaded<'_> {
     fn exited<V: ExitVisitor<Self>>(&mut self, reason: u32, visitor: V) -> V::Outcome {
         let mut exit = exit::decode(reason, &self.vmcs);
         match exit {
-            VmExit::Exception(_) => self.block_nmis_again(reason),
+            VmExit::Exception(_) | VmExit::HostMachineCheck => self.block_nmis_again(reason),
             VmExit::Memory(access) => {
                 self.block_nmis_again(reason);
                 exit = self.private_violation(access);
@@ -218,7 +218,9 @@ impl VmxLoaded<'_> {
             }
             // Where it was the timer, it is to be set again.
             VmExit::HostInterrupt(_) => self.vcpu.armed_tsc = 0,
-            VmExit::EntryRefused { .. } => self.vcpu.frame.was_refused(),
+            VmExit::EntryRefused { .. } | VmExit::EntryMachineCheck => {
+                self.vcpu.frame.was_refused();
+            }
             _ => {}
         }
         visitor.visit(self, exit)

@@ -53,7 +53,8 @@ const DEBUGCTL_BTF: u64 = 1 << 1;
 
 /// Does what an exit asks for.
 ///
-/// Exits that concern the host only (its interrupts, NMIs and timers, a full dirty log) and windows that the
+/// Exits that concern the host only (its interrupts, NMIs and timers, a full dirty log, machine checks that the guest
+/// survives) and windows that the
 /// injection had asked for need nothing here: the run loop has dealt with them, or does so next.
 ///
 /// # Errors
@@ -147,7 +148,9 @@ pub fn handle<C: Cpu, M: Machine>(
         | VmExit::HostSmi
         | VmExit::DirtyLogFull
         | VmExit::MemoryMapped => Ok(Next::Resume),
-        VmExit::HostMachineCheck => Ok(Next::Stop(VmError::MachineCheck)),
+        VmExit::HostMachineCheck | VmExit::EntryMachineCheck => {
+            Ok(Next::Stop(VmError::MachineCheck))
+        }
         VmExit::TripleFault => Ok(Next::Stop(VmError::TripleFault)),
         VmExit::MemoryMisconfigured(gpa) => Ok(Next::Stop(VmError::MemoryMisconfigured(gpa))),
         VmExit::EntryRefused { code } => Ok(Next::Stop(VmError::EntryRefused(code))),

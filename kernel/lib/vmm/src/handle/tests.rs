@@ -121,6 +121,7 @@ fn what_cannot_go_on_stops_with_its_reason() {
     for (exit, error) in [
         (VmExit::TripleFault, VmError::TripleFault),
         (VmExit::HostMachineCheck, VmError::MachineCheck),
+        (VmExit::EntryMachineCheck, VmError::MachineCheck),
         (
             VmExit::MemoryMisconfigured(gpa),
             VmError::MemoryMisconfigured(gpa),

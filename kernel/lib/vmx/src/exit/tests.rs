@@ -156,7 +156,7 @@ fn a_failed_entry_says_which_group_of_rules_was_broken() {
         decode_qualified(0x8000_0022, 3),
         VmExit::EntryRefused { code: 34 }
     );
-    assert_eq!(decode_qualified(0x8000_0029, 0), VmExit::HostMachineCheck);
+    assert_eq!(decode_qualified(0x8000_0029, 0), VmExit::EntryMachineCheck);
 }
 
 #[test]

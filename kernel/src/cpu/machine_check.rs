@@ -1,0 +1,149 @@
+//! Machine checks on this CPU: [`take`] reads what the processor tells, and decides with [`arch::machine_check`] what goes
+//! on. One that is survived is told by [`report`], from where a line can be written at any time; one that is not, by the
+//! epitaph.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use arch::machine_check::{
+    BankStatus, Capabilities, GlobalStatus, Interrupted, Verdict, address_msr, judge, status_msr,
+};
+use arch::msr::{IA32_MCG_CAP, IA32_MCG_STATUS};
+
+use super::msr::{try_read_msr, write_msr};
+use super::this;
+
+/// Machine checks that this CPU has survived, and the last bank that held an error then. Written by itself.
+pub(super) struct Survived {
+    untold: AtomicU64,
+    bank: AtomicU64,
+    status: AtomicU64,
+    address: AtomicU64,
+}
+
+impl Survived {
+    pub(super) const fn new() -> Self {
+        Self {
+            untold: AtomicU64::new(0),
+            bank: AtomicU64::new(0),
+            status: AtomicU64::new(0),
+            address: AtomicU64::new(0),
+        }
+    }
+}
+
+/// A bank that holds an error.
+struct Found {
+    bank: u8,
+    status: BankStatus,
+    address: Option<u64>,
+}
+
+impl Found {
+    fn in_bank(bank: u8) -> Option<Self> {
+        let status = BankStatus::from_bits_retain(try_read_msr(status_msr(bank))?);
+        status.contains(BankStatus::VAL).then(|| Self {
+            bank,
+            status,
+            address: status
+                .contains(BankStatus::ADDRV)
+                .then(|| try_read_msr(address_msr(bank)))
+                .flatten(),
+        })
+    }
+}
+
+/// The registers about machine checks, read anew each time: only a fatal one is shown by them.
+pub(crate) struct Registers {
+    capabilities: Capabilities,
+    global: GlobalStatus,
+}
+
+impl Registers {
+    fn read() -> Self {
+        let read = |index| try_read_msr(index).unwrap_or(0);
+        Self {
+            capabilities: Capabilities::from_bits_retain(read(IA32_MCG_CAP)),
+            global: GlobalStatus::from_bits_retain(read(IA32_MCG_STATUS)),
+        }
+    }
+
+    fn banks(&self) -> impl Iterator<Item = Found> {
+        (0..self.capabilities.banks()).filter_map(Found::in_bank)
+    }
+}
+
+impl fmt::Display for Registers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "  IA32_MCG_STATUS {:#x}, IA32_MCG_CAP {:#x}",
+            self.global.bits(),
+            self.capabilities.bits()
+        )?;
+        for found in self.banks() {
+            write!(f, "\n  bank {}: status {:#018x}", found.bank, found.status)?;
+            if let Some(address) = found.address {
+                write!(f, ", address {address:#x}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Handles the machine check that this CPU has just met. Where it can go on the registers are cleared, so that the next
+/// one does not shut the CPU down.
+///
+/// # Errors
+/// What the processor tells, where nothing here is to be relied on any more.
+pub(crate) fn take(interrupted: Interrupted) -> Result<Verdict, Registers> {
+    let registers = Registers::read();
+    let statuses = registers.banks().map(|found| found.status);
+    let verdict = judge(
+        registers.capabilities,
+        registers.global,
+        statuses,
+        interrupted,
+    );
+    if verdict == Verdict::Fatal {
+        return Err(registers);
+    }
+    let survived = &this().survived;
+    for found in registers.banks() {
+        survived.bank.store(found.bank.into(), Ordering::Relaxed);
+        survived
+            .status
+            .store(found.status.bits(), Ordering::Relaxed);
+        survived
+            .address
+            .store(found.address.unwrap_or(0), Ordering::Relaxed);
+        // SAFETY: the register is there, as it was just read; zero clears it and makes room for the next error.
+        unsafe { write_msr(status_msr(found.bank), 0) };
+    }
+    if registers.global != GlobalStatus::empty() {
+        // SAFETY: as above; all of it has been looked at.
+        unsafe { write_msr(IA32_MCG_STATUS, 0) };
+    }
+    survived.untold.fetch_add(1, Ordering::Relaxed);
+    Ok(verdict)
+}
+
+/// Tells of the machine checks that this CPU has survived since the last call.
+#[inline]
+pub(crate) fn report() {
+    if this().survived.untold.load(Ordering::Relaxed) != 0 {
+        tell();
+    }
+}
+
+#[cold]
+fn tell() {
+    let survived = &this().survived;
+    let count = survived.untold.swap(0, Ordering::Relaxed);
+    let status = survived.status.load(Ordering::Relaxed);
+    log::error!(
+        "{count} machine checks on this CPU: the hardware fails; bank {}, status {status:#x}, address {:#x}",
+        survived.bank.load(Ordering::Relaxed),
+        survived.address.load(Ordering::Relaxed)
+    );
+}
