@@ -5,10 +5,8 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 
-use arch::cpuid::CpuidResult;
 use arch::{Gpr, SegmentName, msr};
 use bundle::{Bundle, FileIndex, KernelFormat, Screen, TestDevices, VmConfig};
 use host::Tail;
@@ -30,6 +28,7 @@ use vmm::tsc::{self, GuestTsc, Rate};
 use vmm::{Cpu, VcpuState, paravirt};
 
 use crate::backend::{Backend, OutOfFrames, VcpuSetup};
+use crate::cpu::features::cpuid;
 use crate::cpu::msr::try_read_msr;
 use crate::crew::{Contention, Member, Seating};
 use crate::hw::clock;
@@ -326,9 +325,6 @@ const fn wanted_format(format: KernelFormat) -> Option<Format> {
     }
 }
 
-/// Bytes of PKRU in an XSAVE area.
-const PKRU_BYTES: u32 = 8;
-
 /// One vCPU after power-on; the first one at the kernel's first instruction.
 fn vcpu<B: Backend>(
     backend: &B,
@@ -340,19 +336,8 @@ fn vcpu<B: Backend>(
     state: &InitialState,
 ) -> Result<Box<Vcpu<B>>, LaunchError> {
     let offered = backend.guest_features();
-    let cpuid = CpuidTable::build(
-        &|leaf, subleaf| {
-            let mut result = __cpuid_count(leaf, subleaf);
-            if let (0xd, 9, Some(offset)) = (leaf, subleaf, offered.pkru_offset) {
-                (result.eax, result.ebx) = (PKRU_BYTES, offset);
-            }
-            CpuidResult {
-                eax: result.eax,
-                ebx: result.ebx,
-                ecx: result.ecx,
-                edx: result.edx,
-            }
-        },
+    let told = CpuidTable::build(
+        &|leaf, subleaf| cpuid(leaf, subleaf, offered.pkru_offset),
         &GuestCpuConfig {
             vcpus: u32::from(vm.vcpus()),
             apic_id: u32::from(index),
@@ -372,7 +357,7 @@ fn vcpu<B: Backend>(
         },
         features: LapicFeatures::all(),
         bus_hz: apic_bus_hz(),
-        physical_address_bits: cpuid.physical_address_bits(),
+        physical_address_bits: told.physical_address_bits(),
     });
     if index == 0 {
         lapic.set_virtual_wire();
@@ -380,7 +365,7 @@ fn vcpu<B: Backend>(
     let setup = VcpuSetup {
         tsc: GuestTsc::new(rate.multiplier, vm.origin_tsc()),
         apic_page: Arc::clone(lapic.page()),
-        cr4_allowed: cpuid.allowed_cr4(),
+        cr4_allowed: told.allowed_cr4(),
     };
     let mut vcpu = backend.vcpu(vm.space(), &setup, vm.mailbox(index).direct())?;
     if index == 0 {
@@ -388,8 +373,8 @@ fn vcpu<B: Backend>(
         backend.unload(&mut vcpu);
     }
     VmPort { vm, vcpu: index }.reroute(lapic.route());
-    let mtrrs = Mtrrs::as_firmware_leaves(&[layout::DEVICES], cpuid.physical_address_bits());
-    let mut state = VcpuState::new(cpuid, lapic);
+    let mtrrs = Mtrrs::as_firmware_leaves(&[layout::DEVICES], told.physical_address_bits());
+    let mut state = VcpuState::new(told, lapic);
     state.msrs.mtrrs = mtrrs;
     state.msrs.microcode = try_read_msr(msr::IA32_BIOS_SIGN_ID).unwrap_or(0);
     state.msrs.arch_capabilities = offered.capabilities.bits();

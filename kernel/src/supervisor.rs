@@ -7,7 +7,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use ::log::LevelFilter;
 use bundle::{ApicVirtualization, Bundle, BundleError, LogLevel, WhenDone};
 use spin::Once;
+use vmm::cpuid::{CpuidTable, GuestCpuConfig};
+use vmm::paravirt;
 
+use crate::backend::Backend;
 use crate::backend::vmx::{Vmx, VmxBackend};
 use crate::cpu::{self, PcpuId, PerCpu};
 use crate::crew::Crew;
@@ -44,6 +47,8 @@ static EXIT_STATUS: AtomicU32 = AtomicU32::new(0);
 static CREW: Once<Crew<VmxBackend>> = Once::new();
 /// What the other CPUs enable VT-x with.
 static VMX: Once<VmxBackend> = Once::new();
+/// What guests are told of the boot CPU.
+static TOLD: Once<CpuidTable> = Once::new();
 /// CPUs that have said whether they can run guests.
 static ANSWERS: AtomicU32 = AtomicU32::new(0);
 /// How long the boot CPU waits for these answers.
@@ -93,6 +98,7 @@ pub(crate) fn run(bundle: Opened<'_>) -> ! {
 /// The CPUs that can run guests: this one, and the others as far as they say so in time.
 fn usable_cpus(vmx: VmxBackend) -> Vec<PcpuId> {
     VMX.call_once(|| vmx);
+    TOLD.call_once(|| told(&vmx));
     cpu::smp::release(work);
     let others = cpu::smp::cpus().count() as u32 - 1;
     let mut waited_us = 0;
@@ -117,12 +123,13 @@ fn can_run(id: PcpuId) -> bool {
 /// What every CPU but the first does.
 fn work() -> ! {
     let id = cpu::this().id();
-    if let Some(vmx) = VMX.get() {
-        match vmx.enable_here() {
-            Ok(()) => {
-                CAN_RUN[id.index() / 64].fetch_or(1 << (id.index() % 64), Ordering::Release);
-            }
-            Err(error) => ::log::error!("CPU {id} is left out: {error}"),
+    if let (Some(vmx), Some(boot)) = (VMX.get(), TOLD.get()) {
+        if let Err(lacking) = boot.check_against(&told(vmx)) {
+            ::log::error!("CPU {id} is left out: {lacking}");
+        } else if let Err(error) = vmx.enable_here() {
+            ::log::error!("CPU {id} is left out: {error}");
+        } else {
+            CAN_RUN[id.index() / 64].fetch_or(1 << (id.index() % 64), Ordering::Release);
         }
     }
     ANSWERS.fetch_add(1, Ordering::AcqRel);
@@ -133,6 +140,24 @@ fn work() -> ! {
         pcpu::work(crew, None);
     }
     cpu::halt_forever()
+}
+
+/// What guests are told of the CPU that this runs on; what is not about the processor does not matter.
+fn told(vmx: &VmxBackend) -> CpuidTable {
+    const CRYSTAL_HZ: u32 = 1_000_000_000;
+    let offered = vmx.guest_features();
+    CpuidTable::build(
+        &|leaf, subleaf| cpu::features::cpuid(leaf, subleaf, offered.pkru_offset),
+        &GuestCpuConfig {
+            vcpus: 1,
+            apic_id: 0,
+            tsc_hz: clock::tsc_hz(),
+            crystal_hz: CRYSTAL_HZ,
+            xcr0: offered.xcr0,
+            backing: offered.backing,
+            paravirt: paravirt::Features::empty(),
+        },
+    )
 }
 
 /// Tells operator and test harness how a VM ended.

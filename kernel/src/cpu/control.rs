@@ -1,7 +1,7 @@
 //! The control registers as the hypervisor wants them, the same on every CPU.
 
 use arch::msr::{IA32_EFER, IA32_PAT};
-use arch::{Cr0, Cr4, Efer};
+use arch::{Cr0, Cr4, Dr7, Efer};
 use core::arch::asm;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 
@@ -91,51 +91,35 @@ pub(crate) unsafe fn init_this_cpu() {
     let extended = cpuid.get_extended_feature_info();
     let basic = cpuid.get_feature_info();
 
-    let mut cr4 = read_cr4() | Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
-    // Nothing of user mode is ever mapped, but a stray jump or pointer below must not go unnoticed if it
-    // once is.
-    cr4.set(
-        Cr4::SMEP,
-        extended
-            .as_ref()
-            .is_some_and(|features| features.has_smep()),
-    );
-    cr4.set(
-        Cr4::SMAP,
-        extended
-            .as_ref()
-            .is_some_and(|features| features.has_smap()),
-    );
-    // Protection keys are about pages of user mode, of which there are none here; with this RDPKRU reads a guest's.
-    cr4.set(
-        Cr4::PKE,
-        extended.as_ref().is_some_and(|features| features.has_pku()),
-    );
-    cr4.set(
-        Cr4::PGE,
-        basic.as_ref().is_some_and(|features| features.has_pge()),
-    );
-    // For XSETBV and XSAVE of guests' registers.
-    cr4.set(
-        Cr4::OSXSAVE,
-        basic.as_ref().is_some_and(|features| features.has_xsave()),
-    );
-    cr4.set(
-        Cr4::MCE,
-        basic.as_ref().is_some_and(|features| features.has_mce()),
-    );
-    cr4.remove(Cr4::PCIDE | Cr4::TSD | Cr4::FSGSBASE);
+    let mut offered = Cr4::PAE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
+    let mut offer = |bit, is_there: bool| offered.set(bit, is_there);
+    if let Some(features) = &basic {
+        offer(Cr4::MCE, features.has_mce());
+        offer(Cr4::PGE, features.has_pge());
+        offer(Cr4::OSXSAVE, features.has_xsave());
+    }
+    if let Some(features) = &extended {
+        offer(Cr4::SMEP, features.has_smep());
+        offer(Cr4::SMAP, features.has_smap());
+        offer(Cr4::PKE, features.has_pku());
+    }
+    let cr4 = Cr4::of_host(read_cr4(), offered);
 
     let mut cr0 = read_cr0() | Cr0::PE | Cr0::PG | Cr0::WP | Cr0::NE | Cr0::MP | Cr0::ET;
     cr0.remove(Cr0::CD | Cr0::NW | Cr0::TS | Cr0::EM | Cr0::AM);
 
-    // SAFETY: all bits set are ones that CPUID offers; none takes away what running code uses. NX is on
-    // already, or these page tables could not be in use. PAT as the caller promises.
+    // SAFETY: all bits set are ones that CPUID offers; none takes away what running code uses, and none that are cleared
+    // are about it. NX is on already, or these page tables could not be in use. PAT as the caller promises.
     unsafe {
-        write_cr0(cr0);
-        write_cr4(cr4);
         let efer = Efer::from_bits_retain(read_msr(IA32_EFER)) | Efer::NXE;
         write_msr(IA32_EFER, efer.bits());
         write_msr(IA32_PAT, PAT);
+        write_cr0(cr0);
+        // A change of PGE drops all translations: the boot loader's, global ones too, and those with the memory types of
+        // another PAT.
+        write_cr4(cr4 - Cr4::PGE);
+        write_cr4(cr4);
+        // No breakpoint of whoever was here before.
+        asm!("mov dr7, {}", in(reg) Dr7::ONES, options(nostack, nomem, preserves_flags));
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! The finer requirements of VMX (EPT, unrestricted guest ...) are the backend's.
 
+use core::arch::x86_64::__cpuid_count;
 use core::fmt;
 
+use arch::cpuid::{CpuidLeaf, CpuidResult};
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 
 /// Why this machine cannot run guests.
@@ -54,6 +56,23 @@ pub(crate) fn check() -> Result<(), Missing> {
         return Err(Missing::LocalApic);
     }
     Ok(())
+}
+
+/// Bytes of PKRU in an XSAVE area.
+const PKRU_BYTES: u32 = 8;
+
+/// CPUID of the CPU that this runs on, with what it does not say about itself: where XSAVE puts PKRU.
+pub(crate) fn cpuid(leaf: u32, subleaf: u32, pkru_offset: Option<u32>) -> CpuidResult {
+    let mut found = __cpuid_count(leaf, subleaf);
+    if let (CpuidLeaf::XSAVE, 9, Some(offset)) = (leaf, subleaf, pkru_offset) {
+        (found.eax, found.ebx) = (PKRU_BYTES, offset);
+    }
+    CpuidResult {
+        eax: found.eax,
+        ebx: found.ebx,
+        ecx: found.ecx,
+        edx: found.edx,
+    }
 }
 
 /// Says which processor this is.

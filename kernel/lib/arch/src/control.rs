@@ -170,6 +170,33 @@ bitflags! {
     }
 }
 
+impl Cr4 {
+    /// What a hypervisor without user mode can do with, where the processor has it.
+    pub const OF_HOST: Self = Self::PAE
+        .union(Self::MCE)
+        .union(Self::PGE)
+        .union(Self::OSFXSR)
+        .union(Self::OSXMMEXCPT)
+        // For XSETBV and XSAVE of guests' registers.
+        .union(Self::OSXSAVE)
+        // Nothing of user mode is ever mapped, but a stray jump or pointer below must not go unnoticed if it once is.
+        .union(Self::SMEP)
+        .union(Self::SMAP)
+        // Protection keys are about pages of user mode, too; with this RDPKRU reads a guest's.
+        .union(Self::PKE);
+    /// What cannot be cleared where it is set: in VMX operation, and in 64-bit mode.
+    const FIXED: Self = Self::VMXE.union(Self::SMXE).union(Self::LA57);
+
+    /// CR4 of the host, on a processor that has what is `offered`, and after firmware that has left it like this: what
+    /// firmware uses beyond that (shadow stacks, protection keys, other ways of delivering events) ends.
+    #[must_use]
+    pub const fn of_host(before: Self, offered: Self) -> Self {
+        before
+            .intersection(Self::FIXED)
+            .union(Self::OF_HOST.intersection(offered))
+    }
+}
+
 impl Xcr0 {
     /// The three AVX-512 components, set only together.
     pub const AVX512: Self = Self::OPMASK.union(Self::ZMM_HI256).union(Self::HI16_ZMM);
@@ -177,4 +204,27 @@ impl Xcr0 {
     pub const MPX: Self = Self::BNDREGS.union(Self::BNDCSR);
     /// The two AMX components, set only together.
     pub const AMX: Self = Self::TILECFG.union(Self::TILEDATA);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_firmware_had_on_beyond_our_needs_is_off() {
+        let offered = Cr4::all();
+        // CET, PKS, UINTR, LASS, LAM, FRED, and PCIDs.
+        let before = Cr4::from_bits_retain(1 << 32 | 0x1b80_0000 | 1 << 17 | 0x668);
+        let host = Cr4::of_host(before, offered);
+        assert_eq!(host.bits(), 0x0074_06e0);
+        // What the processor lacks stays off.
+        let old = Cr4::PAE | Cr4::MCE | Cr4::PGE | Cr4::OSFXSR | Cr4::OSXMMEXCPT;
+        assert_eq!(Cr4::of_host(before, old).bits(), 0x6e0);
+    }
+
+    #[test]
+    fn what_cannot_be_cleared_stays() {
+        let before = Cr4::from_bits_retain(0x7020);
+        assert_eq!(Cr4::of_host(before, Cr4::PAE).bits(), 0x7020);
+    }
 }

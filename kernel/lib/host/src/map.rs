@@ -3,8 +3,8 @@
 use arrayvec::ArrayVec;
 use memory::{HostPhys, PageSize, Range};
 
-/// Regions of a memory map. Firmware of large machines reports some dozens.
-pub const MAX_REGIONS: usize = 256;
+/// Regions of a memory map, neighbours of one kind counted as one. UEFI of large machines reports some hundreds.
+pub const MAX_REGIONS: usize = 512;
 /// Separate ranges that can be in use.
 pub const MAX_RESERVED: usize = 128;
 
@@ -34,7 +34,7 @@ pub struct Region {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TooMany;
 
-/// All that is known of physical memory. It is large (some 8 KiB).
+/// All that is known of physical memory. It is large (some 14 KiB).
 #[derive(Debug, Default)]
 pub struct MemoryMap {
     regions: ArrayVec<Region, MAX_REGIONS>,
@@ -51,12 +51,19 @@ impl MemoryMap {
         }
     }
 
-    /// Adds a region; an empty one is ignored.
+    /// Adds a region; an empty one is ignored, and one right behind the last becomes a part of that.
     ///
     /// # Errors
     /// [`TooMany`]; the region is not added.
     pub fn add(&mut self, region: Region) -> Result<(), TooMany> {
         if region.range.is_empty() {
+            return Ok(());
+        }
+        if let Some(last) = self.regions.last_mut()
+            && last.kind == region.kind
+            && last.range.end == region.range.start
+        {
+            last.range.end = region.range.end;
             return Ok(());
         }
         self.regions.try_push(region).map_err(|_| TooMany)
@@ -80,7 +87,7 @@ impl MemoryMap {
             .map_err(|_| TooMany)
     }
 
-    /// The regions, as they were added.
+    /// The regions, in the order in which they were added.
     pub fn regions(&self) -> &[Region] {
         &self.regions
     }
@@ -107,8 +114,23 @@ impl MemoryMap {
         true
     }
 
-    /// Calls `take` with each run of whole pages in regions of this kind that is not reserved.
+    /// Calls `take` with each run of whole pages in regions of this kind that is not reserved: what matters most first,
+    /// as there may be more than can be managed. That is what lies where CPUs start, and then what is large.
     pub fn for_each_free(&self, kind: Kind, mut take: impl FnMut(Range<HostPhys>)) {
+        const LOW: HostPhys = HostPhys::new(1 << 20);
+        const BYTES: [u64; 5] = [u64::MAX, 1 << 30, 1 << 24, 1 << 18, 0];
+        for [below, from] in BYTES.array_windows() {
+            self.for_each_run(kind, |run| {
+                let bytes = if run.start < LOW { 1 << 30 } else { run.len() };
+                if (*from..*below).contains(&bytes) {
+                    take(run);
+                }
+            });
+        }
+    }
+
+    /// The same, by address.
+    fn for_each_run(&self, kind: Kind, mut take: impl FnMut(Range<HostPhys>)) {
         for region in self.regions.iter().filter(|region| region.kind == kind) {
             let end = region.range.end.align_down(PageSize::Size4K);
             let mut start = region.range.start.align_up(PageSize::Size4K).unwrap_or(end);
@@ -151,6 +173,7 @@ mod tests {
         map.for_each_free(kind, |free| {
             found.push((free.start.as_u64(), free.end.as_u64()))
         });
+        found.sort_unstable();
         found
     }
 
@@ -188,6 +211,33 @@ mod tests {
             ]
         );
         assert_eq!(free(&map, Kind::Loader), [(0x10_0000, 0x80_0000)]);
+    }
+
+    #[test]
+    fn the_many_small_pieces_of_uefi_leave_room_for_the_large_ones() {
+        let mut map = MemoryMap::new();
+        let mut add = |start, end, kind| {
+            map.add(Region {
+                range: range(start, end),
+                kind,
+            })
+            .unwrap();
+        };
+        add(0x1000, 0x9_f000, Kind::Usable);
+        // Code and data of boot services in turn, and now and then a page of the firmware's.
+        for page in 0..4000 {
+            let kind = if page % 20 == 0 {
+                Kind::Firmware
+            } else {
+                Kind::Usable
+            };
+            add(0x10_0000 + (page << 12), 0x10_1000 + (page << 12), kind);
+        }
+        add(0x1_0000_0000, 0x10_0000_0000, Kind::Usable);
+        let mut first = Vec::new();
+        map.for_each_free(Kind::Usable, |free| first.push(free.start.as_u64()));
+        assert_eq!(first.len(), 202);
+        assert_eq!(first[..2], [0x1000, 0x1_0000_0000]);
     }
 
     #[test]

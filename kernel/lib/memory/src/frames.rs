@@ -146,6 +146,9 @@ impl<'m> FrameAllocator<'m> {
         if end <= first {
             return Ok(());
         }
+        if self.regions.is_full() {
+            return Err(RegionError::TooMany);
+        }
         let at = self
             .regions
             .partition_point(|other| other.shape.first < first);

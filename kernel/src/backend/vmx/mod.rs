@@ -94,6 +94,8 @@ pub(crate) enum Unusable {
     Controls(MissingControls),
     /// This CPU's VT-x is not that of the boot CPU.
     Differs,
+    /// This CPU's extended registers are not those of the boot CPU.
+    ExtendedState,
     /// VMXON failed.
     Refused,
     /// No frame is left for the regions.
@@ -112,6 +114,9 @@ impl fmt::Display for Unusable {
             Self::Features(error) => error.fmt(f),
             Self::Controls(error) => error.fmt(f),
             Self::Differs => f.write_str("its VT-x capabilities are not those of the boot CPU"),
+            Self::ExtendedState => {
+                f.write_str("its extended registers (XCR0) are not those of the boot CPU")
+            }
             Self::Refused => f.write_str("VMXON failed, although all its conditions are met"),
             Self::OutOfFrames => f.write_str("there is no memory left for its VMX regions"),
         }
@@ -189,6 +194,9 @@ impl Vmx {
     pub(crate) fn enable_here(&self) -> Result<(), Unusable> {
         if *capabilities_here()?.raw() != *self.capabilities.raw() {
             return Err(Unusable::Differs);
+        }
+        if !self.extended_state.fits_this_cpu() {
+            return Err(Unusable::ExtendedState);
         }
         private::provide(cpu::this().id())?;
         let region = Frame::zeroed().ok_or(Unusable::OutOfFrames)?;

@@ -88,6 +88,17 @@ impl HostExtendedState {
     }
 }
 
+impl HostExtendedState {
+    /// Whether the CPU that this runs on takes the same components, in an area that is not larger.
+    pub(crate) fn fits_this_cpu(&self) -> bool {
+        use core::arch::x86_64::__cpuid_count;
+        let Some(xcr0) = self.xcr0 else { return true };
+        let main = __cpuid_count(0xd, 0);
+        let offered = Xcr0::from_bits_retain(u64::from(main.eax) | u64::from(main.edx) << 32);
+        offered.contains(xcr0) && main.ecx as usize <= self.area_bytes
+    }
+}
+
 /// Whether a YMM register survives XSAVEC and XRSTOR with every set of components that keeps YMM at another place:
 /// with AVX alone it follows the header. Bochs 2.7 writes it elsewhere than it reads it.
 fn compaction_works(all: Xcr0, area_bytes: usize) -> bool {

@@ -3,8 +3,10 @@
 //! [`CpuidTable::build`] (in `filter`) decides what the guest sees, by an allow-list (in `features`) over what
 //! the host has; [`CpuidTable::lookup`] answers the instruction. What depends on the vCPU's state at that moment
 //! comes from a [`Live`] that the caller hands in. The table also knows what follows from it for the registers:
-//! which bits of CR4, EFER and XCR0 the guest may set, and how wide its addresses are.
+//! which bits of CR4, EFER and XCR0 the guest may set, and how wide its addresses are. `difference` compares what two CPUs
+//! of a machine would have it say.
 
+mod difference;
 mod features;
 mod filter;
 mod frequency;
@@ -18,6 +20,7 @@ use arch::cpuid::{
 };
 use arch::{Cr4, Efer, Xcr0};
 
+pub use difference::Lacking;
 pub use filter::{Backing, GuestCpuConfig};
 use xsave::XsaveLayout;
 

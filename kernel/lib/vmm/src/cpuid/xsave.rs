@@ -16,7 +16,7 @@ const MAX_BYTES: u32 = 1 << 20;
 const COMPONENTS: usize = 19;
 
 /// One state component beyond x87 and SSE.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 struct Component {
     bytes: u32,
     /// In the standard format.
@@ -132,6 +132,12 @@ impl XsaveLayout {
                 }),
             _ => CpuidResult::ZERO,
         }
+    }
+
+    /// Whether each component that is allowed here lies at the same place there.
+    pub(super) fn is_laid_out_as(&self, other: &Self) -> bool {
+        self.enabled(self.allowed.bits())
+            .eq(other.enabled(self.allowed.bits()))
     }
 
     fn enabled(&self, bits: u64) -> impl Iterator<Item = &Component> {
