@@ -75,8 +75,12 @@ pub(crate) fn mask_all(platform: &Platform) {
     }
 }
 
-/// Sends an ISA interrupt to the CPU with this APIC ID; false where no I/O APIC has it.
+/// Sends an ISA interrupt to the CPU with this APIC ID; false where no I/O APIC has it, or reaches that CPU: without
+/// interrupt remapping its messages have eight bits for that, and 255 means all.
 pub(crate) fn route_isa(platform: &Platform, irq: u8, vector: HostVector, apic_id: u32) -> bool {
+    if apic_id >= 0xff {
+        return false;
+    }
     let entry = platform.overrides.iter().find(|entry| entry.irq == irq);
     let (gsi, flags) = entry.map_or((irq.into(), 0), |entry| (entry.gsi, entry.flags));
     let mut low = vector as u32;

@@ -28,6 +28,17 @@ impl PreemptionTimer {
         Self { shift, mask }
     }
 
+    /// Whether the timer of the processor with this signature (CPUID.1:EAX) counts at the rate that it reports. Those of
+    /// the first generations, and one of the third, do not: "VMX-Preemption Timer Does Not Count Down at the Rate
+    /// Specified" in Intel's specification updates (AAJ124, AAK139, AAM126, AAN92, AAO95, AAP86, AAT59, AAU65, AAX65, BA86).
+    pub const fn is_exact(signature: u32) -> bool {
+        const RESERVED: u32 = 0xf000_c000;
+        !matches!(
+            signature & !RESERVED,
+            0x106a0 | 0x106a1 | 0x106a4 | 0x106a5 | 0x106e5 | 0x20652 | 0x20655 | 0x206e6 | 0x306a8
+        )
+    }
+
     /// One count is two to this power TSC ticks.
     pub const fn shift(self) -> u32 {
         self.shift
@@ -72,6 +83,17 @@ mod tests {
     fn the_rate_comes_from_the_capabilities() {
         let caps = Capabilities::new(crate::testing::skylake());
         assert_eq!(PreemptionTimer::new(&caps).shift(), 5);
+    }
+
+    #[test]
+    fn timers_that_count_at_a_rate_of_their_own_are_known() {
+        // Westmere and an early Ivy Bridge, whatever the reserved bits say; Skylake, and a later Ivy Bridge.
+        for signature in [0x20652, 0x306a8, 0xf003_c6a8] {
+            assert!(!PreemptionTimer::is_exact(signature), "{signature:#x}");
+        }
+        for signature in [0x50654, 0x306a9] {
+            assert!(PreemptionTimer::is_exact(signature), "{signature:#x}");
+        }
     }
 
     #[test]

@@ -40,7 +40,7 @@ use vmx::apic::ApicLevel;
 use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
 use vmx::features::{Feature, Features, MissingFeatures};
-use vmx::{PreemptionTimer, SecondaryControls, Vpid, VpidAllocator, WriteTracking};
+use vmx::{PinControls, PreemptionTimer, SecondaryControls, Vpid, VpidAllocator, WriteTracking};
 
 use self::apic::VirtualApic;
 use self::bitmaps::Bitmaps;
@@ -152,6 +152,10 @@ impl Vmx {
         }
         if !has_vpid {
             controls.secondary.remove(SecondaryControls::ENABLE_VPID);
+        }
+        if !PreemptionTimer::is_exact(core::arch::x86_64::__cpuid(1).eax) {
+            controls.pin.remove(PinControls::ACTIVATE_PREEMPTION_TIMER);
+            log::info!(target: "vmx", "this processor's VMX-preemption timer has an erratum: the local APIC's serves");
         }
         let tracking = WriteTracking::best(&features);
         if tracking != WriteTracking::Log {

@@ -5,7 +5,7 @@
 
 use arch::decode::{DescriptorTableInstruction, Instruction, Operand, Operation};
 use arch::linear::{CpuMode, LinearWidth};
-use arch::{AccessKind, AccessRights, Segment, SegmentName, Selector, Width};
+use arch::{AccessKind, AccessRights, Cr4, Segment, SegmentName, Selector, Width};
 
 use super::Outcome;
 use super::execute::{Executor, Target};
@@ -56,12 +56,19 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             Operation::FarJump | Operation::FarCall => self.far_transfer(instruction),
             Operation::DescriptorTable(which) => self.descriptor_table(instruction, which),
             Operation::StoreMachineStatus => {
+                if self.is_unprivileged() && self.cpu.cr4().contains(Cr4::UMIP) {
+                    return Err(GuestFault::GP0.into());
+                }
                 let place = self.memory(instruction, width, AccessKind::Write)?;
                 let status = self.cpu.cr0().bits();
                 self.put(place, width, status);
                 Ok(Outcome::Next)
             }
             Operation::LoadMachineStatus => {
+                // The processor has checked it before it came to memory; but the code may have changed since then.
+                if self.is_unprivileged() {
+                    return Err(GuestFault::GP0.into());
+                }
                 let source = self.memory(instruction, width, AccessKind::Read)?;
                 let status = self.get(source, width) as u16;
                 control_register::load_machine_status(
@@ -74,6 +81,11 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             }
             _ => Ok(Outcome::Unknown),
         }
+    }
+
+    /// Whether the CPU is not at ring 0.
+    fn is_unprivileged(&self) -> bool {
+        self.space.linear().mode() != CpuMode::Real && self.cpu.cpl() != 0
     }
 
     fn memory(

@@ -1308,3 +1308,28 @@ fn descriptor_tables_and_cr0_go_to_device_memory_and_come_from_it() {
     let flushed = read(&cpu, &[0x0f, 0xae, 0x3f], 0).ended(3);
     assert!(flushed.machine.mmio_reads.is_empty());
 }
+
+#[test]
+fn code_that_another_cpu_has_changed_meanwhile_gets_no_rights_by_that() {
+    // The access that exited was a move of ring 3; what is fetched now is smsw [rdi], and then lmsw [rdi].
+    let user_machine = || {
+        let machine = machine(&[(DEVICE, 0x8)]);
+        let entries = [0, 0x1000, 0x2000, 0x2000 + (DEVICE >> 21) * 8];
+        for entry in entries.map(|offset| ROOT + offset) {
+            let value = u64::from_le_bytes(machine.memory.get(entry));
+            machine.memory.put_u64(entry, value | 4);
+        }
+        machine
+    };
+    let mut cpu = cpu();
+    cpu.segments[SegmentName::Ss as usize].access |= AccessRights::DPL;
+    cpu.cr4 |= Cr4::UMIP;
+    let stopped = access(DEVICE, Some(DEVICE), AccessKind::Write);
+    let refused = Err(GuestFault::GP0);
+    for bytes in [[0x0f, 0x01, 0x27], [0x0f, 0x01, 0x37]] {
+        let run = run_with(cpu.clone(), &bytes, user_machine(), stopped);
+        assert_eq!(run.result, refused, "{bytes:02x?}");
+    }
+    cpu.cr4 -= Cr4::UMIP;
+    run_with(cpu, &[0x0f, 0x01, 0x27], user_machine(), stopped).ended(3);
+}
