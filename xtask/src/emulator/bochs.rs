@@ -195,7 +195,7 @@ pub fn configuration(
 #[cfg(test)]
 mod tests {
     use super::super::Engine;
-    use super::super::tests::machine;
+    use super::super::machine::tests::machine;
     use super::*;
 
     fn configured(machine: &Machine) -> String {

@@ -145,7 +145,7 @@ pub fn arguments(
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::machine;
+    use super::super::machine::tests::machine;
     use super::*;
 
     fn line(machine: &Machine) -> String {
