@@ -25,7 +25,7 @@ impl fmt::Display for Missing {
             Self::Vmx => f.write_str(
                 "VT-x is missing: this processor does not offer Intel's virtualisation extension. Use a machine with an Intel \
                  processor that has VT-x and switch it on in the firmware's set-up; under QEMU use KVM with nested VMX \
-                 (-enable-kvm -cpu host,+vmx), or run Plinth in Bochs (cargo xtask run --engine bochs)",
+                 (-enable-kvm -cpu host,migratable=no,+vmx,+invtsc), or run Plinth in Bochs (cargo xtask run --engine bochs)",
             ),
             Self::Svm => f.write_str(
                 "VT-x is missing: this is an AMD processor, whose virtualisation extension (SVM) Plinth does not use. Use a \

@@ -108,7 +108,8 @@ impl fmt::Display for Unusable {
             Self::Absent => f.write_str(
                 "VT-x is missing: this processor (or the virtual machine that Plinth was started in) does not \
                  offer VMX, so no guest can run. Use an Intel processor with VT-x; under QEMU, nested KVM with \
-                 -enable-kvm -cpu host,+vmx; or the Bochs emulator (cargo xtask run --engine bochs)",
+                 -enable-kvm -cpu host,migratable=no,+vmx,+invtsc; or the Bochs emulator (cargo xtask run --engine \
+                 bochs)",
             ),
             Self::LockedOff(error) => error.fmt(f),
             Self::Features(error) => error.fmt(f),
