@@ -20,7 +20,7 @@ use vmm::panic_watch::Sight;
 use vmm::trace::Trace;
 use vmm::{GuestFault, VcpuState, VmExit};
 
-use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Windows};
+use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Pauses, Windows};
 use crate::cpu::{self, exceptions, interrupts, machine_check};
 use crate::crew::Seating;
 use crate::hw::clock;
@@ -58,6 +58,8 @@ struct Inner {
     entered_tsc: u64,
     /// Why the turn is over, once it is.
     end: Turn,
+    /// What the backend was last told that its PAUSEs are.
+    pauses: Pauses,
     /// The host's TSC since when it has been waiting for a turn; `None` while it has one, or waits for an event.
     ready_tsc: Option<u64>,
     sleep: Sleep,
@@ -115,6 +117,7 @@ impl<B: Backend> Vcpu<B> {
             exit_tsc: 0,
             entered_tsc: 0,
             end: Turn::Expired,
+            pauses: Pauses::Run,
             ready_tsc: None,
             sleep: Sleep::Light,
             metrics: Metrics::new(),
@@ -254,6 +257,15 @@ impl<B: Backend> Vcpu<B> {
         inner.exit_tsc = 0;
         inner.entered_tsc = clock::tsc();
         startup::entering(inner.entered_tsc);
+        let pauses = if vm.may_be_dead() {
+            Pauses::Exit
+        } else {
+            Pauses::Run
+        };
+        if pauses != inner.pauses {
+            inner.pauses = pauses;
+            cpu.watch_pauses(pauses);
+        }
         cpu.open_posts();
         let turn = inner.rounds(vm, &mut cpu, turn_end);
         cpu.close_posts();
@@ -440,10 +452,11 @@ impl Inner {
     fn sight<C: LoadedVcpu>(&self, cpu: &C, turn: Turn) -> Sight {
         match turn {
             Turn::Asleep if !self.wakes_by_interrupts(cpu) => Sight::Stopped,
-            Turn::Expired | Turn::Yielded if cpu.cpl() == 0 => Sight::Busy {
+            Turn::Yielded if cpu.cpl() == 0 => Sight::Pausing {
                 rip: cpu.rip(),
                 cr3: cpu.cr3(),
             },
+            Turn::Expired if cpu.cpl() == 0 => Sight::Working,
             Turn::Paused | Turn::Ended => Sight::Stopped,
             Turn::Asleep | Turn::Expired | Turn::Yielded => Sight::Alive,
         }

@@ -188,6 +188,9 @@ pub(crate) trait LoadedVcpu: Cpu {
     /// Asks for exits as soon as the guest can take an interrupt, an NMI.
     fn request_windows(&mut self, windows: Windows);
 
+    /// Has each PAUSE exit, or no longer. Every processor with VMX can do that.
+    fn watch_pauses(&mut self, pauses: Pauses);
+
     /// Breaks a rule of the hardware's checks of this part, so that the next entry fails.
     fn spoil(&mut self, part: EntryPart);
 
@@ -228,6 +231,15 @@ pub(crate) trait ExitVisitor<C> {
 
     /// Does it.
     fn visit(self, cpu: &mut C, exit: VmExit) -> Self::Outcome;
+}
+
+/// What a guest's PAUSE is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pauses {
+    /// An exit each time.
+    Exit,
+    /// An exit, if at all, only in a loop of them.
+    Run,
 }
 
 bitflags::bitflags! {

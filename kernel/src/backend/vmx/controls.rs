@@ -36,6 +36,8 @@ pub(super) const EXCEPTION_BITMAP: u32 = 1 << Exception::Debug as u32
 pub(super) struct Controls {
     pub(super) pin: PinControls,
     pub(super) primary: PrimaryControls,
+    /// What has each PAUSE exit, for who wants that now and then; empty where the processor cannot, as none does.
+    pub(super) pauses: PrimaryControls,
     pub(super) secondary: SecondaryControls,
     pub(super) exit: ExitControls,
     pub(super) entry: EntryControls,
@@ -47,6 +49,17 @@ impl Controls {
     /// # Errors
     /// [`MissingControls`] where something required is not there; `Features::check` says it better before.
     pub(super) fn choose(capabilities: &Capabilities) -> Result<Self, MissingControls> {
+        let primary = capabilities.adjust(
+            PrimaryControls::HLT_EXITING
+                | PrimaryControls::MWAIT_EXITING
+                | PrimaryControls::MONITOR_EXITING
+                | PrimaryControls::RDPMC_EXITING
+                | PrimaryControls::USE_TSC_OFFSETTING
+                | PrimaryControls::USE_IO_BITMAPS
+                | PrimaryControls::USE_MSR_BITMAPS
+                | PrimaryControls::ACTIVATE_SECONDARY_CONTROLS,
+            PrimaryControls::PAUSE_EXITING,
+        )?;
         Ok(Self {
             pin: capabilities.adjust(
                 PinControls::EXTERNAL_INTERRUPT_EXITING
@@ -54,17 +67,8 @@ impl Controls {
                     | PinControls::VIRTUAL_NMIS,
                 PinControls::ACTIVATE_PREEMPTION_TIMER,
             )?,
-            primary: capabilities.adjust(
-                PrimaryControls::HLT_EXITING
-                    | PrimaryControls::MWAIT_EXITING
-                    | PrimaryControls::MONITOR_EXITING
-                    | PrimaryControls::RDPMC_EXITING
-                    | PrimaryControls::USE_TSC_OFFSETTING
-                    | PrimaryControls::USE_IO_BITMAPS
-                    | PrimaryControls::USE_MSR_BITMAPS
-                    | PrimaryControls::ACTIVATE_SECONDARY_CONTROLS,
-                PrimaryControls::empty(),
-            )?,
+            primary: primary.difference(PrimaryControls::PAUSE_EXITING),
+            pauses: primary.intersection(PrimaryControls::PAUSE_EXITING),
             secondary: capabilities.adjust(
                 SecondaryControls::ENABLE_EPT | SecondaryControls::UNRESTRICTED_GUEST,
                 SecondaryControls::ENABLE_VPID

@@ -8,15 +8,16 @@ use arch::{
 use machine::devices::lapic::Lapic;
 use memory::GuestVirt;
 use vmm::cpu::{Blocking, Cpu};
-use vmx::SecondaryControls;
 use vmx::access_rights::{from_vmcs, to_vmcs};
 use vmx::apic::ApicMode;
 use vmx::controls::EntryControls;
 use vmx::fields::{self, SegmentFields};
+use vmx::{PrimaryControls, SecondaryControls};
 
 use super::controls::CR0_GUEST_OWNED;
 use super::vmcs::CurrentVmcs;
 use super::{VmxVcpu, vector};
+use crate::backend::Windows;
 use crate::cpu::control;
 use crate::cpu::msr::{read_msr, write_msr};
 use crate::hw::clock;
@@ -35,6 +36,22 @@ const BLOCKING_BY_MOV_SS: u32 = 1 << 1;
 pub(super) const BLOCKING_BY_NMI: u32 = 1 << 3;
 
 impl VmxLoaded<'_> {
+    /// Writes the primary controls, with the windows that are wanted.
+    #[inline]
+    pub(super) fn write_primary_controls(&self) {
+        let windows = self.vcpu.windows;
+        let mut primary = self.vcpu.primary;
+        primary.set(
+            PrimaryControls::INTERRUPT_WINDOW_EXITING,
+            windows.contains(Windows::INTERRUPT),
+        );
+        primary.set(
+            PrimaryControls::NMI_WINDOW_EXITING,
+            windows.contains(Windows::NMI),
+        );
+        self.vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
+    }
+
     /// Replaces some of the secondary controls.
     pub(super) fn change_secondary(&mut self, which: SecondaryControls, now: SecondaryControls) {
         let new = self.vcpu.secondary.difference(which) | now;

@@ -12,13 +12,13 @@ use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
 use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
-use vmx::{PinControls, PrimaryControls, entry_checks, fields};
+use vmx::{PinControls, entry_checks, fields};
 
 use super::VmxVcpu;
 use super::entry::{Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
 use super::vmcs::CurrentVmcs;
-use crate::backend::{ExitVisitor, LoadedVcpu, Windows};
+use crate::backend::{ExitVisitor, LoadedVcpu, Pauses, Windows};
 use crate::cpu::apic;
 
 /// The reasons of exits that there are most of. An entry that failed late has another bit set beside its number.
@@ -158,18 +158,16 @@ impl LoadedVcpu for VmxLoaded<'_> {
     #[inline]
     fn request_windows(&mut self, windows: Windows) {
         if windows != self.vcpu.windows {
-            let mut primary = self.vcpu.primary;
-            primary.set(
-                PrimaryControls::INTERRUPT_WINDOW_EXITING,
-                windows.contains(Windows::INTERRUPT),
-            );
-            primary.set(
-                PrimaryControls::NMI_WINDOW_EXITING,
-                windows.contains(Windows::NMI),
-            );
-            self.vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
             self.vcpu.windows = windows;
+            self.write_primary_controls();
         }
+    }
+
+    #[cold]
+    fn watch_pauses(&mut self, pauses: Pauses) {
+        let control = self.vcpu.vmx.controls.pauses;
+        self.vcpu.primary.set(control, pauses == Pauses::Exit);
+        self.write_primary_controls();
     }
 
     fn spoil(&mut self, part: EntryPart) {
