@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod picture;
+pub mod terminal;
 
 use std::collections::BTreeMap;
 use std::io::Write;

@@ -14,6 +14,7 @@ mod linux;
 mod packaged;
 mod scheduling;
 mod screen;
+mod session;
 
 use anyhow::Result;
 use libtest_mimic::{Arguments, Trial};
@@ -35,6 +36,7 @@ fn main() {
         scheduling::trials(),
         packaged::trials(),
         screen::trials(),
+        session::trials(),
     ];
     let trials = groups.into_iter().flatten().collect();
     libtest_mimic::run(&arguments, trials).exit();

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bootlog;
 pub mod check;
 pub mod conformance;
+mod conversation;
 pub mod debug;
 pub mod doctor;
 pub mod flash;

@@ -13,7 +13,7 @@ use crate::linux::{self, KernelPackage, Linux, Task};
 use crate::packaged::Packaged;
 use crate::paths::Paths;
 use crate::system::host::Virtualisation;
-use crate::terminal::{is_interactive, size};
+use crate::terminal::is_interactive;
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
 use bundle::{
@@ -137,7 +137,7 @@ impl GuestOptions {
                 let initrd = paths.artifacts().join("linux.initrd");
                 let package = self.kernel_package.clone().unwrap_or_default();
                 let linux = Linux::provide_kernel(paths, &package)?;
-                linux.guest(Task::Shell(size()), &initrd)?
+                linux.guest(Task::Shell, &initrd)?
             }
             (None, Some(name)) if self.kernel_package.is_some() => {
                 bail!("--kernel-package is for the guest `linux`, not for `{name}`")

@@ -1,6 +1,6 @@
 //! `cargo xtask test`: every test there is, and one line at the end that counts them.
 
-use crate::build::{Artifacts, CONFORMANCE, GUESTS, KERNEL, PROGRAMS};
+use crate::build::{Artifacts, CONFORMANCE, GUESTS, KERNEL};
 use crate::emulator::Engine;
 use crate::paths::Paths;
 use crate::report::say;
@@ -93,14 +93,7 @@ pub fn test(paths: &Paths, options: &TestOptions) -> Result<ExitCode> {
         if let Some(seed) = options.seed {
             cargo.env(RANDOM_SEED, seed.to_string());
         }
-        for package in [
-            KERNEL,
-            GUESTS,
-            CONFORMANCE,
-            PROGRAMS,
-            "plinth-boot",
-            MACHINE_TESTS,
-        ] {
+        for package in [KERNEL, GUESTS, CONFORMANCE, "plinth-boot", MACHINE_TESTS] {
             cargo.args(["--exclude", package]);
         }
         total.add(count(&mut cargo, options.filter.as_deref(), &mut stdout())?);

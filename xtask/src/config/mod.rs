@@ -30,9 +30,8 @@ use crate::build::Artifacts;
 use crate::guests::Guest;
 use crate::linux::{Linux, Task};
 use crate::paths::Paths;
-use crate::terminal::size;
 use anyhow::{Context, Result, bail};
-use bundle::{Console, HypervisorOptions, LogLevel, WhenDone};
+use bundle::{HypervisorOptions, LogLevel, WhenDone};
 use hypervisor::{Host, Hypervisor};
 
 pub(crate) use hypervisor::LOG_LEVELS;
@@ -201,7 +200,7 @@ impl Configuration {
             .iter()
             .map(|vm| {
                 let mut guest = match &vm.kernel {
-                    Kernel::Linux => linux(paths, vm.console)?,
+                    Kernel::Linux => linux(paths)?,
                     Kernel::Tiny(name) => Guest::tiny(artifacts, name)?,
                     Kernel::File(path) => Guest::new("", path, Guest::USUAL_BYTES),
                 };
@@ -213,12 +212,8 @@ impl Configuration {
 }
 
 /// The stock Linux guest with a shell.
-fn linux(paths: &Paths, console: Console) -> Result<Guest> {
-    let (task, initrd) = match console {
-        Console::Terminal => (Task::Shell(size()), "linux.initrd"),
-        Console::Shared | Console::None => (Task::Shell(None), "linux-named.initrd"),
-    };
-    Linux::provide(paths)?.guest(task, &paths.artifacts().join(initrd))
+fn linux(paths: &Paths) -> Result<Guest> {
+    Linux::provide(paths)?.guest(Task::Shell, &paths.artifacts().join("linux.initrd"))
 }
 
 /// A table that may be there once.

@@ -1,7 +1,9 @@
 //! Good configurations and what becomes of them; bad ones and what is said about them.
 
 use super::*;
-use bundle::{Autostart, EndPolicy, KernelFormat, PanicPolicy, Placement, Screen, TestDevices};
+use bundle::{
+    Autostart, Console, EndPolicy, KernelFormat, PanicPolicy, Placement, Screen, TestDevices,
+};
 use std::collections::BTreeMap;
 
 const EMULATED: ForMachine = ForMachine::Emulated { cpus: None };

@@ -42,8 +42,8 @@ const DRIVERS: [&str; 3] = [
 /// What is done in user space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Task<'a> {
-    /// A shell waits at the console. Its terminal has this size (rows, columns), if that is known.
-    Shell(Option<(u16, u16)>),
+    /// A shell waits at the console.
+    Shell,
     /// This script of `guests/linux` runs first.
     Script(&'a str),
     /// This program is all there is.
@@ -173,6 +173,7 @@ impl Linux {
         archive.program("bin/busybox", &read(&self.tools)?);
         archive.program("init", &self.script("init")?);
         archive.program("bin/load", &self.script("load")?);
+        archive.program("bin/console", &read(&self.programs.join("console"))?);
         archive.folder("lib");
         archive.file("lib/cases", &self.script("cases")?);
         archive.folder("modules");
@@ -183,11 +184,7 @@ impl Linux {
         archive.file("etc/profile", &self.script("profile")?);
         archive.file("etc/passwd", b"root::0:0:root:/root:/bin/sh\n");
         match task {
-            Task::Shell(None) | Task::Program(_) => {}
-            Task::Shell(Some((rows, columns))) => {
-                let size = format!("rows {rows} cols {columns}\n");
-                archive.file("etc/terminal-size", size.as_bytes());
-            }
+            Task::Shell | Task::Program(_) => {}
             Task::Script(name) => {
                 archive.folder("task");
                 archive.program("task/run", &self.script(name)?);
@@ -249,6 +246,7 @@ mod tests {
             ("guests/linux/profile", "profile"),
             ("guests/linux/cases", "cases"),
             ("target/plinth/programs/stress", "our program"),
+            ("target/plinth/programs/console", "pseudo-terminal"),
             ("guests/linux/load", "load"),
             (
                 "lib/modules/6.1/kernel/drivers/misc/pvpanic/pvpanic.ko",
@@ -281,20 +279,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let linux = unpacked(folder.path());
         let initrd = folder.path().join("initrd");
-        let guest = linux.guest(Task::Shell(None), &initrd).unwrap();
+        let guest = linux.guest(Task::Shell, &initrd).unwrap();
         assert_eq!(guest.kernel, folder.path().join("boot/vmlinuz-6.1"));
         assert_eq!(guest.config.cmdline, "console=ttyS0");
         let archive = fs::read(initrd).unwrap();
         assert!(contains(&archive, "init script") && contains(&archive, "tools"));
-        assert!(!contains(&archive, "terminal-size") && !contains(&archive, "task"));
+        assert!(!contains(&archive, "task"));
     }
 
     #[test]
-    fn the_size_of_the_terminal_reaches_the_guest() {
+    fn every_shell_has_a_terminal_that_follows_the_window() {
         let folder = tempfile::tempdir().unwrap();
-        let linux = unpacked(folder.path());
-        let archive = linux.initramfs(Task::Shell(Some((50, 132)))).unwrap();
-        assert!(contains(&archive, "rows 50 cols 132\n"));
+        let archive = unpacked(folder.path()).initramfs(Task::Shell).unwrap();
+        assert!(contains(&archive, "bin/console\0"));
+        assert!(contains(&archive, "pseudo-terminal"));
     }
 
     #[test]
@@ -311,9 +309,7 @@ mod tests {
     #[test]
     fn the_drivers_of_the_machines_devices_come_along_in_their_order() {
         let folder = tempfile::tempdir().unwrap();
-        let archive = unpacked(folder.path())
-            .initramfs(Task::Shell(None))
-            .unwrap();
+        let archive = unpacked(folder.path()).initramfs(Task::Shell).unwrap();
         assert!(contains(&archive, "modules/0-pvpanic.ko\0"));
         assert!(contains(&archive, "modules/1-pvpanic-mmio.ko\0"));
     }

@@ -1,4 +1,7 @@
-//! The user's terminal during a run: every key goes to the guest, except those after Ctrl-A.
+//! The user's terminal during a run: every key goes to the guest, except those after Ctrl-A ([`Escapes`]), and so does the
+//! size of its window, where that is wanted ([`Reports`]).
+
+mod window;
 
 use crate::emulator::cleanup::remember_terminal;
 use anyhow::Result;
@@ -7,12 +10,20 @@ use nix::sys::termios::{
 };
 use std::io::{IsTerminal, Write, stdin, stdout};
 use std::os::fd::AsFd;
-use std::process::{Command, Stdio};
 
-/// What xtask tells about the keys.
-pub const HELP: &str = "Ctrl-A x leaves, Ctrl-A Ctrl-A sends Ctrl-A, Ctrl-A h shows this; all other keys, \
-                        Ctrl-C too, go to the guest, but for those after Ctrl-], which are Plinth's own \
-                        (Ctrl-] ? lists them)";
+pub use window::{Reports, Size};
+
+/// What xtask tells about the keys when a run begins.
+pub const KEYS: &str =
+    "every key goes to the guest, Ctrl-C too. Ctrl-A x leaves, Ctrl-A h shows the other keys";
+
+/// All of them.
+pub const HELP: [&str; 4] = [
+    "Ctrl-A x        leave: the emulator is ended",
+    "Ctrl-A Ctrl-A   send Ctrl-A to the guest",
+    "Ctrl-A h        show this",
+    "Ctrl-] ?        show the keys of Plinth itself: its monitor, live figures, other guests",
+];
 
 /// Whether somebody sits before this program.
 #[must_use]
@@ -20,25 +31,10 @@ pub fn is_interactive() -> bool {
     stdin().is_terminal() && stdout().is_terminal()
 }
 
-/// The terminal's size in rows and columns.
+/// The size of the terminal's window.
 #[must_use]
-pub fn size() -> Option<(u16, u16)> {
-    if !is_interactive() {
-        return None;
-    }
-    let output = Command::new("stty")
-        .arg("size")
-        .stdin(Stdio::inherit())
-        .output()
-        .ok()?;
-    parse_size(&String::from_utf8_lossy(&output.stdout))
-}
-
-/// What `stty size` prints; a terminal that does not know says zero.
-fn parse_size(text: &str) -> Option<(u16, u16)> {
-    let (rows, columns) = text.trim().split_once(' ')?;
-    let (rows, columns) = (rows.parse().ok()?, columns.parse().ok()?);
-    (rows > 0 && columns > 0).then_some((rows, columns))
+pub fn size() -> Option<Size> {
+    is_interactive().then(|| Size::of(stdin())).flatten()
 }
 
 /// How a terminal was, and what undoes what is shown on it meanwhile.
@@ -163,6 +159,7 @@ mod tests {
         assert_eq!(keys(&typed), [Key::Send(3), Key::Send(b'\r'), Key::Leave]);
         before.restore(&program, &program);
         assert_eq!(tcgetattr(&program).unwrap(), usual);
+        assert_eq!(Size::of(&program), None, "nobody has told it");
         program.write_all(b"$").unwrap();
         let mut shown = [0; 5];
         keyboard.read_exact(&mut shown).unwrap();
@@ -177,13 +174,6 @@ mod tests {
     #[test]
     fn ctrl_a_twice_sends_one() {
         assert_eq!(keys(b"\x01\x01x"), [Key::Send(1), Key::Send(b'x')]);
-    }
-
-    #[test]
-    fn the_size_is_read_where_the_terminal_knows_it() {
-        assert_eq!(parse_size("50 132\n"), Some((50, 132)));
-        assert_eq!(parse_size("0 0\n"), None);
-        assert_eq!(parse_size(""), None);
     }
 
     #[test]

@@ -1,0 +1,91 @@
+//! `cargo xtask run` as somebody sits before it: keys, Ctrl-C, the window's size, and the way out.
+//!
+//! One boot of Linux serves for all of it. It is the machine for people, which keeps to real time.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use libtest_mimic::Trial;
+use plinth_tests::terminal::Terminal;
+use xtask::paths::Paths;
+
+use crate::trial;
+
+/// A boot at real time, on a machine that has other things to do.
+const PATIENCE: Duration = Duration::from_secs(500);
+
+/// Without the longest part of a boot: the kernel's tests of its own cryptography.
+const COMMAND_LINE: &str = "console=ttyS0 quiet cryptomgr.notests";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![trial(
+        "somebody_at_a_terminal_has_a_shell_in_linux_and_leaves_it",
+        session,
+    )]
+}
+
+/// Anything that is typed is echoed: what is expected differs from it.
+fn session() -> Result<()> {
+    let manifest = Paths::of_checkout().root().join("Cargo.toml");
+    let manifest = manifest.to_string_lossy();
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let run = ["run", "--quiet", "--manifest-path", &manifest];
+    let xtask = ["--package", "plinth-xtask", "--bin", "xtask", "--"];
+    let linux = ["run", "--cmdline", COMMAND_LINE];
+    let command = [&[&*cargo][..], &run, &xtask, &linux].concat();
+    let mut terminal = Terminal::run(&command, 37, 111, PATIENCE)?;
+    let before = terminal.settings()?;
+    ensure!(!terminal.is_raw()?, "it was raw from the start");
+
+    terminal.expect("booting Plinth")?;
+    terminal.expect("linux (256 MiB)")?;
+    terminal.expect("Ctrl-A x leaves")?;
+    terminal.expect("This is Linux on Plinth")?;
+    terminal.expect("root@linux:")?;
+    ensure!(terminal.is_raw()?, "Ctrl-C does not go to the guest");
+    terminal.press("stty size; echo answer $((6 * 7))\r")?;
+    terminal.expect("37 111")?;
+    terminal.expect("answer 42")?;
+
+    // A program that is interrupted, and what stands behind it in the list as well.
+    terminal.press("sh -c 'echo rea\"\"dy; exec sleep 100'; echo not inter''rupted\r")?;
+    terminal.expect("ready")?;
+    terminal.press("\x03")?;
+    terminal.press("echo answer $((6 * 8))\r")?;
+    terminal.expect("answer 48")?;
+
+    // The window grows before the shell, and before a program that is told of it.
+    terminal.resize(24, 80)?;
+    terminal.press("stty size; echo answer $((6 * 9))\r")?;
+    terminal.expect("24 80")?;
+    terminal.expect("answer 54")?;
+    terminal
+        .press("sh -c 'trap \"stty size\" WINCH; echo wait\"\"ing; while :; do sleep 1; done'\r")?;
+    terminal.expect("waiting")?;
+    terminal.resize(50, 132)?;
+    terminal.expect("50 132")?;
+    terminal.press("\x03")?;
+
+    // Keys of xtask's own: Ctrl-A for the guest, whose shell goes to the line's beginning, the help, and the way out.
+    terminal.press("answer $((6 * 10))\x01\x01echo \r")?;
+    terminal.expect("answer 60")?;
+    terminal.press("\x01h")?;
+    terminal.expect("send Ctrl-A to the guest")?;
+    terminal.press("\x01x")?;
+    let status = terminal.expect_end()?;
+    ensure!(status.code() == Some(130), "it ended with {status}");
+    let shown = terminal.shown();
+    ensure!(
+        !shown.contains("not interrupted"),
+        "Ctrl-C did not stop the list of commands:\n{shown}"
+    );
+    ensure!(
+        !shown.contains("[?2048"),
+        "the request for the window's size reached the terminal:\n{shown}"
+    );
+    ensure!(
+        terminal.settings()? == before,
+        "the terminal's settings are not what they were"
+    );
+    Ok(())
+}
