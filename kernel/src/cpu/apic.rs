@@ -231,15 +231,17 @@ pub(crate) fn is_in_service(vector: Vector) -> bool {
     bits & 1 << (vector.0 % 32) != 0
 }
 
-/// Logs the error that the APIC has reported.
+/// Logs the error that the APIC has reported, if it is a new one.
 #[cold]
 pub(crate) fn report_error() {
     // A write makes the latest errors readable (SDM vol. 3, Error Handling).
     write(Register::ErrorStatus, 0);
-    log::warn!(
-        "the local APIC reports error {:#x}",
-        read(Register::ErrorStatus)
-    );
+    let errors = read(Register::ErrorStatus);
+    /// The errors that were told of: one that comes again and again must not fill the log.
+    static TOLD: AtomicU32 = AtomicU32::new(0);
+    if TOLD.fetch_or(errors, Ordering::Relaxed) & errors != errors {
+        log::warn!("the local APIC reports error {errors:#x}; it is not told of again");
+    }
 }
 
 /// Interrupts the CPU with this APIC ID.

@@ -12,7 +12,7 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use alloc::boxed::Box;
 use arch::msr::IA32_TSC_ADJUST;
-use host::StartPlace;
+use host::{StartPlace, TscCheck, tsc_check};
 use memory::PageSize;
 use spin::Mutex;
 
@@ -265,12 +265,12 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
         };
         let cpu: &'static PerCpu = Box::leak(Box::new(PerCpu::new(PcpuId(count as u32))));
         if start(&trampoline, number, apic_id, Arrival { cpu, stacks }) {
-            let behind = TSC_CHECK.take();
-            if behind > 0 {
+            let apart = TSC_CHECK.lock().apart();
+            if apart > 0 {
                 log::warn!(
                     "the TSCs of CPU {} and CPU 0 differ by {} ns or more: guests on both may see time jump",
                     cpu.id(),
-                    clock::ticks_to_ns(behind)
+                    clock::ticks_to_ns(apart)
                 );
             }
             CPUS[count].call_once(|| cpu);
@@ -325,7 +325,7 @@ fn wait_for(cpu: &PerCpu, us: u64) -> bool {
     let end = clock::now_ns() + us * 1000;
     while !cpu.is_online() {
         // Meanwhile the other one compares, too.
-        TSC_CHECK.compare();
+        compare_tsc();
         if clock::now_ns() >= end {
             return false;
         }
@@ -333,30 +333,23 @@ fn wait_for(cpu: &PerCpu, us: u64) -> bool {
     true
 }
 
-/// Compares the time-stamp counters of two CPUs: read in turns, they must never seem to run backwards.
-struct TscCheck {
-    /// The last value that either has read, and by how much a later one was lower.
-    last: Mutex<(u64, u64)>,
-}
-
-static TSC_CHECK: TscCheck = TscCheck {
-    last: Mutex::new((0, 0)),
-};
+/// What the boot CPU and the one that starts have read of their time-stamp counters.
+static TSC_CHECK: Mutex<TscCheck> = Mutex::new(TscCheck::new());
 /// Readings of the CPU that starts.
 const TSC_READINGS: u32 = 300;
 
-impl TscCheck {
-    fn compare(&self) {
-        let mut state = self.last.lock();
-        let (last, worst) = *state;
-        let now = clock::tsc();
-        *state = (now, worst.max(last.saturating_sub(now)));
-    }
+fn compare_tsc() {
+    let mut check = TSC_CHECK.lock();
+    check.observe(clock::tsc());
+}
 
-    /// The worst step back since the last call.
-    fn take(&self) -> u64 {
-        core::mem::take(&mut *self.last.lock()).1
+/// Compares, on the CPU that starts; returns by how much the counters differ at least.
+fn compare_tsc_anew() -> u64 {
+    *TSC_CHECK.lock() = TscCheck::new();
+    for _ in 0..TSC_READINGS {
+        compare_tsc();
     }
+    TSC_CHECK.lock().apart()
 }
 
 /// IA32_TSC_ADJUST of the boot CPU, which writes it before it starts the others; `u64::MAX` where there is none.
@@ -371,16 +364,24 @@ fn tsc_adjust() -> Option<u64> {
         .then(|| read_msr(IA32_TSC_ADJUST))
 }
 
-/// Makes that the same here as on the boot CPU. The counters of CPUs that were reset together then agree: vCPUs move
-/// between them.
-fn align_tsc() {
-    let boot = BOOT_TSC_ADJUST.load(Ordering::Relaxed);
-    if let Some(here) = tsc_adjust()
-        && here != boot
-        && boot != u64::MAX
-    {
-        // SAFETY: the register is there, and nothing has looked at this CPU's counter yet.
-        unsafe { write_msr(IA32_TSC_ADJUST, boot) };
+/// Compares this CPU's counter with that of the boot CPU, which compares as well, and brings the two together where that
+/// can be: vCPUs move between them. What remains stands in [`TSC_CHECK`].
+fn agree_on_tsc() {
+    let apart = compare_tsc_anew();
+    let boot = match BOOT_TSC_ADJUST.load(Ordering::Relaxed) {
+        u64::MAX => None,
+        value => Some(value),
+    };
+    let here = tsc_adjust();
+    let Some(value) = tsc_check::adjustment(apart, here, boot) else {
+        return;
+    };
+    // SAFETY: the register is there, and nothing else has looked at this CPU's counter yet.
+    unsafe { write_msr(IA32_TSC_ADJUST, value) };
+    if compare_tsc_anew() > apart {
+        // SAFETY: as above, and it held this value before.
+        unsafe { write_msr(IA32_TSC_ADJUST, here.unwrap_or(value)) };
+        compare_tsc_anew();
     }
 }
 
@@ -398,10 +399,7 @@ extern "C" fn arrive(number: u32) -> ! {
         cpu.set_stacks(stacks);
         apic::init_this_cpu();
     }
-    align_tsc();
-    for _ in 0..TSC_READINGS {
-        TSC_CHECK.compare();
-    }
+    agree_on_tsc();
     if !PLACES[number].come_in() {
         halt_forever();
     }

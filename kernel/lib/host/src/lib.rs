@@ -27,6 +27,7 @@ pub mod sleep;
 pub mod start_place;
 pub mod tail;
 pub mod text;
+pub mod tsc_check;
 
 pub use date::{Reading, RtcFormat};
 pub use frequency::Frequency;
@@ -37,3 +38,4 @@ pub use ring::Ring;
 pub use start_place::StartPlace;
 pub use tail::Tail;
 pub use text::EscapeFilter;
+pub use tsc_check::TscCheck;

@@ -174,6 +174,8 @@ features! {
         [SecondaryControls::PAUSE_LOOP_EXITING];
     WbinvdExiting, Used, "WBINVD exiting", "no guest flushes everybody's caches",
         [SecondaryControls::WBINVD_EXITING];
+    EnclsExiting, Used, "ENCLS exiting", "SGX is not there for guests, as CPUID says",
+        [SecondaryControls::ENABLE_ENCLS_EXITING];
     DescriptorTableExiting, Unused, "descriptor-table exiting", "watching SGDT and its like; no UMIP, which is SMSW, too",
         [SecondaryControls::DESCRIPTOR_TABLE_EXITING];
     MonitorTrapFlag, Unused, "monitor trap flag", "single steps for the debugger",

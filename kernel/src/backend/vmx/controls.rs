@@ -77,6 +77,7 @@ impl Controls {
                     | SecondaryControls::ENABLE_XSAVES
                     | SecondaryControls::ENABLE_PML
                     | SecondaryControls::WBINVD_EXITING
+                    | SecondaryControls::ENABLE_ENCLS_EXITING
                     | SecondaryControls::PAUSE_LOOP_EXITING,
             )?,
             exit: capabilities.adjust(

@@ -117,6 +117,10 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &VmxVcpu) {
         vmcs.write(fields::PLE_GAP, PLE_GAP);
         vmcs.write(fields::PLE_WINDOW, PLE_WINDOW);
     }
+    if secondary.contains(SecondaryControls::ENABLE_ENCLS_EXITING) {
+        // CPUID shows no SGX: all of ENCLS is an invalid opcode.
+        vmcs.write(fields::ENCLS_EXITING_BITMAP, u64::MAX);
+    }
     if secondary.contains(SecondaryControls::ENABLE_XSAVES) {
         // No supervisor component is shown to guests, so nothing is left for XSAVES to exit on.
         vmcs.write(fields::XSS_EXITING_BITMAP, 0);
