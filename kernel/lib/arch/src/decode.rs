@@ -233,6 +233,19 @@ pub enum DescriptorTableInstruction {
     Ltr,
 }
 
+/// What an instruction asks about the descriptor of a selector.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum SelectorQuery {
+    /// LAR: its access rights.
+    Rights,
+    /// LSL: its limit.
+    Limit,
+    /// VERR: whether the segment can be read.
+    Readable,
+    /// VERW: whether it can be written.
+    Writable,
+}
+
 /// What an instruction does.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Operation {
@@ -312,6 +325,8 @@ pub enum Operation {
     FarJump,
     /// SGDT, SIDT, LGDT, LIDT, SLDT, STR, LLDT, LTR.
     DescriptorTable(DescriptorTableInstruction),
+    /// LAR, LSL, VERR, VERW.
+    Query(SelectorQuery),
     /// SMSW.
     StoreMachineStatus,
     /// LMSW.

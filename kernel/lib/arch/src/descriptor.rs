@@ -203,6 +203,26 @@ impl Descriptor {
         Self(self.0 | (AccessRights::ACCESSED.bits() as u64) << 40)
     }
 
+    /// Whether LAR tells of it; `ia32e` says that the processor is in IA-32e mode (SDM vol. 2, LAR: segment and gate types).
+    pub const fn has_rights(self, ia32e: bool) -> bool {
+        match self.system_type() {
+            None => self.access().contains(AccessRights::CODE_OR_DATA),
+            Some(SystemType::CallGate) => true,
+            Some(SystemType::CallGate16 | SystemType::TaskGate) => !ia32e,
+            Some(_) => self.has_limit(ia32e),
+        }
+    }
+
+    /// Whether LSL tells its limit (SDM vol. 2, LSL: segment and gate descriptor types).
+    pub const fn has_limit(self, ia32e: bool) -> bool {
+        match self.system_type() {
+            None => self.access().contains(AccessRights::CODE_OR_DATA),
+            Some(SystemType::Ldt | SystemType::TssAvailable | SystemType::TssBusy) => true,
+            Some(SystemType::Tss16Available | SystemType::Tss16Busy) => !ia32e,
+            Some(_) => false,
+        }
+    }
+
     /// What a segment register holds after loading this descriptor by `selector`.
     pub const fn load(self, selector: Selector) -> Segment {
         Segment {

@@ -1,6 +1,7 @@
 //! Loading segment registers in protected mode, with the checks and faults that belong to an instruction (SDM vol. 2,
 //! MOV; JMP) or to a task switch (SDM vol. 3, Exception Conditions Checked During a Task Switch).
 
+use arch::decode::SelectorQuery;
 use arch::descriptor::{SystemType, TableIndicator};
 use arch::walk::Privilege;
 use arch::{AccessRights, Descriptor, Efer, Segment, SegmentName, Selector};
@@ -282,6 +283,46 @@ impl<M: Machine> Loader<'_, M> {
         }
         let selector = Selector(selector.0 & !3 | u16::from(cpl));
         Ok(FarTarget::Code(descriptor.accessed().load(selector)))
+    }
+
+    /// What LAR and LSL tell about a selector, and whether VERR and VERW say yes: `None` where they clear ZF (SDM vol. 2,
+    /// LAR, LSL, VERR/VERW). Only memory faults.
+    pub(crate) fn query<C: Cpu>(
+        &mut self,
+        cpu: &C,
+        selector: Selector,
+        query: SelectorQuery,
+    ) -> Result<Option<u64>, AccessError> {
+        /// What LAR takes of the upper doubleword; the limit's bits there are not defined.
+        const RIGHTS: u64 = 0x00f0_ff00;
+        let Some(at) = self
+            .descriptor_address(cpu, selector)
+            .filter(|_| !selector.is_null())
+        else {
+            return Ok(None);
+        };
+        let descriptor = self.read(at)?;
+        let access = descriptor.access();
+        let is_segment = access.contains(AccessRights::CODE_OR_DATA);
+        let is_code = access.contains(AccessRights::CODE);
+        // The bit is "readable" in code segments.
+        let writable = access.contains(AccessRights::WRITABLE);
+        let conforming = is_segment && is_code && access.contains(AccessRights::CONFORMING);
+        let ia32e = cpu.efer().contains(Efer::LMA);
+        let fits = match query {
+            SelectorQuery::Rights => descriptor.has_rights(ia32e),
+            SelectorQuery::Limit => descriptor.has_limit(ia32e),
+            SelectorQuery::Readable => is_segment && (!is_code || writable),
+            SelectorQuery::Writable => is_segment && !is_code && writable,
+        };
+        if !fits || !conforming && access.dpl() < cpu.cpl().max(selector.rpl()) {
+            return Ok(None);
+        }
+        Ok(Some(match query {
+            SelectorQuery::Rights => descriptor.0 >> 32 & RIGHTS,
+            SelectorQuery::Limit => descriptor.limit().into(),
+            SelectorQuery::Readable | SelectorQuery::Writable => 0,
+        }))
     }
 
     fn find<C: Cpu>(

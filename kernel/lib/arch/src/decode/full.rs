@@ -5,8 +5,8 @@ use iced_x86::{Code, Decoder, DecoderError, DecoderOptions, Mnemonic, OpKind};
 use super::{
     Alignment, BinaryOperation, BitOperation, Condition, DecodeError, DescriptorTableInstruction,
     Extension, Factor, Instruction, InstructionBytes, MAX_LENGTH, MemoryOperand, Operand,
-    Operation, Register, Repeat, ScanOperation, ShiftCount, ShiftDirection, ShiftOperation, Sign,
-    StringOperation, UnaryOperation, VectorPart, vex,
+    Operation, Register, Repeat, ScanOperation, SelectorQuery, ShiftCount, ShiftDirection,
+    ShiftOperation, Sign, StringOperation, UnaryOperation, VectorPart, vex,
 };
 use crate::{Gpr, SegmentName, Width};
 
@@ -89,6 +89,10 @@ fn convert(from: &iced_x86::Instruction, code_width: Width) -> Option<Instructio
         Operation::LoadSegment | Operation::StoreMachineStatus | Operation::LoadMachineStatus => {
             Width::Word
         }
+        Operation::Query(_) if destination != Operand::Memory => {
+            Width::from_bytes(from.op0_register().size())?
+        }
+        Operation::Query(_) => Width::Word,
         // Of LGDT and LIDT: how much of the base they load.
         Operation::DescriptorTable(_) => match from.code() {
             Code::Lgdt_m1632 | Code::Lidt_m1632 => Width::Dword,
@@ -218,6 +222,10 @@ fn operation(from: &iced_x86::Instruction) -> Option<Operation> {
         Mnemonic::Scasb | Mnemonic::Scasw | Mnemonic::Scasd | Mnemonic::Scasq => {
             Operation::String(String::Scas)
         }
+        Mnemonic::Lar if has_memory(from) => Operation::Query(SelectorQuery::Rights),
+        Mnemonic::Lsl if has_memory(from) => Operation::Query(SelectorQuery::Limit),
+        Mnemonic::Verr if has_memory(from) => Operation::Query(SelectorQuery::Readable),
+        Mnemonic::Verw if has_memory(from) => Operation::Query(SelectorQuery::Writable),
         Mnemonic::Movq | Mnemonic::Movd | Mnemonic::Movntq if is_mmx_move(from) => {
             Operation::MmxMove
         }

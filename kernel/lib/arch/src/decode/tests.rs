@@ -197,6 +197,16 @@ fn every_instruction_of_the_emulator_is_known() {
             Op::CompareExchangePair,
             Width::Qword,
         ),
+        (
+            &[0x0f, 0x02, 0x03],
+            Op::Query(SelectorQuery::Rights),
+            Width::Dword,
+        ),
+        (
+            &[0x0f, 0x00, 0x23],
+            Op::Query(SelectorQuery::Readable),
+            Width::Word,
+        ),
         (&[0xff, 0x33], Op::Push, Width::Qword),
         (&[0x66, 0xff, 0x33], Op::Push, Width::Word),
         (&[0x8f, 0x03], Op::Pop, Width::Qword),
@@ -300,11 +310,6 @@ fn what_is_no_instruction_or_none_of_ours_is_told_apart() {
         "LOCK MOV"
     );
     assert_eq!(in_long(&[0xd9, 0x03]), Err(DecodeError::Unsupported), "FLD");
-    assert_eq!(
-        in_long(&[0x0f, 0x00, 0x23]),
-        Err(DecodeError::Unsupported),
-        "VERR"
-    );
     assert_eq!(
         in_long(&[0x0f, 0x20, 0xc0]),
         Err(DecodeError::Unsupported),

@@ -143,6 +143,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             | Operation::FarCall
             | Operation::FarJump
             | Operation::DescriptorTable(_)
+            | Operation::Query(_)
             | Operation::StoreMachineStatus
             | Operation::LoadMachineStatus => self.system(instruction),
             Operation::CacheLine => {

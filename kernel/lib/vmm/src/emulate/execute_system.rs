@@ -3,9 +3,9 @@
 //!
 //! Far transfers stay at their privilege level: a far pointer to a gate or a task is unknown to the emulator.
 
-use arch::decode::{DescriptorTableInstruction, Instruction, Operand, Operation};
+use arch::decode::{DescriptorTableInstruction, Instruction, Operand, Operation, SelectorQuery};
 use arch::linear::{CpuMode, LinearWidth};
-use arch::{AccessKind, AccessRights, Cr4, Segment, SegmentName, Selector, Width};
+use arch::{AccessKind, AccessRights, Cr4, Rflags, Segment, SegmentName, Selector, Width};
 
 use super::Outcome;
 use super::execute::{Executor, Target};
@@ -55,6 +55,7 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
             }
             Operation::FarJump | Operation::FarCall => self.far_transfer(instruction),
             Operation::DescriptorTable(which) => self.descriptor_table(instruction, which),
+            Operation::Query(query) => self.query(instruction, query),
             Operation::StoreMachineStatus => {
                 if self.is_unprivileged() && self.cpu.cr4().contains(Cr4::UMIP) {
                     return Err(GuestFault::GP0.into());
@@ -210,6 +211,28 @@ impl<C: Cpu, M: Machine> Executor<'_, C, M> {
         self.put(Target::Memory(rip), width, behind);
         self.set_stack_pointer(below(2));
         Ok(())
+    }
+
+    /// LAR, LSL, VERR and VERW, which there are in protected mode only.
+    fn query(
+        &mut self,
+        instruction: &Instruction,
+        query: SelectorQuery,
+    ) -> Result<Outcome, AccessError> {
+        let mode = self.space.linear().mode();
+        if matches!(mode, CpuMode::Real | CpuMode::Virtual8086) {
+            return Err(GuestFault::InvalidOpcode.into());
+        }
+        let source = self.memory(instruction, Width::Word, AccessKind::Read)?;
+        let selector = Selector(self.get(source, Width::Word) as u16);
+        let found = loader(self.space, self.machine).query(self.cpu, selector, query)?;
+        if let (Some(value), Operand::Register(register)) = (found, instruction.destination) {
+            self.put(Target::Register(register), instruction.width, value);
+        }
+        let mut rflags = self.cpu.rflags();
+        rflags.set(Rflags::ZF, found.is_some());
+        self.cpu.set_rflags(rflags);
+        Ok(Outcome::Next)
     }
 
     fn descriptor_table(

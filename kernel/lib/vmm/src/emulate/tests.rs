@@ -941,8 +941,8 @@ fn what_cannot_be_done_raises_ud() {
     let mut state = vcpu();
     let mut device = machine(&[]);
     let stopped = access(DEVICE, Some(DEVICE), AccessKind::Read);
-    // fld dword [rdi], verr [rdi], enter 0, 1
-    for (index, bytes) in [&[0xd9, 0x07][..], &[0x0f, 0x00, 0x27], &[0xc8, 0, 0, 1]]
+    // fld dword [rdi], fnsave [rdi], enter 0, 1
+    for (index, bytes) in [&[0xd9, 0x07][..], &[0xdd, 0x37], &[0xc8, 0, 0, 1]]
         .into_iter()
         .enumerate()
     {
@@ -1332,4 +1332,53 @@ fn code_that_another_cpu_has_changed_meanwhile_gets_no_rights_by_that() {
     }
     cpu.cr4 -= Cr4::UMIP;
     run_with(cpu, &[0x0f, 0x01, 0x27], user_machine(), stopped).ended(3);
+}
+
+#[test]
+fn lar_lsl_verr_and_verw_ask_about_selectors_in_device_memory() {
+    const GDT: u64 = 0x9000;
+    const OLD: u64 = 0x1111_2222_3333_4444;
+    let ask = |cpu: FakeCpu, selector: u64, bytes: &[u8]| {
+        let machine = machine(&[(DEVICE, selector)]);
+        for (index, descriptor) in [
+            0,
+            0x00af_9a00_0000_ffff,
+            0x00cf_9200_0000_ffff,
+            0x0000_8c00_0000_0000,
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            machine.memory.put_u64(GDT + 8 * index as u64, descriptor);
+        }
+        run_with(cpu, bytes, machine, access(DEVICE, None, AccessKind::Read))
+    };
+    let mut cpu = cpu().with(Gpr::Rax, OLD);
+    cpu.gdtr = arch::DescriptorTable {
+        base: GDT,
+        limit: 0x1f,
+    };
+    let of = |selector, bytes: &[u8]| {
+        let run = ask(cpu.clone(), selector, bytes).ended(3);
+        (run.cpu.rflags.contains(Rflags::ZF), run.gpr(Gpr::Rax))
+    };
+    // lar eax, [rdi]; lsl eax, [rdi]; verr [rdi]; verw [rdi]
+    let (lar, lsl) = (&[0x0f, 0x02, 0x07], &[0x0f, 0x03, 0x07]);
+    let (verr, verw) = (&[0x0f, 0x00, 0x27], &[0x0f, 0x00, 0x2f]);
+    assert_eq!(of(0x08, lar), (true, 0x00a0_9a00));
+    assert_eq!(of(0x10, lar), (true, 0x00c0_9200));
+    assert_eq!(of(0x18, lar), (true, 0x8c00));
+    assert_eq!(of(0x08, lsl), (true, 0xffff_ffff));
+    let no = (false, OLD);
+    // A gate has no limit; null; beyond the table; rights of ring 3 alone.
+    for selector in [0x18, 0, 0x20, 0x13] {
+        assert_eq!(of(selector, lsl), no, "{selector:#x}");
+    }
+    let yes = (true, OLD);
+    assert_eq!([of(0x08, verr), of(0x08, verw)], [yes, no]);
+    assert_eq!([of(0x10, verr), of(0x10, verw)], [yes, yes]);
+    assert_eq!([of(0x18, verr), of(0x18, verw)], [no, no]);
+    // verr [0] is no instruction of real mode.
+    let run = ask(real_at_device(), 8, &[0x0f, 0x00, 0x26, 0, 0]);
+    assert_eq!(run.result, Err(GuestFault::InvalidOpcode));
 }
