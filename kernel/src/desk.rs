@@ -13,7 +13,7 @@ use ::log::LevelFilter;
 use vmm::monitor::command::{self, COMMANDS, Command, LogLevel};
 use vmm::monitor::keys::{self, Key, Keyboard, Reader, Shortcut};
 use vmm::monitor::top::{BEGIN_PAGE, CpuSample, END_PAGE, Sample, VcpuSample, View, over_the_last};
-use vmm::monitor::{Edit, Line};
+use vmm::monitor::{Edit, Line, Presses};
 use vmm::power::{Drill, DrillStep, Power, Seen};
 use vmm::scheduler::NEVER;
 
@@ -69,6 +69,7 @@ struct Top {
     due_ns: u64,
     /// Who had the keys before.
     reader: Reader,
+    presses: Presses,
 }
 
 /// A drill that is going on.
@@ -114,6 +115,10 @@ impl<'a, B: Backend> Desk<'a, B> {
             Some(asked_ns) => asked_ns + ANSWER_NS,
             None => top.due_ns,
         });
+        let escape_ns = self
+            .top
+            .as_ref()
+            .and_then(|top| top.presses.escape_due_ns());
         // Nor does a guest that has read what was typed, and has room for more.
         let is_fed = !self.typed.is_empty() && self.focus.is_some();
         let typed_ns = is_fed.then(|| clock::now_ns() + FED_AGAIN_NS);
@@ -123,6 +128,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             self.keeper.due_ns(),
             drill_ns,
             top_ns,
+            escape_ns,
             typed_ns,
             line_ns,
             self.viewer.due_ns().filter(|_| self.top.is_none()),
@@ -261,6 +267,7 @@ impl<'a, B: Backend> Desk<'a, B> {
                 asked_ns: None,
                 due_ns: 0,
                 reader: self.keyboard.reader(),
+                presses: Presses::new(),
             });
             self.keyboard.set_reader(Reader::Monitor);
             console::page(BEGIN_PAGE.as_bytes());
@@ -271,6 +278,13 @@ impl<'a, B: Backend> Desk<'a, B> {
     fn go_on_with_top(&mut self) {
         let Some(top) = &mut self.top else { return };
         let now_ns = clock::now_ns();
+        if top
+            .presses
+            .escape_due_ns()
+            .is_some_and(|due_ns| now_ns >= due_ns)
+        {
+            return self.end_top();
+        }
         let Some(asked_ns) = top.asked_ns else {
             if now_ns >= top.due_ns {
                 top.asked_ns = Some(now_ns);
@@ -318,8 +332,11 @@ impl<'a, B: Backend> Desk<'a, B> {
 
     /// A byte of the command line.
     fn edit(&mut self, byte: u8) {
-        if self.top.is_some() {
-            return self.end_top();
+        if let Some(top) = &mut self.top {
+            if top.presses.push(byte, clock::now_ns()) {
+                self.end_top();
+            }
+            return;
         }
         match self.line.push(byte, command::words()) {
             Edit::Nothing => {}

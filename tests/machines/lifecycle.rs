@@ -234,6 +234,10 @@ fn live_view() -> Result<()> {
         row.contains("host timer"),
         "its turns do not show in its row: {row}"
     );
+    // Any key ends the view, but what a terminal tells of its window is none.
+    machine.send(b"\x1b[48;50;132;0;0t")?;
+    machine.expect("Plinth, up")?;
+    machine.expect("Plinth, up")?;
     machine.send(b"x")?;
     // What the guests said meanwhile comes now, to the last word.
     machine.expect_all_passed("timer")?;
