@@ -26,8 +26,11 @@ use std::path::PathBuf;
 
 /// Which guest.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Guest")]
 pub struct GuestOptions {
-    /// linux, memtest86+, memtest86+ia32, ipxe, grub, xen, gnumach, or one of our own tiny guests [default: linux]; with --kernel, what to call yours
+    /// linux, memtest86+, memtest86+ia32, ipxe, grub, xen, gnumach, or one of our own tiny guests (hello, timer ...)
+    /// [default: linux]; with --kernel, what to call yours
+    #[arg(help_heading = None)]
     name: Option<String>,
     /// Run the virtual machines that this TOML file, or folder of them, describes
     #[arg(long, value_name = "FILE", conflicts_with_all = ["name", "kernel", "format", "initrd", "modules", "cmdline", "cpus", "memory", "tsc", "screen", "test_devices", "on_reboot", "on_crash"])]
@@ -64,7 +67,7 @@ pub struct GuestOptions {
     #[arg(long)]
     test_devices: bool,
     /// Give it a text display and a keyboard, and show that display in the terminal; its serial port's lines then go on
-    /// below
+    /// below. Linux has its shell there
     #[arg(long)]
     screen: bool,
     /// What follows when it asks for a reset: restart or stop [default: restart; for a tiny guest, stop]
@@ -74,11 +77,11 @@ pub struct GuestOptions {
     #[arg(long, value_name = "WHAT", value_parser = parse_policy)]
     on_crash: Option<EndPolicy>,
     /// How much the hypervisor logs: error, warn, info, debug, trace [default: info]
-    #[arg(long, value_name = "LEVEL", value_parser = parse_level)]
+    #[arg(long, value_name = "LEVEL", value_parser = parse_level, help_heading = "Hypervisor")]
     log: Option<LogLevel>,
     /// How much of the guests' local APICs the processor may do, where it can: hardware, task-priority, software
     /// [default: hardware; in Bochs task-priority, for its hardware delivers interrupts that are switched off]
-    #[arg(long, value_name = "HOW", value_parser = parse_apic)]
+    #[arg(long, value_name = "HOW", value_parser = parse_apic, help_heading = "Hypervisor")]
     apic: Option<ApicVirtualization>,
 }
 
@@ -137,7 +140,11 @@ impl GuestOptions {
                 let initrd = paths.artifacts().join("linux.initrd");
                 let package = self.kernel_package.clone().unwrap_or_default();
                 let linux = Linux::provide_kernel(paths, &package)?;
-                linux.guest(Task::Shell, &initrd)?
+                let mut guest = linux.guest(Task::Shell, &initrd)?;
+                if self.screen {
+                    guest.config.cmdline = linux::COMMAND_LINE_WITH_SCREEN.to_owned();
+                }
+                guest
             }
             (None, Some(name)) if self.kernel_package.is_some() => {
                 bail!("--kernel-package is for the guest `linux`, not for `{name}`")
@@ -224,18 +231,18 @@ impl GuestOptions {
 
 /// Which machine.
 #[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Machine that Plinth runs on")]
 pub struct MachineOptions {
-    /// kvm is QEMU with nested VT-x, bochs has VT-x in software, qemu has none [default: kvm where it works,
-    /// else bochs]
+    /// What executes it [default: kvm where it works, else bochs]
     #[arg(long, value_enum, value_name = "NAME")]
     pub(super) engine: Option<Engine>,
-    /// What starts the machine
+    /// What starts it
     #[arg(long, value_enum, value_name = "NAME", default_value = "bios")]
     firmware: Firmware,
-    /// CPUs of the machine [default: 1, or what the configuration says]
+    /// Its CPUs [default: 1, or what the configuration says]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=255))]
     host_cpus: Option<u32>,
-    /// Memory of the machine [default: what the guests need and a little more]
+    /// Its memory [default: what the guests need and a little more]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     host_memory: Option<u64>,
     /// The processor that Bochs emulates

@@ -31,6 +31,9 @@ pub const NAME: &str = "linux";
 /// All that the kernel is told. It needs nothing else to be at home in the machine.
 pub const COMMAND_LINE: &str = "console=ttyS0";
 
+/// The same in a machine with a screen: the log is on both, and the shell on the screen.
+pub const COMMAND_LINE_WITH_SCREEN: &str = "console=ttyS0 console=tty0";
+
 /// Modules with the drivers of devices that the machine has, in the order of loading; where they are differs with the
 /// kernel's age.
 const DRIVERS: [&str; 3] = [

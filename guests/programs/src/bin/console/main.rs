@@ -45,6 +45,7 @@ extern "C" fn console_main(stack: *const u64) -> ! {
     let Some(pty) = Pty::open() else {
         program.become_it();
     };
+    pty.resize_like(Descriptor::INPUT);
     let before = Terminal::of(Descriptor::INPUT);
     if let Some(before) = &before {
         before.raw().set(Descriptor::INPUT);

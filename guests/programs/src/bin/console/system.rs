@@ -135,6 +135,7 @@ pub(crate) struct Pty {
 }
 
 #[repr(C)]
+#[derive(Default)]
 struct WindowSize {
     rows: u16,
     columns: u16,
@@ -150,6 +151,7 @@ impl Pty {
     const TIOCSPTLCK: u64 = 0x4004_5431;
     const TIOCGPTPEER: u64 = 0x5441;
     const TIOCSCTTY: u64 = 0x540e;
+    const TIOCGWINSZ: u64 = 0x5413;
     const TIOCSWINSZ: u64 = 0x5414;
 
     /// A new one.
@@ -203,10 +205,17 @@ impl Pty {
         let mut size = WindowSize {
             rows: size.rows,
             columns: size.columns,
-            width_pixels: 0,
-            height_pixels: 0,
+            ..WindowSize::default()
         };
         self.master.control_with(Self::TIOCSWINSZ, &mut size);
+    }
+
+    /// Makes it as large as another terminal that knows its size, as a screen does and a serial line does not.
+    pub(crate) fn resize_like(&self, other: Descriptor) {
+        let mut size = WindowSize::default();
+        if other.control_with(Self::TIOCGWINSZ, &mut size) {
+            self.master.control_with(Self::TIOCSWINSZ, &mut size);
+        }
     }
 }
 
