@@ -72,6 +72,7 @@ fn session() -> Result<()> {
     terminal.press("\x01h")?;
     terminal.expect("send Ctrl-A to the guest")?;
     terminal.press("\x01x")?;
+    terminal.expect("you have left")?;
     let status = terminal.expect_end()?;
     ensure!(status.code() == Some(130), "it ended with {status}");
     let shown = terminal.shown();

@@ -20,7 +20,7 @@ struct Line {
 #[derive(Subcommand)]
 enum Command {
     /// Boot Plinth in an emulator and run a guest
-    #[command(after_help = run::EXIT_STATUS)]
+    #[command(after_help = run::MORE_HELP)]
     Run(run::RunOptions),
     /// Build the hypervisor, the guests and the disk image
     Build,

@@ -189,7 +189,11 @@ pub(super) fn converse(
             say("the machine ended before its guests did. The emulator's last words:");
             eprint!("{}", running.last_words());
         }
-        Outcome::Left => {}
+        Outcome::Left => {
+            // Behind what the guest has said last, most likely a prompt.
+            println!();
+            say("you have left, and the machine is gone");
+        }
     }
     Ok(outcome)
 }

@@ -24,10 +24,15 @@ pub struct DebugOptions {
     #[command(flatten)]
     machine: MachineOptions,
     /// Do not start gdb; wait for one on this port
-    #[arg(long, value_name = "PORT")]
+    #[arg(help_heading = "Debugger", long, value_name = "PORT")]
     port: Option<u16>,
     /// Give gdb this command once it is connected, and leave after the last
-    #[arg(long, value_name = "COMMAND", conflicts_with = "port")]
+    #[arg(
+        help_heading = "Debugger",
+        long,
+        value_name = "COMMAND",
+        conflicts_with = "port"
+    )]
     execute: Vec<String>,
 }
 

@@ -18,13 +18,13 @@ pub struct FlashOptions {
     /// The disk to overwrite, as in /dev/sdb
     device: PathBuf,
     /// Write this image, instead of making one
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "USB stick", long, value_name = "FILE")]
     image: Option<PathBuf>,
     /// Overwrite a disk that is mounted or not removable
-    #[arg(long)]
+    #[arg(help_heading = "USB stick", long)]
     force: bool,
     /// Do not ask
-    #[arg(long)]
+    #[arg(help_heading = "USB stick", long)]
     yes: bool,
     #[command(flatten)]
     content: ContentOptions,

@@ -23,10 +23,10 @@ pub struct ContentOptions {
     #[command(flatten)]
     guest: GuestOptions,
     /// What happens once every guest has ended [default: halt]
-    #[arg(long, value_enum, value_name = "WHAT")]
+    #[arg(help_heading = "Image", long, value_enum, value_name = "WHAT")]
     when_done: Option<AtTheEnd>,
     /// Allow an image that is too large for the BIOS boot loader
-    #[arg(long)]
+    #[arg(help_heading = "Image", long)]
     uefi_only: bool,
 }
 
@@ -45,7 +45,7 @@ pub struct ImageOptions {
     #[command(flatten)]
     content: ContentOptions,
     /// Where to put it [default: target/plinth/plinth.img]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Image", long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 

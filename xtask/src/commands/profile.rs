@@ -23,16 +23,26 @@ pub struct ProfileOptions {
     #[command(flatten)]
     machine: MachineOptions,
     /// Ticks between two samples; a prime number keeps step with no loop
-    #[arg(long, value_name = "TICKS", default_value_t = 1999, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(help_heading = "Profile", long, value_name = "TICKS", default_value_t = 1999, value_parser = clap::value_parser!(u64).range(1..))]
     every: u64,
     /// Ticks from the hypervisor's first instruction to the first sample
-    #[arg(long, value_name = "TICKS", default_value_t = 0)]
+    #[arg(
+        help_heading = "Profile",
+        long,
+        value_name = "TICKS",
+        default_value_t = 0
+    )]
     skip: u64,
     /// The most samples
-    #[arg(long, value_name = "N", default_value_t = 20_000)]
+    #[arg(
+        help_heading = "Profile",
+        long,
+        value_name = "N",
+        default_value_t = 20_000
+    )]
     samples: u32,
     /// Where to put the flame graph [default: target/bench/profile-GUEST.svg]
-    #[arg(long, value_name = "FILE")]
+    #[arg(help_heading = "Profile", long, value_name = "FILE")]
     out: Option<PathBuf>,
 }
 

@@ -14,11 +14,20 @@ use clap::Args;
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// What the exit status tells.
-pub const EXIT_STATUS: &str = "\
-Exit status: 0 where every guest switched itself off, 1 after a reset that no restart followed (--on-reboot stop), 2 after a crash, 3 where one \
-could not start; what a guest itself wrote to the exit port of --test-devices, twice that plus one; 124 after the timeout, 125 where xtask could not start the machine, 126 where the \
-machine ended before its guests (with --bare: otherwise than by switching itself off), 130 where you left.";
+/// What stands below the options.
+pub const MORE_HELP: &str = "\
+Keys in a terminal: every key goes to the guest, Ctrl-C too. Ctrl-A x leaves, Ctrl-A h shows the other keys.
+
+Exit status, of several guests that of the worst end:
+  0    a guest switched itself off
+  1    it asked for a reset, and no restart followed (--on-reboot stop)
+  2    it crashed
+  3    it could not start
+  N    what it wrote to the exit port of --test-devices, twice that plus one
+  124  the timeout was over
+  125  xtask could not start the machine
+  126  the machine ended before its guests (with --bare: otherwise than by switching itself off)
+  130  you left";
 
 /// What is to be run, and how.
 #[derive(Args, Clone, Debug)]
@@ -28,10 +37,10 @@ pub struct RunOptions {
     #[command(flatten)]
     machine: MachineOptions,
     /// Without Plinth: the guest has the bare machine to itself
-    #[arg(long, conflicts_with = "config")]
+    #[arg(long, conflicts_with = "config", help_heading = "Run")]
     bare: bool,
     /// Give up after that many seconds
-    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds)]
+    #[arg(long, value_name = "SECONDS", value_parser = parse_seconds, help_heading = "Run")]
     timeout: Option<Duration>,
 }
 
