@@ -15,9 +15,9 @@ use spin::Mutex;
 use vmm::monitor::command::EntryPart;
 use vmm::monitor::top::VcpuSample;
 use vmm::scheduler::balance::{
-    self, CpuSet, Occupied, Plan, Published, SharedCpuSet, Summary, allowed, should_steal,
+    self, CpuSet, Elsewhere, Occupied, Plan, Published, SharedCpuSet, Summary, Theft, allowed,
 };
-use vmm::scheduler::{Arrival, RunQueue, Share, Use, VirtualTime};
+use vmm::scheduler::{Arrival, RunQueue, Share, Use};
 
 use crate::backend::Backend;
 use crate::cpu::PcpuId;
@@ -399,29 +399,45 @@ impl<B: Backend> Crew<B> {
         self.seat(PcpuId(cpu.into())).map_or(taken, Seat::summary)
     }
 
-    /// The latest time that all vCPUs of some other CPU have passed.
-    pub(crate) fn passed_elsewhere(&self, here: PcpuId) -> Option<VirtualTime> {
+    fn summaries_of_others(&self, here: PcpuId) -> impl Iterator<Item = (u16, Summary)> {
         self.others(here)
-            .filter_map(|seat| seat.published.get().furthest_behind)
-            .max()
+            .map(|seat| (seat.cpu.0 as u16, seat.published.get()))
     }
 
-    /// Takes a vCPU from the CPU that has fallen furthest behind, if it has fallen behind one with `own` to do.
-    pub(crate) fn steal(&self, here: PcpuId, own: &Summary) -> Option<Member<B>> {
+    /// What the other CPUs are at.
+    pub(crate) fn elsewhere(&self, here: PcpuId) -> Elsewhere {
+        Elsewhere::of(self.summaries_of_others(here).map(|(_, summary)| summary))
+    }
+
+    /// Looks at the other CPUs, and takes a vCPU from one that has fallen behind one with `own` to do.
+    pub(crate) fn look_around(
+        &self,
+        here: PcpuId,
+        own: &Summary,
+    ) -> (Elsewhere, Option<Member<B>>) {
+        balance::look_around(
+            own,
+            || self.summaries_of_others(here),
+            |victim| self.steal(here, PcpuId(victim.into())),
+        )
+    }
+
+    fn steal(&self, here: PcpuId, victim: PcpuId) -> Theft<Member<B>> {
         if self.is_asking() {
-            return None;
+            return Theft::Busy;
         }
-        let (victim, _) = self
-            .others(here)
-            .map(|seat| (seat, seat.published.get()))
-            .filter(|(_, theirs)| should_steal(own, theirs))
-            .min_by_key(|(_, theirs)| theirs.next_waiting)?;
-        // Whoever holds the lock is at work there; there is always another turn.
-        let mut queue = victim.queue.try_lock()?;
-        let member = queue.steal(|vcpu| self.may_take(vcpu, here))?;
+        let Some((victim, mut queue)) = self
+            .seat(victim)
+            .and_then(|victim| Some((victim, victim.queue.try_lock()?)))
+        else {
+            return Theft::Busy;
+        };
+        let Some(member) = queue.steal(|vcpu| self.may_take(vcpu, here)) else {
+            return Theft::Bound;
+        };
         drop(queue);
         victim.member_left();
-        Some(member)
+        Theft::Done(member)
     }
 
     /// Takes a vCPU from any CPU where it waits that can do something for a sibling that spins here. One that has to

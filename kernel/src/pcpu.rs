@@ -164,20 +164,22 @@ impl<B: Backend> Turns<'_, B> {
         let mut queue = self.seat.queue.lock();
         if queue.is_empty()
             && arrival != Arrival::Again
-            && let Some(passed) = self.crew.passed_elsewhere(self.seat.cpu)
+            && let Some(reached) = self.crew.elsewhere(self.seat.cpu).reached()
         {
-            queue.catch_up(passed);
+            queue.catch_up(reached);
         }
         let _: Preemption = queue.enqueue(vcpu, share, arrival, clock::now_ns());
     }
 
-    /// Takes a vCPU from a CPU that has too much to do, if this one has too little.
+    /// Sees what the other CPUs are at, and takes a vCPU from one that has too much to do, if this one has too little.
     fn balance(&mut self) {
         if self.crew.is_of_one() {
             return;
         }
         let own = self.seat.queue.lock().summary(clock::now_ns());
-        if let Some((vcpu, share)) = self.crew.steal(self.seat.cpu, &own) {
+        let (elsewhere, taken) = self.crew.look_around(self.seat.cpu, &own);
+        self.seat.queue.lock().set_elsewhere(elsewhere);
+        if let Some((vcpu, share)) = taken {
             self.seat.came_by_theft();
             self.join(vcpu, share, Arrival::Moved);
         }
@@ -303,13 +305,7 @@ impl<B: Backend> Turns<'_, B> {
         let goes_on = self.seat.queue.lock().is_empty();
         self.prepare_to_wait(&mut vcpu, goes_on);
         let mut queue = self.seat.queue.lock();
-        queue.give_way(
-            vcpu,
-            share,
-            left_ns,
-            |other| other.is_called(),
-            clock::now_ns(),
-        );
+        queue.give_way(vcpu, share, left_ns, |other| other.is_called());
     }
 
     fn lay_to_sleep(&mut self, member: Member<B>) {

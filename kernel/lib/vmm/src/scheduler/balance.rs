@@ -5,7 +5,12 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use super::VirtualTime;
 
 /// How far a queue may fall behind another before it loses a vCPU: a round over this.
-const TOLERATED: u64 = 4;
+const TOLERATED: u64 = 2;
+/// How far a vCPU runs ahead of one that waits elsewhere before its CPU looks whether to take that one, in halves of a
+/// round.
+const HORIZON_HALF_ROUNDS: u64 = 3;
+/// So many queues are tried in which nobody may leave for the CPU that looks for work.
+const QUEUES_TRIED: usize = 4;
 
 /// CPUs of the host that there can be.
 pub const MAX_CPUS: usize = 256;
@@ -279,10 +284,139 @@ pub fn should_steal(own: &Summary, other: &Summary) -> bool {
     match own.furthest_behind {
         None => true,
         Some(ours) => {
-            let tolerated = own.round.max(other.round).fraction(TOLERATED);
+            let tolerated = own.round.min(other.round).fraction(TOLERATED);
             theirs.saturating_add(tolerated) < ours
         }
     }
+}
+
+/// What a CPU has seen of the others before it chooses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Elsewhere {
+    /// Nobody waits there who might run here.
+    Calm {
+        /// The latest virtual time that one who runs there has reached.
+        reached: Option<VirtualTime>,
+    },
+    /// Somebody waits there.
+    Waiting {
+        /// The virtual time of the first of them.
+        next: VirtualTime,
+        /// The virtual time that all have reached who share a CPU there.
+        reached: VirtualTime,
+        /// By how much virtual time advances there in a round.
+        round: VirtualTime,
+    },
+}
+
+impl Elsewhere {
+    /// There is no other CPU.
+    pub const NOWHERE: Self = Self::Calm { reached: None };
+
+    /// What these CPUs have reached. One who has a CPU to himself says little: he runs for more than his weight is
+    /// worth, or for less, and only where there is nobody else does his time count.
+    pub fn of(others: impl Iterator<Item = Summary>) -> Self {
+        let mut elsewhere = Self::NOWHERE;
+        for other in others {
+            elsewhere = elsewhere.and(&other);
+        }
+        elsewhere
+    }
+
+    fn and(self, other: &Summary) -> Self {
+        let Some(theirs) = other.furthest_behind else {
+            return self;
+        };
+        match (self, other.next_waiting) {
+            (Self::Calm { .. }, Some(next)) => Self::Waiting {
+                next,
+                reached: theirs,
+                round: other.round,
+            },
+            (Self::Calm { reached }, None) => Self::Calm {
+                reached: reached.max(Some(theirs)),
+            },
+            (Self::Waiting { .. }, None) => self,
+            (
+                Self::Waiting {
+                    next: first,
+                    reached,
+                    round,
+                },
+                Some(next),
+            ) => Self::Waiting {
+                next: first.min(next),
+                reached: reached.min(theirs),
+                round: if next < first { other.round } else { round },
+            },
+        }
+    }
+
+    /// The virtual time that the other CPUs have reached.
+    pub const fn reached(&self) -> Option<VirtualTime> {
+        match self {
+            Self::Calm { reached } => *reached,
+            Self::Waiting { reached, .. } => Some(*reached),
+        }
+    }
+
+    /// Up to which virtual time a vCPU may run on a CPU with such rounds before that looks around once more.
+    pub(super) fn horizon(&self, round: VirtualTime) -> Option<VirtualTime> {
+        match self {
+            Self::Calm { .. } => None,
+            Self::Waiting {
+                next,
+                round: theirs,
+                ..
+            } => {
+                let ahead = round.min(*theirs).times(HORIZON_HALF_ROUNDS).fraction(2);
+                Some(next.saturating_add(ahead))
+            }
+        }
+    }
+}
+
+/// What came of taking a vCPU from another CPU's queue.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Theft<T> {
+    /// This one has been taken.
+    Done(T),
+    /// Somebody is at work there; there is always another turn.
+    Busy,
+    /// Of those that are first there nobody may leave for here.
+    Bound,
+}
+
+/// Before a CPU chooses: it takes a vCPU from the queue that has fallen furthest behind, if it [should](should_steal),
+/// and sees how far the others are. Those whose vCPUs may not run here are left out of that: their time is not that of
+/// this CPU.
+pub fn look_around<T, I: Iterator<Item = (u16, Summary)>>(
+    own: &Summary,
+    others: impl Fn() -> I,
+    mut steal: impl FnMut(u16) -> Theft<T>,
+) -> (Elsewhere, Option<T>) {
+    let place = |(cpu, summary): &(u16, Summary)| Some((summary.next_waiting?, *cpu));
+    // The first who has somebody waiting comes first, and up to this one nobody may leave.
+    let mut bound = None;
+    let mut taken = None;
+    for _ in 0..QUEUES_TRIED {
+        let victim = others()
+            .filter(|other| place(other).is_some_and(|place| Some(place) > bound))
+            .min_by_key(place)
+            .filter(|(_, theirs)| should_steal(own, theirs));
+        let Some(victim) = victim else { break };
+        match steal(victim.0) {
+            Theft::Done(vcpu) => taken = Some(vcpu),
+            Theft::Busy => {}
+            Theft::Bound => {
+                bound = place(&victim);
+                continue;
+            }
+        }
+        break;
+    }
+    let free = others().filter(|other| place(other).is_none_or(|place| Some(place) > bound));
+    (Elsewhere::of(free.map(|(_, summary)| summary)), taken)
 }
 
 /// The CPU for a vCPU that becomes ready: where it last was, if that is free, then any free one, then where it

@@ -28,12 +28,15 @@ mod sleepers;
 mod spinning;
 #[cfg(test)]
 mod tests;
+mod turn;
+mod waiting;
 
 use alloc::sync::Arc;
 
 pub use cap::{Cap, Grant};
-pub use queue::{Arrival, Preemption, RunQueue, Slice, Turn, Use};
+pub use queue::{Arrival, RunQueue, Use};
 pub use sleepers::{NEVER, Sleepers, Slot};
+pub use turn::{Preemption, Slice, Turn};
 
 use self::spinning::Spins;
 
@@ -45,6 +48,8 @@ const MIN_SLICE_NS: u64 = 200_000;
 const BALANCE_NS: u64 = 5_000_000;
 /// The same where there is no other CPU: whoever comes ends the turn anyway.
 const ALONE_NS: u64 = 250_000_000;
+/// Where somebody waits elsewhere for whom the balance may have to be looked at sooner, a turn lasts so long at least.
+const LOOK_AGAIN_NS: u64 = 1_000_000;
 /// How far a vCPU that comes from another CPU may be behind the others, in rounds of its new queue.
 const CATCH_UP_ROUNDS: u64 = 3;
 /// How far one may be ahead, in the same measure; more than borrowing makes up for, lest somebody who sleeps and

@@ -1,15 +1,15 @@
 //! [`RunQueue`]: the vCPUs that are ready on one CPU, and the one that runs there.
 
 use alloc::vec::Vec;
-use core::cmp::Ordering;
-
 use arrayvec::ArrayVec;
 
-use super::balance::{Occupied, Summary};
+use super::balance::{Elsewhere, Occupied, Summary};
 use super::heap::Heap;
 use super::spinning::Spins;
+use super::turn::{Preemption, Running, Slice, Turn};
+use super::waiting::{Favoured, Ready, Throttled};
 use super::{
-    AHEAD_ROUNDS, ALONE_NS, BALANCE_NS, BORROW_LIMIT_NS, BORROW_ROUNDS, CATCH_UP_ROUNDS, Grant,
+    AHEAD_ROUNDS, ALONE_NS, BALANCE_NS, BORROW_LIMIT_NS, CATCH_UP_ROUNDS, Grant, LOOK_AGAIN_NS,
     MIN_SLICE_NS, ROUND_NS, Share, VirtualTime, Weight,
 };
 
@@ -35,125 +35,6 @@ pub enum Use {
     Dedicated,
 }
 
-/// Whether the vCPU that runs is to make way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[must_use]
-pub enum Preemption {
-    /// The new one goes first: choose again.
-    Now,
-    /// Its turn is shorter now that there is one more to share with.
-    Within {
-        /// What is left of it.
-        ns: u64,
-    },
-    /// Its turn ends when it would have ended.
-    NotNow,
-}
-
-/// How long a turn lasts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Slice {
-    /// So many nanoseconds.
-    Ns(u64),
-    /// Until it sleeps: the CPU is its own.
-    Unlimited,
-}
-
-/// A vCPU that was chosen.
-#[derive(Debug)]
-pub struct Turn<T> {
-    /// The vCPU.
-    pub vcpu: T,
-    /// The scheduler's part of it.
-    pub share: Share,
-    /// How long it may run.
-    pub slice: Slice,
-    began_ns: u64,
-    /// What its cap has granted.
-    granted_ns: Option<u64>,
-}
-
-impl<T> Turn<T> {
-    /// What passed before this was the switch to the vCPU, and is nobody's fault: the scheduler wanted it. Charged, it
-    /// would cost those most whose turns are short. Not for one that ends its turn by itself, to sleep or to spin:
-    /// by doing so all the time it would make others pay.
-    pub const fn forgive_switch(&mut self, entered_ns: u64) {
-        self.began_ns = entered_ns;
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct Ready<T> {
-    pub(super) key: VirtualTime,
-    /// The order of arrival, among equals.
-    pub(super) order: u64,
-    pub(super) vcpu: T,
-    pub(super) share: Share,
-}
-
-/// Who runs next, whatever the order.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Favoured {
-    /// By its order of arrival.
-    pub(super) order: u64,
-    /// For so long at most.
-    pub(super) most_ns: u64,
-}
-
-impl<T> PartialEq for Ready<T> {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl<T> Eq for Ready<T> {}
-
-impl<T> PartialOrd for Ready<T> {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl<T> Ord for Ready<T> {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (self.key, self.order).cmp(&(other.key, other.order))
-    }
-}
-
-#[derive(Debug)]
-struct Throttled<T> {
-    until_ns: u64,
-    vcpu: T,
-    share: Share,
-}
-
-/// The part of the running vCPU that the queue has to know.
-#[derive(Clone, Copy, Debug)]
-struct Running {
-    began_ns: u64,
-    virtual_time: VirtualTime,
-    borrowing_ns: u64,
-    weight: Weight,
-    /// The virtual time that has decided its turn.
-    key: VirtualTime,
-    slice: Slice,
-}
-
-impl Running {
-    fn virtual_time(&self, now_ns: u64) -> VirtualTime {
-        let ran = now_ns.saturating_sub(self.began_ns);
-        self.virtual_time
-            .saturating_add(VirtualTime::of(ran, self.weight))
-    }
-
-    fn effective(&self, now_ns: u64, round: VirtualTime) -> VirtualTime {
-        let borrows = now_ns.saturating_sub(self.began_ns) < self.borrowing_ns;
-        let rounds = if borrows { BORROW_ROUNDS } else { 0 };
-        self.virtual_time(now_ns)
-            .saturating_sub(round.times(rounds))
-    }
-}
-
 /// The vCPUs that are ready on one CPU; `T` is whatever owns one.
 ///
 /// One CPU owns it; others that want to add or take vCPUs hold its lock, which is the owner's business.
@@ -168,6 +49,7 @@ pub struct RunQueue<T> {
     /// The earliest end of a wait among them.
     next_release_ns: u64,
     running: Option<Running>,
+    elsewhere: Elsewhere,
     /// Of the ready ones and the running one.
     pub(super) total_weight: u64,
     /// The virtual time that all have passed; never falls.
@@ -188,6 +70,7 @@ impl<T> RunQueue<T> {
             throttled: Vec::new(),
             next_release_ns: u64::MAX,
             running: None,
+            elsewhere: Elsewhere::NOWHERE,
             total_weight: 0,
             passed: VirtualTime(0),
             arrivals: 0,
@@ -260,8 +143,13 @@ impl<T> RunQueue<T> {
         VirtualTime::over(ROUND_NS, self.total_weight)
     }
 
+    /// What the CPU has seen of the others, before it chooses.
+    pub const fn set_elsewhere(&mut self, elsewhere: Elsewhere) {
+        self.elsewhere = elsewhere;
+    }
+
     /// Virtual time does not stand still while a CPU is idle: before a vCPU joins an empty queue, the queue is
-    /// told the latest `furthest_behind` of the others.
+    /// told what the others have [reached](Elsewhere::reached).
     pub fn catch_up(&mut self, others: VirtualTime) {
         if self.running.is_none() && self.ready.is_empty() {
             self.passed = self.passed.max(others);
@@ -276,7 +164,11 @@ impl<T> RunQueue<T> {
         arrival: Arrival,
         now_ns: u64,
     ) -> Preemption {
-        self.advance(now_ns);
+        // One whose turn has just ended belongs here and is not in the queue: without it the others look further ahead
+        // than all are.
+        if arrival != Arrival::Again {
+            self.advance(now_ns);
+        }
         match arrival {
             Arrival::Again => {
                 let _: bool = self.goes_on(&mut share);
@@ -387,6 +279,12 @@ impl<T> RunQueue<T> {
             (Some(only), None) | (None, Some(only)) => only,
             (None, None) => return,
         };
+        // One whose weight is small is far ahead after a single turn. Who comes here from where others wait is not to
+        // be taken there.
+        let least = match self.elsewhere {
+            Elsewhere::Calm { .. } => least,
+            Elsewhere::Waiting { reached, .. } => least.min(reached),
+        };
         self.passed = self.passed.max(least);
     }
 
@@ -417,8 +315,14 @@ impl<T> RunQueue<T> {
     /// Begins the turn of a vCPU that is not in the queue any more; throttles it where its VM has used up its cap.
     fn begin(&mut self, ready: Ready<T>, most_ns: u64, now_ns: u64) -> Option<Turn<T>> {
         let Ready {
-            key, vcpu, share, ..
+            key,
+            vcpu,
+            mut share,
+            ..
         } = ready;
+        if self.ready.is_empty() {
+            self.lift(&mut share);
+        }
         let slice_ns = self
             .slice(key, share.weight, share.borrowing_ns)
             .min(most_ns.max(MIN_SLICE_NS));
@@ -458,18 +362,39 @@ impl<T> RunQueue<T> {
         })
     }
 
-    /// How long the vCPU may run before the one behind it has its turn.
+    /// One who has the CPU to himself cannot use more of it, and what he is due beyond that is lost: who comes later
+    /// does not make up for it.
+    fn lift(&self, share: &mut Share) {
+        let Some(reached) = self.elsewhere.reached() else {
+            return;
+        };
+        let round = VirtualTime::of(ROUND_NS, share.weight);
+        let round = match self.elsewhere {
+            Elsewhere::Calm { .. } => round,
+            Elsewhere::Waiting { round: theirs, .. } => round.min(theirs),
+        };
+        let least = reached.saturating_sub(round.times(CATCH_UP_ROUNDS));
+        share.virtual_time = share.virtual_time.max(least);
+    }
+
+    /// How long the vCPU may run before the one behind it has its turn, or one that waits elsewhere may have to be
+    /// taken here.
     fn slice(&self, key: VirtualTime, weight: Weight, borrowing_ns: u64) -> u64 {
+        let until_ns = |until: VirtualTime| until.saturating_sub(key).to_ns(weight);
+        let most = self
+            .elsewhere
+            .horizon(self.round())
+            .map_or(u64::MAX, |horizon| until_ns(horizon).max(LOOK_AGAIN_NS));
         let Some(next) = self.ready.peek() else {
             return if self.throttled.is_empty() {
-                self.alone_ns
+                self.alone_ns.min(most)
             } else {
                 BALANCE_NS
             };
         };
         // Those that sleep do not count: the round is theirs that are ready.
-        let until = next.key.saturating_add(self.round());
-        let slice = until.saturating_sub(key).to_ns(weight).max(MIN_SLICE_NS);
+        let slice = until_ns(next.key.saturating_add(self.round()));
+        let slice = slice.min(most).max(MIN_SLICE_NS);
         // Borrowed time is for a moment; after it the turn is decided anew.
         if borrowing_ns > 0 {
             slice.min(borrowing_ns)

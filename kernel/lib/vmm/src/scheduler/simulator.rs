@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use super::balance::{CpuSet, Summary, place, should_steal};
+use super::balance::{CpuSet, Elsewhere, Summary, Theft, look_around, place};
 use super::{Arrival, Group, Preemption, RunQueue, Share, Slice, Turn, Use};
 
 /// What a vCPU does with its time.
@@ -270,14 +270,14 @@ impl Simulator {
     fn make_ready(&mut self, number: usize, arrival: Arrival) {
         let vcpu = &self.vcpus[number];
         let target = place(&vcpu.allowed, vcpu.last_cpu, |cpu| self.summary(cpu)).unwrap();
-        let elsewhere = (0..self.cpus.len() as u16)
-            .filter_map(|cpu| self.summary(cpu).furthest_behind)
-            .max()
-            .unwrap_or_default();
+        let others = (0..self.cpus.len() as u16).filter(|cpu| *cpu != target);
+        let elsewhere = Elsewhere::of(others.map(|cpu| self.summary(cpu)));
         self.vcpus[number].ready_since_ns = self.now_ns;
         let share = self.vcpus[number].share.take().unwrap();
         let queue = &mut self.cpus[usize::from(target)].queue;
-        queue.catch_up(elsewhere);
+        if let Some(reached) = elsewhere.reached() {
+            queue.catch_up(reached);
+        }
         match queue.enqueue(number, share, arrival, self.now_ns) {
             Preemption::Now => {
                 self.end_turn(target.into());
@@ -366,7 +366,7 @@ impl Simulator {
             }
         }
         let queue = &mut self.cpus[cpu].queue;
-        queue.give_way(number, share, left_ns, is_called, self.now_ns);
+        queue.give_way(number, share, left_ns, is_called);
     }
 
     fn dispatch(&mut self, cpu: usize) {
@@ -395,19 +395,24 @@ impl Simulator {
     }
 
     fn steal(&mut self, cpu: usize) {
-        let own = self.summary(cpu as u16);
-        let victim = (0..self.cpus.len())
-            .filter(|other| *other != cpu)
-            .map(|other| (other, self.summary(other as u16)))
-            .filter(|(_, theirs)| should_steal(&own, theirs))
-            .min_by_key(|(_, theirs)| theirs.next_waiting);
-        let Some((victim, _)) = victim else { return };
-        let vcpus = &self.vcpus;
-        let may_move = |number: &usize| vcpus[*number].allowed.contains(cpu as u16);
-        if let Some((number, share)) = self.cpus[victim].queue.steal(may_move) {
-            let _ = self.cpus[cpu]
-                .queue
-                .enqueue(number, share, Arrival::Moved, self.now_ns);
+        let here = cpu as u16;
+        let own = self.summary(here);
+        let all = (0..self.cpus.len() as u16).map(|cpu| (cpu, self.summary(cpu)));
+        let others: Vec<_> = all.filter(|(cpu, _)| *cpu != here).collect();
+        let (elsewhere, taken) = look_around(
+            &own,
+            || others.iter().copied(),
+            |victim| {
+                let vcpus = &self.vcpus;
+                let may_move = |number: &usize| vcpus[*number].allowed.contains(here);
+                let queue = &mut self.cpus[usize::from(victim)].queue;
+                queue.steal(may_move).map_or(Theft::Bound, Theft::Done)
+            },
+        );
+        let queue = &mut self.cpus[cpu].queue;
+        queue.set_elsewhere(elsewhere);
+        if let Some((number, share)) = taken {
+            let _ = queue.enqueue(number, share, Arrival::Moved, self.now_ns);
             self.steals += 1;
         }
     }

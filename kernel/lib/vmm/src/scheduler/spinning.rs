@@ -13,7 +13,8 @@
 //! KVM and Xen have the same idea in other forms: a directed yield that only says who is next, without the time
 //! that belongs to it.
 
-use super::queue::{Favoured, Ready, RunQueue};
+use super::queue::RunQueue;
+use super::waiting::{Favoured, Ready};
 use super::{CATCH_UP_ROUNDS, Share, VirtualTime};
 
 /// Of a long queue so many are looked at in search of a spinner's siblings.
@@ -73,9 +74,7 @@ impl<T> RunQueue<T> {
         mut share: Share,
         left_ns: u64,
         is_called: impl Fn(&T) -> bool,
-        now_ns: u64,
     ) {
-        self.advance(now_ns);
         share.spins = share.spins.one_more();
         share.borrowing_ns = 0;
         self.has_spinners = true;

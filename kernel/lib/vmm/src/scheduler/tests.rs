@@ -56,7 +56,7 @@ proptest! {
     }
 
     #[test]
-    fn hogs_on_several_cpus_get_their_weights_within_a_few_percent(
+    fn hogs_on_several_cpus_get_their_weights_within_two_percent(
         cpus in 2usize..=4, weights in prop::collection::vec(64u32..=1024, 2..24), seed: u64,
     ) {
         let mut simulator = Simulator::new(cpus, seed);
@@ -65,9 +65,13 @@ proptest! {
         }
         let shares = shares_over_a_second(&mut simulator);
         for (got, due) in shares.iter().zip(fair_shares(&weights, cpus)) {
-            // One that waits among many on one CPU when it could run on another is seen late by a turn of the balance.
-            let allowed = 0.02 * due + BALANCE_NS as f64 / 1e9;
-            prop_assert!((got - due).abs() <= allowed, "{got} for {due} of {weights:?} on {cpus}");
+            // Two vCPUs that wait are at most two rounds apart, by which one of them gains in a second and the other loses:
+            // the horizon is a round and a half ahead of who waits elsewhere, and half a round is tolerated. A round is a
+            // hundredth of a second, of which each has its share. The shortest turns are the rest.
+            prop_assert!(
+                (got - due).abs() <= 0.02 * due + 0.001,
+                "{got} for {due} of {weights:?} on {cpus}"
+            );
         }
     }
 
@@ -339,6 +343,19 @@ fn the_vcpus_of_a_vm_have_its_weight_together_however_many_they_are() {
     }
 }
 
+#[test]
+fn one_of_nine_hogs_on_three_cpus_is_not_a_round_ahead_because_its_queue_is_light() {
+    let weights = [811, 70, 287, 248, 507, 841, 610, 108, 498];
+    let mut simulator = Simulator::new(3, 0);
+    for weight in weights {
+        simulator.add(Behaviour::Hog, share(weight));
+    }
+    let shares = shares_over_a_second(&mut simulator);
+    for (got, due) in shares.iter().zip(fair_shares(&weights, 3)) {
+        assert!((got - due).abs() <= 0.02 * due, "{got} for {due}");
+    }
+}
+
 fn sibling(weight: u32) -> Share {
     share(weight).in_group(Group(1))
 }
@@ -359,7 +376,7 @@ fn who_spins_lets_the_one_go_first_that_works() {
     assert_eq!(turn.vcpu, 0);
     let (spinner, its_share) = queue.end_turn(turn, 1000);
     // Its sibling gets what is left of the turn, and no more.
-    queue.give_way(spinner, its_share, MS / 2, nobody, 1000);
+    queue.give_way(spinner, its_share, MS / 2, nobody);
     let turn = queue.choose(1000).unwrap();
     assert_eq!((turn.vcpu, turn.slice), (3, Slice::Ns(MS / 2)));
     let (other, other_share) = queue.end_turn(turn, MS);
@@ -380,16 +397,16 @@ fn who_has_been_sent_something_goes_before_one_that_only_works() {
     }
     let turn = queue.choose(0).unwrap();
     let (spinner, its_share) = queue.end_turn(turn, 1000);
-    queue.give_way(spinner, its_share, MS, |number| *number == 3, 1000);
+    queue.give_way(spinner, its_share, MS, |number| *number == 3);
     let turn = queue.choose(1000).unwrap();
     assert_eq!(turn.vcpu, 3);
     // It spins, too, and is called once more.
     let (other, other_share) = queue.end_turn(turn, 2000);
-    queue.give_way(other, other_share, MS, |_| false, 2000);
+    queue.give_way(other, other_share, MS, |_| false);
     let turn = queue.choose(2000).unwrap();
     assert_eq!(turn.vcpu, 1, "neither of those that spin");
     let (third, third_share) = queue.end_turn(turn, 3000);
-    queue.give_way(third, third_share, MS, |number| *number == 3, 3000);
+    queue.give_way(third, third_share, MS, |number| *number == 3);
     assert_eq!(queue.choose(3000).unwrap().vcpu, 3);
 }
 
@@ -405,7 +422,7 @@ fn a_sibling_on_another_cpu_is_taken_from_there_unless_it_spins() {
     let _ = there.end_turn(turn, 0);
     let turn = there.choose(0).unwrap();
     let (spinner, its_share) = there.end_turn(turn, 1000);
-    there.give_way(spinner, its_share, MS, nobody, 1000);
+    there.give_way(spinner, its_share, MS, nobody);
     let mut here = sibling(256);
     assert!(there.steal_helper(&here, nobody, |_| false).is_none());
     let (taken, _) = there.steal_helper(&here, nobody, |_| true).unwrap();
@@ -439,7 +456,7 @@ fn who_spins_is_tried_again_though_its_sibling_always_works() {
                 tried_ns = now_ns;
                 now_ns += 20_000;
                 let (vcpu, its_share) = queue.end_turn(turn, now_ns);
-                queue.give_way(vcpu, its_share, slice_ns, |_| false, now_ns);
+                queue.give_way(vcpu, its_share, slice_ns, |_| false);
             } else {
                 now_ns += slice_ns;
                 let (vcpu, its_share) = queue.end_turn(turn, now_ns);
@@ -465,7 +482,7 @@ fn who_gives_way_all_the_time_saves_nothing_up() {
         if turn.vcpu == 's' {
             now_ns += 10_000;
             let (vcpu, its_share) = queue.end_turn(turn, now_ns);
-            queue.give_way(vcpu, its_share, slice_ns, |_| false, now_ns);
+            queue.give_way(vcpu, its_share, slice_ns, |_| false);
         } else {
             now_ns += slice_ns;
             let (vcpu, its_share) = queue.end_turn(turn, now_ns);
