@@ -80,8 +80,9 @@ fn weights() -> Result<()> {
     Ok(())
 }
 
-/// A fifth of a CPU and no more, beside a guest that takes the rest, and where nobody else wants it. It gets a little
-/// less where its period is cut into several turns: at the 10 MHz of an emulated CPU every exit is a part of one.
+/// A fifth of a CPU and no more, beside a guest that takes the rest, and where nobody else wants it. At the 10 MHz of an
+/// emulated CPU every exit is a part of its turn. The other guest gets what the capped one leaves, but for two switches in
+/// each period, and for what either was at when its turn ended, which it does not count.
 fn cap() -> Result<()> {
     let capped = |name| {
         let mut guest = share(name, 6 << 20, [10_000_000, 40_000_000, 50_000_000])?;
@@ -98,12 +99,12 @@ fn cap() -> Result<()> {
     for (machine, name) in [(&mut alone, "alone"), (&mut both, "capped")] {
         let share = thousandths(machine, name)?;
         ensure!(
-            (180..=202).contains(&share),
+            (190..=202).contains(&share),
             "`{name}` got {share} thousandths"
         );
     }
     let share = thousandths(&mut both, "other")?;
-    ensure!(share >= 700, "the other guest got {share} thousandths");
+    ensure!(share >= 670, "the other guest got {share} thousandths");
     Ok(())
 }
 

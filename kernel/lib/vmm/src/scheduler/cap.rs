@@ -2,24 +2,27 @@
 //!
 //! Time is cut into periods, each with a budget. A turn takes its slice out of the budget beforehand and gives
 //! back what it did not use, so that several CPUs together do not exceed it. What a turn uses beyond its slice,
-//! since a vCPU cannot be stopped to the nanosecond, is a debt that the next periods pay. Nothing is saved up.
+//! since a vCPU cannot be stopped to the nanosecond, is a debt that the next periods pay. Nothing is saved up but a rest
+//! that is not worth a turn, which the next period has in addition.
 //!
 //! Any CPU may call any method at any time; all state is one word.
 
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use super::MIN_SLICE_NS;
+
 /// Length of a period.
 const PERIOD_NS: u64 = 10_000_000;
 /// Budgets end here: a VM may have 400 CPUs of a machine, which is no limit for it.
-const MAX_BUDGET_NS: u64 = u32::MAX as u64;
-/// A grant is at least so long, or the turn waits for the next period.
-const MIN_GRANT_NS: u64 = 50_000;
+const MAX_BUDGET_NS: u64 = u32::MAX as u64 - NOTHING_USED;
+/// A grant is at least so long, or the turn waits for the next period: a switch has its price.
+const MIN_GRANT_NS: u64 = MIN_SLICE_NS;
 
 /// A limit in percent of one CPU.
 #[derive(Debug)]
 pub struct Cap {
     budget_ns: u64,
-    /// The number of the period, and what it has used, in nanoseconds: 32 bits each.
+    /// The number of the period, and what it has used, as [`State`] has it: 32 bits each.
     state: AtomicU64,
 }
 
@@ -41,8 +44,11 @@ pub enum Grant {
 #[derive(Clone, Copy)]
 struct State {
     period: u32,
+    /// What it has used in nanoseconds, from [`NOTHING_USED`] on: less where something is left of the period before.
     used_ns: u32,
 }
+
+const NOTHING_USED: u64 = MIN_GRANT_NS;
 
 impl State {
     const fn unpack(word: u64) -> Self {
@@ -62,11 +68,27 @@ impl State {
         if passed == 0 || passed > u32::MAX / 2 {
             return self;
         }
-        let paid = budget_ns.saturating_mul(passed as u64);
+        let used_ns = (self.used_ns as u64).saturating_sub(budget_ns.saturating_mul(passed as u64));
+        // A rest that was worth a turn could have been used.
+        let rest_ns = NOTHING_USED.saturating_sub(used_ns);
+        let is_saved = passed == 1 && rest_ns < least_grant(budget_ns);
+        let used_ns = if used_ns < NOTHING_USED && !is_saved {
+            NOTHING_USED
+        } else {
+            used_ns
+        };
         Self {
             period,
-            used_ns: (self.used_ns as u64).saturating_sub(paid) as u32,
+            used_ns: used_ns as u32,
         }
+    }
+}
+
+const fn least_grant(budget_ns: u64) -> u64 {
+    if budget_ns < MIN_GRANT_NS {
+        budget_ns
+    } else {
+        MIN_GRANT_NS
     }
 }
 
@@ -87,16 +109,16 @@ impl Cap {
         };
         Self {
             budget_ns,
-            state: AtomicU64::new(0),
+            state: AtomicU64::new(NOTHING_USED),
         }
     }
 
     /// Takes up to `wanted_ns` out of the budget of the present period.
     pub fn take(&self, now_ns: u64, wanted_ns: u64) -> Grant {
-        let least = MIN_GRANT_NS.min(wanted_ns).min(self.budget_ns);
+        let least = least_grant(self.budget_ns).min(wanted_ns);
         let mut granted = 0;
         self.update(now_ns, |used| {
-            let left = self.budget_ns.saturating_sub(used);
+            let left = (self.budget_ns + NOTHING_USED).saturating_sub(used);
             granted = if left < least { 0 } else { left.min(wanted_ns) };
             used.saturating_add(granted)
         });
@@ -109,9 +131,9 @@ impl Cap {
         Grant::Run { ns: granted }
     }
 
-    /// Settles a turn that was granted `granted_ns` from `began_ns` on and ran for `ran_ns`.
-    pub fn settle(&self, began_ns: u64, granted_ns: u64, ran_ns: u64, now_ns: u64) {
-        let same_period = period_of(began_ns) == period_of(now_ns);
+    /// Settles a turn that was granted `granted_ns` at `taken_ns` and ran for `ran_ns`.
+    pub fn settle(&self, taken_ns: u64, granted_ns: u64, ran_ns: u64, now_ns: u64) {
+        let same_period = period_of(taken_ns) == period_of(now_ns);
         self.update(now_ns, |used| {
             if ran_ns >= granted_ns {
                 used.saturating_add(ran_ns - granted_ns)
@@ -129,7 +151,7 @@ impl Cap {
         let mut word = self.state.load(Relaxed);
         loop {
             let state = State::unpack(word).in_period(period, self.budget_ns);
-            let used_ns = change(state.used_ns.into()).min(MAX_BUDGET_NS) as u32;
+            let used_ns = change(state.used_ns.into()).min(u32::MAX.into()) as u32;
             let new = State { used_ns, ..state }.pack();
             match self
                 .state
@@ -191,9 +213,26 @@ mod tests {
     }
 
     #[test]
-    fn crumbs_are_not_handed_out() {
+    fn a_rest_that_is_not_worth_a_turn_is_kept_for_one_period() {
         let cap = Cap::percent(10);
         assert_eq!(cap.take(0, MS - 10_000), Grant::Run { ns: MS - 10_000 });
         assert_eq!(cap.take(MS, MS), Grant::Wait { until_ns: 10 * MS });
+        assert_eq!(cap.take(10 * MS, 5 * MS), Grant::Run { ns: MS + 10_000 });
+        // It is used up now.
+        assert_eq!(cap.take(20 * MS, 5 * MS), Grant::Run { ns: MS });
+        cap.settle(20 * MS, MS, MS - 10_000, 21 * MS);
+        assert_eq!(cap.take(40 * MS, 5 * MS), Grant::Run { ns: MS });
+        // What could have been used is not kept.
+        cap.settle(40 * MS, MS, MS / 2, 41 * MS);
+        assert_eq!(cap.take(50 * MS, 5 * MS), Grant::Run { ns: MS });
+    }
+
+    #[test]
+    fn a_refund_goes_to_the_period_that_paid_or_to_none() {
+        let cap = Cap::percent(20);
+        // It takes its time at the end of one period, and the guest is entered in the next.
+        assert_eq!(cap.take(10 * MS - 1000, 2 * MS), Grant::Run { ns: 2 * MS });
+        cap.settle(10 * MS - 1000, 2 * MS, MS, 11 * MS);
+        assert_eq!(cap.take(11 * MS, 5 * MS), Grant::Run { ns: 2 * MS });
     }
 }

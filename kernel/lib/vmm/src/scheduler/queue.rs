@@ -6,7 +6,7 @@ use arrayvec::ArrayVec;
 use super::balance::{Elsewhere, Occupied, Summary};
 use super::heap::Heap;
 use super::spinning::Spins;
-use super::turn::{Preemption, Running, Slice, Turn};
+use super::turn::{Granted, Preemption, Running, Slice, Turn};
 use super::waiting::{Favoured, Ready, Throttled};
 use super::{
     AHEAD_ROUNDS, ALONE_NS, BALANCE_NS, BORROW_LIMIT_NS, CATCH_UP_ROUNDS, Grant, LOOK_AGAIN_NS,
@@ -323,15 +323,20 @@ impl<T> RunQueue<T> {
         if self.ready.is_empty() {
             self.lift(&mut share);
         }
+        // Those whose cap has a new period are not to wait for the end of a long turn.
+        let most_ns = most_ns.min(self.next_release_ns.saturating_sub(now_ns));
         let slice_ns = self
             .slice(key, share.weight, share.borrowing_ns)
             .min(most_ns.max(MIN_SLICE_NS));
-        let (slice, granted_ns) = match share.cap.as_deref() {
+        let (slice, granted) = match share.cap.as_deref() {
             None if self.cpu_use == Use::Dedicated => (Slice::Unlimited, None),
             None => (Slice::Ns(slice_ns), None),
             // It takes its time beforehand, and leaves some to its siblings.
             Some(cap) => match cap.take(now_ns, slice_ns.min(BALANCE_NS)) {
-                Grant::Run { ns } => (Slice::Ns(ns), Some(ns)),
+                Grant::Run { ns } => {
+                    let taken_ns = now_ns;
+                    (Slice::Ns(ns), Some(Granted { ns, taken_ns }))
+                }
                 Grant::Wait { until_ns } => {
                     self.next_release_ns = self.next_release_ns.min(until_ns);
                     self.total_weight -= u64::from(share.weight.parts());
@@ -358,7 +363,7 @@ impl<T> RunQueue<T> {
             share,
             slice,
             began_ns: now_ns,
-            granted_ns,
+            granted,
         })
     }
 
@@ -386,11 +391,7 @@ impl<T> RunQueue<T> {
             .horizon(self.round())
             .map_or(u64::MAX, |horizon| until_ns(horizon).max(LOOK_AGAIN_NS));
         let Some(next) = self.ready.peek() else {
-            return if self.throttled.is_empty() {
-                self.alone_ns.min(most)
-            } else {
-                BALANCE_NS
-            };
+            return self.alone_ns.min(most);
         };
         // Those that sleep do not count: the round is theirs that are ready.
         let slice = until_ns(next.key.saturating_add(self.round()));
@@ -430,13 +431,13 @@ impl<T> RunQueue<T> {
             vcpu,
             mut share,
             began_ns,
-            granted_ns,
+            granted,
             slice: _,
         } = turn;
         let ran_ns = now_ns.saturating_sub(began_ns);
         share.charge(ran_ns);
-        if let (Some(cap), Some(granted_ns)) = (&share.cap, granted_ns) {
-            cap.settle(began_ns, granted_ns, ran_ns, now_ns);
+        if let (Some(cap), Some(Granted { ns, taken_ns })) = (&share.cap, granted) {
+            cap.settle(taken_ns, ns, ran_ns, now_ns);
         }
         self.advance(now_ns);
         if self.running.take().is_some() {

@@ -554,7 +554,7 @@ fn who_waits_for_its_cap_ends_long_turns_and_who_has_one_leaves_some_to_its_sibl
     let _ = queue.enqueue('a', capped(256, &cap), Arrival::New, 0);
     let _ = queue.enqueue('b', share(256), Arrival::New, 0);
     let turn = queue.choose(0).unwrap();
-    assert_eq!((turn.vcpu, turn.slice), ('b', Slice::Ns(5 * MS)));
+    assert_eq!((turn.vcpu, turn.slice), ('b', Slice::Ns(10 * MS)));
 }
 
 #[test]

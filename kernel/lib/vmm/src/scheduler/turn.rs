@@ -36,8 +36,14 @@ pub struct Turn<T> {
     /// How long it may run.
     pub slice: Slice,
     pub(super) began_ns: u64,
-    /// What its cap has granted.
-    pub(super) granted_ns: Option<u64>,
+    /// What its cap has granted, and when.
+    pub(super) granted: Option<Granted>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Granted {
+    pub(super) ns: u64,
+    pub(super) taken_ns: u64,
 }
 
 impl<T> Turn<T> {
