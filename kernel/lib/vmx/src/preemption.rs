@@ -48,19 +48,23 @@ impl PreemptionTimer {
     ///
     /// Never early, and late by less than two counts, however long ago `now` was read. Two things to know:
     /// a deadline that lies too far ahead gives the longest time that there is, so an exit proves nothing and
-    /// the deadline must be looked at again; and one that has passed gives 1, not 0, since an entry with 0
-    /// exits before the guest's first instruction.
-    #[inline]
-    pub const fn value_until(self, deadline: u64, now: u64) -> u32 {
+    /// the deadline must be looked at again; and one that has passed gives 0, with which an entry exits before the
+    /// guest's first instruction, unless the timer `was_last` to end the guest's run. Then it is 1, or a guest whose timer
+    /// is always due would never execute anything. With 1 alone, one that exits by itself after a handful of
+    /// instructions each time might come back before the timer has counted, and keep its CPU for as long as it likes.
+    #[inline(always)]
+    pub fn value_until(self, deadline: u64, now: u64, was_last: impl FnOnce() -> bool) -> u32 {
         // The count of grid points at or below the deadline, rounded up; the last of all where there is none.
         let target = deadline.saturating_add(self.mask) >> self.shift;
-        let counts = target.saturating_sub(now >> self.shift);
-        if counts > u32::MAX as u64 {
-            u32::MAX
-        } else if counts == 0 {
-            1
-        } else {
+        let here = now >> self.shift;
+        let counts = target.wrapping_sub(here);
+        // One comparison for all that is rare, on a path that every entry takes.
+        if counts.wrapping_sub(1) < u64::from(u32::MAX) {
             counts as u32
+        } else if target > here {
+            u32::MAX
+        } else {
+            u32::from(was_last())
         }
     }
 }
@@ -77,6 +81,69 @@ mod tests {
 
     fn timer(shift: u32) -> PreemptionTimer {
         PreemptionTimer::with_shift(shift)
+    }
+
+    /// A processor whose timer counts when so many ticks have passed, as that of an emulator which gives each of its CPUs
+    /// some instructions at a time, and the loop that it runs.
+    struct Processor {
+        grain: u64,
+        now: u64,
+        timer_was_last: bool,
+        progress: u64,
+    }
+
+    impl Processor {
+        /// Enters a guest that exits by itself after `length` ticks; handling an exit takes `handling` ticks.
+        fn round(&mut self, deadline: u64, length: u64, handling: u64) {
+            let value = timer(0).value_until(deadline, self.now, || self.timer_was_last);
+            let ends_at = match value {
+                0 => self.now,
+                _ => (self.now + u64::from(value)).next_multiple_of(self.grain),
+            };
+            let exits_at = self.now + length;
+            self.timer_was_last = ends_at <= exits_at;
+            let end = ends_at.min(exits_at);
+            self.progress += end - self.now;
+            self.now = end + handling;
+        }
+    }
+
+    #[test]
+    fn a_guest_that_exits_all_the_time_kept_its_cpu_for_ever() {
+        for grain in [1, 5, 32] {
+            for now in 0..grain {
+                for length in 1..10 {
+                    for handling in 200..200 + grain {
+                        let mut processor = Processor {
+                            grain,
+                            now,
+                            timer_was_last: false,
+                            progress: 0,
+                        };
+                        let deadline = 10_000;
+                        while !processor.timer_was_last {
+                            processor.round(deadline, length, handling);
+                            let most = deadline + 2 * (length + handling) + grain;
+                            assert!(processor.now <= most, "at {}", processor.now);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_guest_whose_timer_is_always_due_gets_on() {
+        let mut processor = Processor {
+            grain: 5,
+            now: 1,
+            timer_was_last: false,
+            progress: 0,
+        };
+        for _ in 0..100 {
+            processor.round(0, 3, 200);
+        }
+        assert!(processor.progress >= 50, "{}", processor.progress);
     }
 
     #[test]
@@ -97,25 +164,26 @@ mod tests {
     }
 
     #[test]
-    fn a_deadline_that_has_passed_still_lets_the_guest_move() {
-        assert_eq!(timer(5).value_until(100, 5000), 1);
-        assert_eq!(timer(5).value_until(0, 0), 1);
-        assert_eq!(timer(0).value_until(7, 7), 1);
+    fn a_deadline_that_has_passed_ends_the_next_entry_at_once_and_then_lets_the_guest_move() {
+        for (shift, deadline, now) in [(5, 100, 5000), (5, 0, 0), (0, 7, 7)] {
+            assert_eq!(timer(shift).value_until(deadline, now, || false), 0);
+            assert_eq!(timer(shift).value_until(deadline, now, || true), 1);
+        }
     }
 
     #[test]
     fn a_deadline_beyond_the_timer_gives_the_longest_time() {
-        assert_eq!(timer(0).value_until(u64::MAX, 0), u32::MAX);
-        assert_eq!(timer(5).value_until(1 << 50, 0), u32::MAX);
-        assert_eq!(timer(31).value_until(u64::MAX, u64::MAX - 1), 1);
+        assert_eq!(timer(0).value_until(u64::MAX, 0, || true), u32::MAX);
+        assert_eq!(timer(5).value_until(1 << 50, 0, || true), u32::MAX);
+        assert_eq!(timer(31).value_until(u64::MAX, u64::MAX - 1, || true), 1);
     }
 
     #[test]
     fn a_deadline_between_grid_points_waits_for_the_next() {
-        assert_eq!(timer(5).value_until(1000 + 33, 1000), 2);
-        assert_eq!(timer(5).value_until(1024, 1000), 1);
-        assert_eq!(timer(5).value_until(1025, 1000), 2);
-        assert_eq!(timer(0).value_until(1025, 1000), 25);
+        assert_eq!(timer(5).value_until(1000 + 33, 1000, || true), 2);
+        assert_eq!(timer(5).value_until(1024, 1000, || true), 1);
+        assert_eq!(timer(5).value_until(1025, 1000, || true), 2);
+        assert_eq!(timer(0).value_until(1025, 1000, || true), 25);
     }
 
     proptest! {
@@ -127,7 +195,7 @@ mod tests {
             entry_delay in 0_u64..1000,
         ) {
             let deadline = now + ahead;
-            let value = timer(shift).value_until(deadline, now);
+            let value = timer(shift).value_until(deadline, now, || true);
             let expiry = expires_at(shift, now + entry_delay, value);
             prop_assert!(expiry >= deadline);
             prop_assert!(expiry < deadline + entry_delay + (2 << shift));

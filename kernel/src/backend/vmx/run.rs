@@ -45,7 +45,9 @@ impl LoadedVcpu for VmxLoaded<'_> {
             .pin
             .contains(PinControls::ACTIVATE_PREEMPTION_TIMER)
         {
-            let value = vmx.preemption_timer.value_until(deadline_tsc, now_tsc);
+            let was_last = || self.vmcs.read(fields::EXIT_REASON) == PREEMPTION_TIMER;
+            let timer = vmx.preemption_timer;
+            let value = timer.value_until(deadline_tsc, now_tsc, was_last);
             self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
         } else if deadline_tsc != self.vcpu.armed_tsc {
             // The host's own timer ends the guest's turn, as an interrupt.
