@@ -133,6 +133,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             line_ns,
             self.viewer.due_ns().filter(|_| self.top.is_none()),
             console::screen_due_ns(),
+            console::sending_due_ns(),
         ];
         let due = due.into_iter().flatten().min();
         due.map_or(NEVER, clock::tsc_at)

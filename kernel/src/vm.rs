@@ -20,9 +20,9 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bundle::PanicPolicy;
 use host::Tail;
-use machine::devices::TextView;
 use machine::devices::lapic::Kick;
 use machine::devices::routing::{RoutingTable, VcpuSet};
+use machine::devices::{TextView, WireHold};
 use machine::{Board, BoardConfig, Display, Effects, InterruptMessage, Level};
 use spin::{Mutex, Once};
 use vmm::VmError;
@@ -34,7 +34,7 @@ use crate::backend::{AddressSpace, Backend};
 use crate::cpu;
 use crate::doorbell;
 use crate::hw::clock;
-use crate::hw::console::{GuestConsole, GuestStyle};
+use crate::hw::console::{Congestion, GuestConsole, GuestStyle};
 use crate::keeper;
 use crate::memory::GuestRam;
 
@@ -48,9 +48,6 @@ pub(crate) struct VmId(pub(crate) u32);
 
 /// The vCPU that looks after the board's timers, and that the 8259A is wired to.
 const BOOT_VCPU: u8 = 0;
-
-/// A guest that has had its share of the serial port is looked after again so much later: a FIFO at 115200 baud.
-const WIRE_NS: u64 = 1_400_000;
 
 /// How a VM ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -433,15 +430,15 @@ impl<B: Backend> Vm<B> {
             effects,
             ..
         } = &mut *devices;
-        if board.waits_for_wire() && console.has_had_its_share() {
-            board.occupy_wire(now_ns + WIRE_NS);
+        if board.wire_is_due(now_ns) {
+            tend_wire(board, console, now_ns, effects);
         }
         let result = call(board, now_ns, effects);
         if !effects.output.is_empty() {
             console.write(&effects.output);
             effects.output.clear();
-            if console.has_had_its_share() {
-                board.occupy_wire(now_ns + WIRE_NS);
+            if console.may_have_had_its_share() && !board.wire_is_busy(now_ns) {
+                tend_wire(board, console, now_ns, effects);
             }
             if console.is_last_word() && self.on_panic == PanicPolicy::Crash {
                 self.panic_watch.begin(now_ns);
@@ -503,4 +500,15 @@ impl<B: Backend> Vm<B> {
             self.kick(vcpu);
         }
     }
+}
+
+/// Looks whether the host's serial port has sent enough of what the guest has said.
+#[cold]
+fn tend_wire(board: &mut Board, console: &mut GuestConsole, now_ns: u64, effects: &mut Effects) {
+    let hold = match console.congestion() {
+        Congestion::None => WireHold::Not,
+        Congestion::OwnShare => WireHold::WhileDriversWait,
+        Congestion::NoRoom => WireHold::UntilFree,
+    };
+    board.tend_wire(hold, now_ns, effects);
 }

@@ -1,6 +1,6 @@
 //! The tiny guests: each reports its own cases, and each must pass all of them.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use bundle::{ApicVirtualization, Console, KernelFormat, PanicPolicy, Screen};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
@@ -54,6 +54,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             move || local_apic(apic),
         ));
     }
+    trials.push(trial(
+        "nothing_that_a_guest_says_faster_than_the_wire_takes_it_is_lost",
+        blurt,
+    ));
     trials.push(trial(
         "an_instruction_that_cannot_be_emulated_is_logged_with_its_bytes",
         unknown_instruction,
@@ -112,6 +116,25 @@ fn multiboot(format: KernelFormat) -> Result<()> {
 }
 
 /// What the guests find with a processor that does less for their local APICs.
+/// Beside one that never lets an interrupt in, so that the serial port's may be held back.
+fn blurt() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "blurt"])?.cpus(2).start()?;
+    machine.expect_all_passed("blurt")?;
+    let said = machine.heard().iter();
+    let said: Vec<_> = said
+        .filter_map(|line| line.strip_prefix("[blurt] line "))
+        .collect();
+    ensure!(said.len() == 180, "{} of 180 lines were heard", said.len());
+    for (number, line) in said.into_iter().enumerate() {
+        let alphabet = "abcdefghijklmnopqrstuvwxyz";
+        ensure!(
+            line.trim_end() == format!("{number:03} {alphabet}{alphabet}."),
+            "line {number} is `{line}`"
+        );
+    }
+    Ok(())
+}
+
 fn local_apic(apic: ApicVirtualization) -> Result<()> {
     for guests in [&["vapic", "paravirt", "exceptions"][..], &["timer"]] {
         let mut machine = Boot::tiny(guests)?.apic(apic).start()?;

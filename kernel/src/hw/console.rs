@@ -15,23 +15,24 @@
 //! One lock guards the stream. It is held with interrupts off and never while anything else is locked. A
 //! panicking CPU waits a moment for it and then takes it by force ([`seize`]).
 
+mod guest;
+
 use core::fmt::{self, Write};
 use core::hint;
-use core::sync::atomic::{AtomicU32, Ordering};
 
-use alloc::string::String;
-use alloc::sync::Arc;
 use alloc::vec::Vec;
-use arrayvec::ArrayVec;
 use bootloader_api::info::FrameBufferInfo;
+use host::Picture;
 use host::picture::{self, Cell};
-use host::{EscapeFilter, PanicLine, Picture, Tail};
 use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
 use crate::hw::clock;
 use crate::hw::screen::{Amount, Colour, Screen};
 use crate::hw::serial::Serial;
+
+pub(crate) use self::guest::{GuestConsole, GuestStyle};
+pub(crate) use host::on_its_way::Congestion;
 
 /// The least time between a whole update of the screen and the next.
 const SCREEN_INTERVAL_NS: u64 = 100_000_000;
@@ -389,6 +390,11 @@ pub(crate) enum Forget {
     End,
 }
 
+/// When the serial port is to be looked at because something waits to be sent, and its interrupt may be held back.
+pub(crate) fn sending_due_ns() -> Option<u64> {
+    without_interrupts(|| CONSOLE.lock().serial.sending_due_ns())
+}
+
 /// A byte that somebody has typed, if any.
 pub(crate) fn read_byte() -> Option<u8> {
     without_interrupts(|| CONSOLE.lock().serial.try_read())
@@ -445,141 +451,4 @@ fn seized(mut console: MutexGuard<'static, Console>) -> Seized {
     console.take_line(None);
     console.colour(Colour::Error);
     Seized(console)
-}
-
-/// How a guest's console appears in the stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum GuestStyle {
-    /// The guest's name stands before each line, and nothing but text and tabs gets through.
-    Named,
-    /// Byte for byte: for the one guest that somebody is working with.
-    Raw,
-    /// Not at all.
-    Silent,
-}
-
-/// The console of one guest, on its way into the stream. Owned by the VM; needs no lock of its own.
-pub(crate) struct GuestConsole {
-    owner: Owner,
-    name: String,
-    style: GuestStyle,
-    line: ArrayVec<u8, { GuestConsole::LINE_BYTES }>,
-    escape: EscapeFilter,
-    /// The last of it, for the operator. Locked by whoever has this console, and by the operator for a moment.
-    tail: Arc<Mutex<Tail>>,
-    panic: PanicLine,
-    on_its_way: OnItsWay,
-}
-
-/// What a guest has said and the serial port has not sent yet: more than its share of the ring keeps it waiting.
-#[derive(Clone, Copy, Default)]
-struct OnItsWay {
-    /// At least so many bytes, as of the last look.
-    bytes: u64,
-    /// The last of them is this one of all that the port has sent when it is sent.
-    end: u64,
-}
-
-impl GuestConsole {
-    /// A longer line is passed on in pieces; others may then speak in between.
-    const LINE_BYTES: usize = 256;
-    /// A guest's share of the serial port's ring. Half of it keeps the port busy until the guest looks again.
-    const SHARE_BYTES: u64 = 512;
-
-    /// The console of the guest of this name.
-    pub(crate) fn new(name: String, style: GuestStyle, tail: Arc<Mutex<Tail>>) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(MONITOR.0 + 1);
-        Self {
-            owner: Owner(NEXT.fetch_add(1, Ordering::Relaxed)),
-            name,
-            style,
-            line: ArrayVec::new(),
-            escape: EscapeFilter::new(),
-            tail,
-            panic: PanicLine::new(),
-            on_its_way: OnItsWay::default(),
-        }
-    }
-
-    /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for
-    /// [`flush`](Self::flush).
-    pub(crate) fn write(&mut self, bytes: &[u8]) {
-        self.tail.lock().push(bytes);
-        self.pass_on(bytes);
-        // Behind the line that it is about.
-        let name = &self.name;
-        self.panic.push(bytes, |line| {
-            let line = core::str::from_utf8(line).unwrap_or("its reason is no text");
-            log::warn!(target: "vm", "{name}: its kernel says that it has panicked: {line}");
-        });
-    }
-
-    /// Whether the last that the guest has said is the last that a kernel says which has panicked.
-    #[inline]
-    pub(crate) fn is_last_word(&self) -> bool {
-        self.panic.is_last_word()
-    }
-
-    fn pass_on(&mut self, bytes: &[u8]) {
-        if self.style == GuestStyle::Silent {
-            return;
-        }
-        for &byte in bytes {
-            if self.style == GuestStyle::Named && !self.escape.passes(byte) {
-                continue;
-            }
-            if self.line.try_push(byte).is_err() {
-                self.flush();
-                self.line.push(byte);
-            }
-            if byte == b'\n' {
-                self.flush();
-            }
-        }
-    }
-
-    /// Whether so much of what the guest has said waits to be sent that it had better wait, too.
-    #[inline]
-    pub(crate) fn has_had_its_share(&mut self) -> bool {
-        self.on_its_way.bytes > Self::SHARE_BYTES && self.still_has_its_share()
-    }
-
-    #[cold]
-    fn still_has_its_share(&mut self) -> bool {
-        let (_, sent) = without_interrupts(|| CONSOLE.lock().serial.progress());
-        let left = self.on_its_way.end.saturating_sub(sent);
-        self.on_its_way.bytes = self.on_its_way.bytes.min(left);
-        left > Self::SHARE_BYTES / 2
-    }
-
-    /// Whether the guest has begun a line that nobody sees yet.
-    pub(crate) fn has_unseen_text(&self) -> bool {
-        !self.line.is_empty()
-    }
-
-    /// Passes on what there is, although the line has not ended.
-    #[cold]
-    pub(crate) fn flush(&mut self) {
-        if self.line.is_empty() {
-            return;
-        }
-        without_interrupts(|| {
-            let mut console = CONSOLE.lock();
-            let (before, _) = console.serial.progress();
-            console.leave_picture();
-            console.take_line(Some(self.owner));
-            if console.open_line.is_none() && self.style == GuestStyle::Named {
-                console.write(b"[");
-                console.write(self.name.as_bytes());
-                console.write(b"] ");
-            }
-            console.write(&self.line);
-            console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
-            console.return_to_picture();
-            let (end, _) = console.serial.progress();
-            self.on_its_way.bytes += end - before;
-            self.on_its_way.end = end;
-        });
-        self.line.clear();
-    }
 }

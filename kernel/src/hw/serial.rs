@@ -6,12 +6,16 @@
 //! one instance and the lock around it.
 
 use core::hint;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use host::Ring;
+use host::on_its_way::Queue;
 use uart_16550::backend::PioBackend;
 use uart_16550::spec::registers::{FifoTriggerLevel, IER, LSR};
 use uart_16550::{BaudRate, Config, Uart16550};
 use x86_64::instructions::port::Port;
+
+use crate::hw::clock;
 
 /// I/O port of the first serial port of a PC.
 const COM1: u16 = 0x3f8;
@@ -32,6 +36,10 @@ const FIFO_BYTES: usize = 16;
 /// Bytes that may wait to be sent, and to be read.
 const SEND_BYTES: usize = 16 * 1024;
 const RECEIVE_BYTES: usize = 256;
+/// When it has sent nothing for so long, the port is looked at: its interrupt may be held back (README, Bochs).
+const QUIET_NS: u64 = 20_000_000;
+/// The same where it is known to be.
+const HELD_BACK_NS: u64 = 3_000_000;
 /// Causes of an interrupt that are looked into at a time; a UART that has more is broken.
 const SERVICE_ROUNDS: u32 = 64;
 
@@ -57,6 +65,19 @@ pub(crate) struct Uart {
     queued: u64,
     received: Ring<RECEIVE_BYTES>,
     mode: Mode,
+    /// When it last took some of them.
+    moved_ns: u64,
+    /// Its interrupt was not there when it could have taken more.
+    is_held_back: bool,
+}
+
+/// Whether so much waits to be sent that everybody's share is small.
+static IS_CROWDED: AtomicBool = AtomicBool::new(false);
+
+/// Whether so much waits to be sent that everybody's share is small, as it was a moment ago.
+#[inline]
+pub(crate) fn is_crowded() -> bool {
+    IS_CROWDED.load(Ordering::Relaxed)
 }
 
 /// Who moves the bytes.
@@ -71,14 +92,42 @@ enum Mode {
 }
 
 impl Uart {
-    /// Gives the UART as many bytes as it takes now.
-    fn pump(&mut self) {
+    /// Gives the UART as many bytes as it takes now. Whether it took some.
+    fn pump(&mut self) -> bool {
+        let before = self.sending.len();
         while let Some(bytes) = self.sending.first_piece() {
             let sent = self.device.send_bytes(bytes);
             if sent == 0 {
-                return;
+                break;
             }
             self.sending.discard(sent);
+        }
+        let has_moved = self.sending.len() != before;
+        if has_moved {
+            self.note_crowd();
+            self.moved_ns = clock::now_ns();
+        }
+        has_moved
+    }
+
+    fn note_crowd(&self) {
+        IS_CROWDED.store(self.state().is_crowded(), Ordering::Relaxed);
+    }
+
+    fn state(&self) -> Queue {
+        let waiting = self.sending.len();
+        Queue {
+            sent: self.queued - waiting as u64,
+            waiting,
+            size: SEND_BYTES,
+        }
+    }
+
+    /// Pumps because it may be time, and not because the UART says so.
+    fn pump_unasked(&mut self) {
+        let moved_ns = self.moved_ns;
+        if self.pump() && self.mode == Mode::Interrupts {
+            self.is_held_back = self.moved_ns.saturating_sub(moved_ns) >= HELD_BACK_NS;
         }
     }
 
@@ -114,6 +163,7 @@ impl Uart {
         if self.mode == Mode::Broken {
             self.sending.clear();
         }
+        self.note_crowd();
     }
 
     fn receive(&mut self) {
@@ -142,6 +192,8 @@ impl Serial {
                 queued: 0,
                 received,
                 mode: Mode::Polled,
+                moved_ns: 0,
+                is_held_back: false,
             });
         }
         let mut debug_port = Port::new(DEBUG_PORT);
@@ -180,11 +232,41 @@ impl Serial {
         }
     }
 
-    /// How many bytes have been written since the start, and how many of them have been sent.
-    pub(crate) fn progress(&self) -> (u64, u64) {
+    /// How many bytes have been written since the start.
+    pub(crate) fn queued(&self) -> u64 {
         match self {
-            Self::Uart(uart) => (uart.queued, uart.queued - uart.sending.len() as u64),
-            Self::DebugPort(_) | Self::Absent => (0, 0),
+            Self::Uart(uart) => uart.queued,
+            Self::DebugPort(_) | Self::Absent => 0,
+        }
+    }
+
+    /// Sends what can be sent, and tells what is left.
+    pub(crate) fn look(&mut self) -> Queue {
+        match self {
+            Self::Uart(uart) => {
+                uart.pump_unasked();
+                uart.state()
+            }
+            Self::DebugPort(_) | Self::Absent => Queue {
+                sent: 0,
+                waiting: 0,
+                size: SEND_BYTES,
+            },
+        }
+    }
+
+    /// When the port is to be looked at although it does not interrupt, as something waits to be sent.
+    pub(crate) fn sending_due_ns(&self) -> Option<u64> {
+        match self {
+            Self::Uart(uart) if uart.mode == Mode::Interrupts && !uart.sending.is_empty() => {
+                let quiet_ns = if uart.is_held_back {
+                    HELD_BACK_NS
+                } else {
+                    QUIET_NS
+                };
+                Some(uart.moved_ns + quiet_ns)
+            }
+            _ => None,
         }
     }
 
@@ -209,7 +291,7 @@ impl Serial {
             Self::Uart(uart) => {
                 // Not only where there is no interrupt: Bochs keeps it back while a guest runs with its own off.
                 uart.receive();
-                uart.pump();
+                uart.pump_unasked();
                 uart.received.pop()
             }
             Self::DebugPort(_) | Self::Absent => None,
@@ -240,7 +322,9 @@ impl Serial {
                 break;
             }
             uart.receive();
-            uart.pump();
+            if uart.pump() {
+                uart.is_held_back = false;
+            }
         }
         !uart.received.is_empty()
     }

@@ -7,7 +7,7 @@ use machine::Board;
 use machine::devices::lapic::{Ipi, Kick};
 use machine::devices::routing::Route;
 use memory::GuestPhys;
-use vmm::Machine;
+use vmm::{Machine, Taken};
 
 use super::Vm;
 use crate::backend::Backend;
@@ -50,7 +50,7 @@ impl<B: Backend> Machine for VmPort<'_, B> {
                 return 0xff;
             }
             if port == Board::LINE_STATUS_PORT
-                && let Some(status) = vm.devices.lock().board.quiet_line_status()
+                && let Some(status) = vm.devices.lock().board.quiet_line_status(|| vm.now_ns())
             {
                 return u32::from(status);
             }
@@ -60,13 +60,24 @@ impl<B: Backend> Machine for VmPort<'_, B> {
 
     #[inline]
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
-        // Port 0x80 among them. Letting it through to the host's would give a guest a way to flood a slow bus.
-        if width == Width::Byte && Board::is_vacant_port(port) {
-            return;
-        }
         self.vm.with_board(|board, now_ns, effects| {
             board.write_port(port, width, value, now_ns, effects);
         });
+    }
+
+    #[inline]
+    fn offer_port(&mut self, port: u16, width: Width, value: u32) -> Taken {
+        // Port 0x80 among them. Letting it through to the host's would give a guest a way to flood a slow bus.
+        if width == Width::Byte && Board::is_vacant_port(port) {
+            return Taken::Yes;
+        }
+        self.vm.with_board(|board, now_ns, effects| {
+            if !board.takes_byte(port) {
+                return Taken::NotYet;
+            }
+            board.write_port(port, width, value, now_ns, effects);
+            Taken::Yes
+        })
     }
 
     #[inline]

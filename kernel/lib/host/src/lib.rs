@@ -20,6 +20,7 @@ extern crate alloc;
 pub mod date;
 pub mod frequency;
 pub mod map;
+pub mod on_its_way;
 pub mod panic_line;
 pub mod picture;
 pub mod ring;

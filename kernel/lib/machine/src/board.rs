@@ -166,10 +166,10 @@ impl Board {
     }
 
     /// What a read of [`LINE_STATUS_PORT`](Self::LINE_STATUS_PORT) returns, where that is all it does: drivers ask there
-    /// before each character.
+    /// before each character. What time it is matters only to those who have to wait.
     #[inline]
-    pub const fn quiet_line_status(&self) -> Option<u8> {
-        self.uart.quiet_line_status()
+    pub fn quiet_line_status(&self, now_ns: impl FnOnce() -> u64) -> Option<u8> {
+        self.uart.quiet_line_status(now_ns)
     }
 
     /// Writes a port; bits above the width do not count. Ports without a device ignore it.

@@ -51,5 +51,5 @@ pub use cpuid::CpuidTable;
 pub use exit::VmExit;
 pub use fault::{Event, GuestFault, VmError};
 pub use handle::{Next, handle};
-pub use machine::Machine;
+pub use machine::{Machine, Taken};
 pub use state::VcpuState;

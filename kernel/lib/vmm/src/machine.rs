@@ -7,6 +7,16 @@ use machine::devices::lapic::Ipi;
 use machine::devices::routing::Route;
 use memory::{GuestMemory, GuestPhys};
 
+/// Whether a device has taken what was written to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use]
+pub enum Taken {
+    /// It has.
+    Yes,
+    /// Nothing has happened: the instruction is to be repeated until the device takes it, as if the bus was busy.
+    NotYet,
+}
+
 /// The machine that a vCPU sits in. The kernel implements it over a VM and its locks; the tests over a board
 /// and a vector.
 pub trait Machine {
@@ -21,6 +31,9 @@ pub trait Machine {
 
     /// Writes a port. A port with no device ignores it.
     fn write_port(&mut self, port: u16, width: Width, value: u32);
+
+    /// The same for a guest's instruction, which can wait.
+    fn offer_port(&mut self, port: u16, width: Width, value: u32) -> Taken;
 
     /// Reads memory that is not RAM. Where no device is, all ones.
     fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64;

@@ -35,5 +35,5 @@ pub use pvpanic::PanicDevice;
 pub use reset::ResetControl;
 pub use rtc::{CENTURY, Rtc};
 pub use testdev::TestDevices;
-pub use uart::Uart;
+pub use uart::{Uart, WireHold};
 pub use vga::{TextView, Vga};

@@ -1,18 +1,25 @@
 //! [`Uart`]: a 16550A serial port, complete but for the wire.
 //!
 //! What the guest sends leaves at once, and the transmitter is empty whenever the guest looks; unless the wire is
-//! [busy](Uart::occupy_wire) with what it has sent before. Then the transmitter is full until it is free again, and who
-//! sends more than its FIFO holds without asking loses that, as with the chip. What it receives comes from [`Uart::receive`] into a bounded backlog and from there into the
-//! 16-byte FIFO as the guest makes room, so a slow guest loses nothing; overruns happen in loopback only.
+//! [busy](Uart::tend_wire) with what it has sent before. Then the transmitter is full until the wire is free again, though
+//! never for longer than a driver waits that polls. Nothing is lost: a full one [takes](Uart::takes_character) what its FIFO
+//! holds, for drivers that have given up waiting send all the same, and the guest is kept from sending more. What it
+//! receives comes from [`Uart::receive`] into a bounded backlog and from there into the 16-byte FIFO as the guest makes
+//! room, so a slow guest loses nothing; overruns happen in loopback only.
 //!
 //! Register names follow the data sheet of National Semiconductor's PC16550D.
 
 mod fifo;
+#[cfg(test)]
+mod slow_wire;
+mod transmitter;
 
 use alloc::collections::VecDeque;
 use bitflags::bitflags;
 
 use self::fifo::{Character, FIFO_BYTES, Fifo};
+pub use self::transmitter::WireHold;
+use self::transmitter::{Driver, Transmitter};
 use crate::{Effects, Gsi, Level, OutputLine};
 
 bitflags! {
@@ -131,10 +138,7 @@ pub struct Uart {
     overrun: bool,
     /// The transmitter became empty and nobody has looked since.
     empty_pending: bool,
-    /// Until when the wire is busy, if it is.
-    busy_until_ns: Option<u64>,
-    /// Characters in the transmitter: they were sent while the wire was busy.
-    transmitting: usize,
+    transmitter: Transmitter,
     timeout_pending: bool,
     /// When characters in the FIFO have waited for too long.
     timeout_at_ns: Option<u64>,
@@ -161,8 +165,7 @@ impl Uart {
             fifo: Fifo::new(),
             overrun: false,
             empty_pending: false,
-            busy_until_ns: None,
-            transmitting: 0,
+            transmitter: Transmitter::new(),
             timeout_pending: false,
             timeout_at_ns: None,
             backlog: VecDeque::new(),
@@ -172,6 +175,7 @@ impl Uart {
 
     /// Reads a register, `offset` 0 to 7.
     pub fn read(&mut self, offset: u16, now_ns: u64, fx: &mut Effects) -> u8 {
+        self.expire_wire(now_ns, fx);
         match offset & 7 {
             0 if self.divisor_latch() => self.divisor as u8,
             0 => self.read_data(now_ns, fx),
@@ -186,16 +190,26 @@ impl Uart {
         }
     }
 
-    /// The line status while nothing has come in, so that reading it clears nothing.
+    /// The line status while nothing has come in and nothing is due, so that reading it changes nothing. What time it is
+    /// matters only where the transmitter is full.
     #[inline]
-    pub const fn quiet_line_status(&self) -> Option<u8> {
+    pub fn quiet_line_status(&self, now_ns: impl FnOnce() -> u64) -> Option<u8> {
         if self.fifo.len() != 0 || self.overrun {
             None
-        } else if self.transmitting != 0 {
-            Some(0)
+        } else if self.transmitter.is_full() {
+            (!self.transmitter.is_due(now_ns())).then_some(0)
         } else {
             Some(LineStatus::IDLE.bits())
         }
+    }
+
+    /// Whether the transmitter takes one more character. Who writes one when it does not is to be kept waiting: it would
+    /// be taken all the same, and so would any number of them.
+    #[inline]
+    pub const fn takes_character(&self) -> bool {
+        self.transmitter.count() < self.depth()
+            || self.divisor_latch()
+            || self.modem_control.contains(ModemControl::LOOPBACK)
     }
 
     /// Writes a register, `offset` 0 to 7.
@@ -231,20 +245,33 @@ impl Uart {
         Self::BACKLOG_BYTES.saturating_sub(self.backlog.len())
     }
 
-    /// The wire is busy until then with what the guest has sent: what it sends meanwhile stays in the transmitter.
-    pub const fn occupy_wire(&mut self, until_ns: u64) {
-        self.busy_until_ns = Some(until_ns);
+    /// Whether the guest waits for the wire, and it is time to look at that.
+    #[inline]
+    pub const fn wire_is_due(&self, now_ns: u64) -> bool {
+        self.transmitter.is_due(now_ns)
     }
 
-    /// Whether the guest waits for the wire.
-    pub const fn is_transmitting(&self) -> bool {
-        self.transmitting != 0
+    /// Whether what the guest sends now has to wait for the wire.
+    #[inline]
+    pub const fn wire_is_busy(&self, now_ns: u64) -> bool {
+        self.transmitter.is_busy(now_ns)
+    }
+
+    /// The wire was looked at, and is not to be had for so long; until the next look, which is [due](Self::wire_is_due)
+    /// when the guest has sent something meanwhile.
+    pub fn tend_wire(&mut self, hold: WireHold, now_ns: u64, fx: &mut Effects) {
+        let driver = if self.enable.contains(InterruptEnable::TRANSMITTER_EMPTY) {
+            Driver::WaitsForInterrupt
+        } else {
+            Driver::Polls
+        };
+        self.transmitter.hold(hold, driver, now_ns);
+        self.expire_wire(now_ns, fx);
     }
 
     /// When [`expire`](Self::expire) is next due.
     pub fn next_deadline_ns(&self) -> Option<u64> {
-        let free_at = self.busy_until_ns.filter(|_| self.is_transmitting());
-        match (self.receive_timeout_ns(), free_at) {
+        match (self.receive_timeout_ns(), self.transmitter.due_ns()) {
             (Some(timeout), Some(free)) => Some(timeout.min(free)),
             (timeout, free) => timeout.or(free),
         }
@@ -263,9 +290,13 @@ impl Uart {
             self.timeout_pending = true;
             self.update_line(fx);
         }
-        if self.is_transmitting() && self.busy_until_ns.is_none_or(|at| at <= now_ns) {
-            self.transmitting = 0;
-            self.busy_until_ns = None;
+        self.expire_wire(now_ns, fx);
+    }
+
+    /// The wire is free again, if it is time.
+    #[inline]
+    fn expire_wire(&mut self, now_ns: u64, fx: &mut Effects) {
+        if self.transmitter.expire(now_ns) {
             self.empty_pending = true;
             self.update_line(fx);
         }
@@ -325,7 +356,7 @@ impl Uart {
 
     fn line_status(&self) -> LineStatus {
         let mut status = LineStatus::IDLE;
-        if self.is_transmitting() {
+        if self.transmitter.is_full() {
             status = LineStatus::empty();
         }
         if let Some(front) = self.fifo.front() {
@@ -374,18 +405,12 @@ impl Uart {
                 },
                 now_ns,
             );
-        } else if self.busy_until_ns.is_some_and(|until| now_ns < until) {
-            if self.transmitting < FIFO_BYTES {
-                self.transmitting += 1;
-                self.put_on_wire(byte, fx);
-            }
-            self.empty_pending = false;
-            self.update_line(fx);
-            return;
+            self.empty_pending = true;
         } else {
             self.put_on_wire(byte, fx);
+            self.expire_wire(now_ns, fx);
+            self.empty_pending = self.transmitter.send(now_ns);
         }
-        self.empty_pending = true;
         self.update_line(fx);
     }
 
@@ -414,7 +439,7 @@ impl Uart {
         let turned_on = enable & !self.enable;
         self.enable = enable;
         if turned_on.contains(InterruptEnable::TRANSMITTER_EMPTY) {
-            self.empty_pending = !self.is_transmitting();
+            self.empty_pending = !self.transmitter.is_full();
         } else if !enable.contains(InterruptEnable::TRANSMITTER_EMPTY) {
             self.empty_pending = false;
         }
@@ -604,7 +629,7 @@ mod tests {
         }
 
         fn read(&mut self, offset: u16) -> u8 {
-            let quiet = self.uart.quiet_line_status();
+            let quiet = self.uart.quiet_line_status(|| self.now_ns);
             let value = self.uart.read(offset, self.now_ns, &mut self.fx);
             if offset == LSR {
                 assert_eq!(quiet.unwrap_or(value), value);
@@ -622,6 +647,11 @@ mod tests {
             let taken = self.uart.receive(bytes, self.now_ns, &mut self.fx);
             self.settle();
             taken
+        }
+
+        fn tend_wire(&mut self, hold: WireHold) {
+            self.uart.tend_wire(hold, self.now_ns, &mut self.fx);
+            self.settle();
         }
 
         fn run_to(&mut self, now_ns: u64) {
@@ -642,26 +672,25 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_wire_keeps_the_transmitter_full_and_loses_nothing_of_who_asks() {
+    fn a_busy_wire_keeps_the_transmitter_full_until_it_is_free() {
         let mut bench = Bench::new();
         bench.write(FCR, 1);
         bench.write(MCR, 0x0b);
         bench.write(IER, 2);
         assert_eq!(bench.read(IIR) & 0xf, 2);
-        bench.uart.occupy_wire(1000);
+        bench.tend_wire(WireHold::WhileDriversWait);
         bench.write(DATA, b'a');
         assert_eq!((bench.read(LSR), bench.high), (0, false));
-        assert_eq!(bench.uart.next_deadline_ns(), Some(1000));
-        // The FIFO takes some more.
+        let due_ns = bench.uart.next_deadline_ns().unwrap();
         for _ in 1..16 {
+            assert!(bench.uart.takes_character());
             bench.write(DATA, b'b');
         }
-        // Who does not ask loses what it does not take.
-        bench.write(DATA, b'c');
+        assert!(!bench.uart.takes_character());
         assert_eq!(bench.output.len(), 16);
-        bench.now_ns = 1000;
-        bench.uart.expire(1000, &mut bench.fx);
-        bench.settle();
+        bench.run_to(due_ns - 1);
+        assert_eq!((bench.read(LSR), bench.high), (0, false));
+        bench.run_to(due_ns);
         assert_eq!((bench.read(LSR), bench.high), (0x60, true));
         assert_eq!(bench.read(IIR) & 0xf, 2);
         assert_eq!(bench.uart.next_deadline_ns(), None);
@@ -670,14 +699,84 @@ mod tests {
     }
 
     #[test]
+    fn text_of_a_driver_that_has_given_up_waiting_was_lost() {
+        let mut bench = Bench::new();
+        bench.write(FCR, 1);
+        bench.tend_wire(WireHold::UntilFree);
+        let text: Vec<u8> = (0..100).collect();
+        for &byte in &text {
+            bench.write(DATA, byte);
+        }
+        assert_eq!((bench.read(LSR), &bench.output), (0, &text));
+        // Its owner would have kept it waiting.
+        assert!(!bench.uart.takes_character());
+        // But not from setting the divisor, or from talking to itself.
+        bench.write(LCR, 0x80);
+        assert!(bench.uart.takes_character());
+        bench.write(LCR, 0);
+        bench.write(MCR, 0x10);
+        assert!(bench.uart.takes_character());
+    }
+
+    /// Waits for an empty transmitter while others have the wire all the time; returns when that is.
+    fn wait_beside_others(bench: &mut Bench, hold: WireHold, most_ns: u64) -> u64 {
+        while bench.read(LSR) == 0 && bench.now_ns < most_ns {
+            bench.now_ns += 10_000;
+            if bench.uart.wire_is_due(bench.now_ns) {
+                bench.tend_wire(hold);
+            }
+        }
+        bench.now_ns
+    }
+
+    #[test]
+    fn the_transmitter_was_full_for_longer_than_drivers_wait() {
+        let mut bench = Bench::new();
+        bench.tend_wire(WireHold::WhileDriversWait);
+        bench.write(DATA, b'a');
+        let waited_ns = wait_beside_others(&mut bench, WireHold::WhileDriversWait, 100_000_000);
+        assert_eq!(waited_ns, 5_000_000);
+        // From the next character on it may be full as long again.
+        bench.tend_wire(WireHold::WhileDriversWait);
+        bench.write(DATA, b'b');
+        let waited_ns = wait_beside_others(&mut bench, WireHold::WhileDriversWait, 100_000_000);
+        assert_eq!(waited_ns, 10_000_000);
+    }
+
+    #[test]
+    fn a_driver_that_waits_for_an_interrupt_gets_it_when_the_wire_is_free_and_not_before() {
+        let mut bench = Bench::new();
+        bench.write(IER, 2);
+        bench.tend_wire(WireHold::WhileDriversWait);
+        bench.write(DATA, b'a');
+        let waited_ns = wait_beside_others(&mut bench, WireHold::WhileDriversWait, 50_000_000);
+        assert_eq!((waited_ns, bench.read(LSR)), (50_000_000, 0));
+        // It polls after all, as when a kernel has something to say meanwhile, and has waited for long enough.
+        bench.write(IER, 0);
+        let waited_ns = wait_beside_others(&mut bench, WireHold::WhileDriversWait, 100_000_000);
+        assert!((50_000_000..52_000_000).contains(&waited_ns));
+    }
+
+    #[test]
+    fn where_there_is_no_room_for_more_the_transmitter_is_full_until_there_is() {
+        let mut bench = Bench::new();
+        bench.tend_wire(WireHold::UntilFree);
+        bench.write(DATA, b'a');
+        let waited_ns = wait_beside_others(&mut bench, WireHold::UntilFree, 50_000_000);
+        assert_eq!((waited_ns, bench.read(LSR)), (50_000_000, 0));
+        let waited_ns = wait_beside_others(&mut bench, WireHold::Not, 100_000_000);
+        assert!((50_000_000..52_000_000).contains(&waited_ns));
+    }
+
+    #[test]
     fn a_wire_that_is_busy_no_more_holds_nobody_up() {
         let mut bench = Bench::new();
-        bench.uart.occupy_wire(1000);
+        bench.tend_wire(WireHold::UntilFree);
         assert_eq!(
             (bench.read(LSR), bench.uart.next_deadline_ns()),
             (0x60, None)
         );
-        bench.now_ns = 2000;
+        bench.now_ns = 2_000_000;
         bench.write(DATA, b'a');
         assert_eq!((bench.read(LSR), &bench.output[..]), (0x60, &b"a"[..]));
     }
@@ -717,7 +816,7 @@ mod tests {
         let mut bench = Bench::new().usual();
         for &byte in b"hello" {
             assert_eq!(bench.read(LSR) & 0x60, 0x60);
-            assert_eq!(bench.uart.quiet_line_status(), Some(0x60));
+            assert_eq!(bench.uart.quiet_line_status(|| 0), Some(0x60));
             bench.write(DATA, byte);
         }
         assert_eq!(bench.output, b"hello");

@@ -1,4 +1,6 @@
 //! IN, OUT, INS and OUTS. The hardware has checked IOPL and the I/O permission bitmap before it exits.
+//!
+//! What a device does not take yet has not been done: RIP stays where it is, and the guest comes back.
 
 use arch::walk::AccessKind;
 use arch::{Dr7, Gpr, Rflags, SegmentName};
@@ -11,7 +13,7 @@ use crate::device;
 use crate::exit::{Direction, PortIo, Repeat, StringIo};
 use crate::fault::GuestFault;
 use crate::linear::{AccessError, Linear, Pieces};
-use crate::machine::Machine;
+use crate::machine::{Machine, Taken};
 use crate::state::VcpuState;
 
 /// A repeated instruction does at most so many elements before the guest gets a chance to take an interrupt.
@@ -31,7 +33,9 @@ pub(super) fn access<C: Cpu, M: Machine>(
     match access.direction {
         Direction::Out => {
             let value = access.width.truncate(cpu.gpr(Gpr::Rax)) as u32;
-            machine.write_port(access.port, access.width, value);
+            if machine.offer_port(access.port, access.width, value) == Taken::NotYet {
+                return Ok(Next::Resume);
+            }
         }
         Direction::In => {
             let value = machine.read_port(access.port, access.width);
@@ -169,7 +173,10 @@ impl Walker {
             Direction::Out => {
                 device::read_physical(cpu, vcpu, machine, at.first, first);
                 device::read_physical(cpu, vcpu, machine, at.second, second);
-                machine.write_port(access.port, width, u32::from_le_bytes(value));
+                let value = u32::from_le_bytes(value);
+                if machine.offer_port(access.port, width, value) == Taken::NotYet {
+                    return Err(AccessError::Retry);
+                }
             }
             Direction::In => {
                 device::write_physical(cpu, vcpu, machine, at.first, first);

@@ -11,7 +11,7 @@ use machine::devices::lapic::Ipi;
 use machine::devices::routing::Route;
 use memory::{GuestMemory, GuestPhys, Unbacked};
 
-use crate::machine::Machine;
+use crate::machine::{Machine, Taken};
 
 /// RAM from guest-physical 0 on, in a vector.
 #[derive(Clone, Debug)]
@@ -149,6 +149,8 @@ pub struct FakeMachine {
     pub port_reads: Vec<(u16, Width)>,
     /// All port writes, in order.
     pub port_writes: Vec<(u16, Width, u32)>,
+    /// How many more writes to ports are taken that can wait, if not all.
+    pub takes_writes: Option<u32>,
     /// What memory-mapped registers read as; all ones where nothing is set.
     pub mmio: BTreeMap<u64, u64>,
     /// All reads of memory-mapped registers, in order.
@@ -179,6 +181,7 @@ impl FakeMachine {
             port_script: BTreeMap::new(),
             port_reads: Vec::new(),
             port_writes: Vec::new(),
+            takes_writes: None,
             mmio: BTreeMap::new(),
             mmio_reads: Vec::new(),
             mmio_writes: Vec::new(),
@@ -220,6 +223,15 @@ impl Machine for FakeMachine {
 
     fn write_port(&mut self, port: u16, width: Width, value: u32) {
         self.port_writes.push((port, width, value));
+    }
+
+    fn offer_port(&mut self, port: u16, width: Width, value: u32) -> Taken {
+        if self.takes_writes == Some(0) {
+            return Taken::NotYet;
+        }
+        self.takes_writes = self.takes_writes.map(|left| left - 1);
+        self.write_port(port, width, value);
+        Taken::Yes
     }
 
     fn read_mmio(&mut self, gpa: GuestPhys, width: Width) -> u64 {

@@ -198,6 +198,44 @@ fn a_window_scrolls_in_both_directions_and_no_further() {
 }
 
 #[test]
+fn without_a_display_text_waits_until_the_serial_port_takes_it() {
+    let mut bench = Bench::new(Display::Absent);
+    let count = |bench: &Bench| {
+        let writes = bench.machine.port_writes.iter();
+        writes.filter(|write| write.0 == 0x3f8).count()
+    };
+    let stub = u16::from_le_bytes(bench.machine.memory.get(0x40));
+    bench.machine.script_port(0x3fd, &[0, 0, 0x60]);
+    let teletype = [(Gpr::Rax, 0x0e00 | u64::from(b'a'))];
+    for (after, said) in [
+        (After::At(stub), 0),
+        (After::At(stub), 0),
+        (After::Return, 1),
+    ] {
+        assert_eq!(bench.int(0x10, &teletype), after);
+        assert_eq!(count(&bench), said);
+    }
+    // No more at a time than the port takes when it is full.
+    bench.machine.memory.put(0x9000, &[b'y'; 20]);
+    let string = [
+        (Gpr::Rax, 0x1300),
+        (Gpr::Rbx, 0x07),
+        (Gpr::Rcx, 20),
+        (Gpr::Rdx, 0x0200),
+        (Gpr::Rbp, 0x9000),
+    ];
+    bench.machine.script_port(0x3fd, &[0x60, 0, 0x60]);
+    for (after, said) in [
+        (After::At(stub), 17),
+        (After::At(stub), 17),
+        (After::Return, 21),
+    ] {
+        assert_eq!(bench.int(0x10, &string), after);
+        assert_eq!(count(&bench), said);
+    }
+}
+
+#[test]
 fn without_a_display_text_and_keys_go_by_the_serial_port() {
     let mut bench = Bench::new(Display::Absent);
     bench.teletype(b"Hi");

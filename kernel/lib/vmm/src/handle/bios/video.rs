@@ -18,6 +18,11 @@ const SERIAL: u16 = 0x3f8;
 
 /// The most characters of a string that are written in one exit.
 const PIECE: u16 = 256;
+/// Without a display: what the serial port takes even if it is full then.
+const SERIAL_PIECE: u16 = 16;
+/// The serial port's line status, and its bit for an empty transmitter.
+const LINE_STATUS: u16 = SERIAL + 5;
+const HOLDING_EMPTY: u32 = 1 << 5;
 /// In the extended data area: how many are written, and row and column of the cursor before.
 const PROGRESS: u64 = EBDA.start.as_u64() + 0x10;
 const CURSOR_BEFORE: u64 = PROGRESS + 2;
@@ -47,6 +52,9 @@ struct Window {
 
 impl<C: Cpu, M: Machine> Call<'_, C, M> {
     pub(super) fn video(&mut self) -> After {
+        if matches!(self.ah(), 0x09 | 0x0a | 0x0e | 0x13) && self.has_to_wait() {
+            return After::At(bios::stub(0x10));
+        }
         let [bl, bh] = self.halves(Gpr::Rbx);
         let [cl, ch] = self.halves(Gpr::Rcx);
         let [dl, dh] = self.halves(Gpr::Rdx);
@@ -307,7 +315,12 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
         let how = self.al();
         let stride = if how & 2 != 0 { 2 } else { 1 };
         let count = self.get(Gpr::Rcx);
-        let end = count.min(done.saturating_add(PIECE));
+        let piece = if self.has_display() {
+            PIECE
+        } else {
+            SERIAL_PIECE
+        };
+        let end = count.min(done.saturating_add(piece));
         for index in done..end {
             let offset = self.get(Gpr::Rbp).wrapping_add(index.wrapping_mul(stride));
             let at = self.address(SegmentName::Es, offset);
@@ -331,6 +344,11 @@ impl<C: Cpu, M: Machine> Call<'_, C, M> {
     pub(super) fn write_character(&mut self, character: u8) {
         let page = self.byte(data::PAGE);
         self.teletype(page, character, None);
+    }
+
+    /// Whether the serial port, where that has the text, is to send something first.
+    fn has_to_wait(&mut self) -> bool {
+        !self.has_display() && self.machine.read_port(LINE_STATUS, Width::Byte) & HOLDING_EMPTY == 0
     }
 
     /// Without a display, the serial port has the text.

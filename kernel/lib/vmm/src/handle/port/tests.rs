@@ -365,3 +365,47 @@ fn string_instructions_reach_the_registers_of_the_local_apic() {
     assert_eq!(written(&machine), [0x30]);
     assert!(machine.mmio_reads.is_empty() && machine.mmio_writes.is_empty());
 }
+
+#[test]
+fn a_byte_that_the_device_does_not_take_yet_was_lost() {
+    let mut machine = machine();
+    let mut cpu = FakeCpu::long_mode(ROOT);
+    let out = VmExit::PortIo(PortIo {
+        port: 0x3f8,
+        width: Width::Byte,
+        direction: Direction::Out,
+        string: None,
+    });
+    let rip = cpu.rip();
+    cpu.set_gpr(Gpr::Rax, 0x41);
+    machine.takes_writes = Some(0);
+    for _ in 0..3 {
+        assert_eq!(run(&mut cpu, &mut machine, out), Ok(Next::Resume));
+        assert_eq!((cpu.rip(), written(&machine)), (rip, vec![]));
+    }
+    machine.takes_writes = Some(1);
+    assert_eq!(run(&mut cpu, &mut machine, out), Ok(Next::Resume));
+    assert_ne!(cpu.rip(), rip);
+    assert_eq!(written(&machine), [0x41]);
+}
+
+#[test]
+fn a_string_of_which_the_device_takes_a_part_goes_on_behind_that() {
+    let mut machine = machine();
+    machine.memory.put(0x20_0000, b"0123456789");
+    let mut cpu = FakeCpu::long_mode(ROOT);
+    let rip = cpu.rip();
+    cpu.set_gpr(Gpr::Rsi, 0x20_0000);
+    cpu.set_gpr(Gpr::Rcx, 10);
+    for (takes, left) in [(4, 6), (0, 6), (5, 1)] {
+        machine.takes_writes = Some(takes);
+        assert_eq!(run(&mut cpu, &mut machine, rep_outsb()), Ok(Next::Resume));
+        assert_eq!((cpu.rip(), cpu.gpr(Gpr::Rcx)), (rip, left));
+        assert_eq!(cpu.gpr(Gpr::Rsi), 0x20_000a - left);
+    }
+    machine.takes_writes = None;
+    assert_eq!(run(&mut cpu, &mut machine, rep_outsb()), Ok(Next::Resume));
+    assert_ne!(cpu.rip(), rip);
+    let said: Vec<u32> = (0x30..0x3a).collect();
+    assert_eq!(written(&machine), said);
+}
