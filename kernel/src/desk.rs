@@ -226,8 +226,14 @@ impl<'a, B: Backend> Desk<'a, B> {
                     say(format_args!("the keys go to {}", machine.config.name));
                 }
             }
-            Shortcut::ResetMachine => power::reset(),
-            Shortcut::PowerOff => power::power_off(),
+            Shortcut::ResetMachine => {
+                say(format_args!("the operator resets the machine"));
+                power::reset()
+            }
+            Shortcut::PowerOff => {
+                say(format_args!("the operator switches the machine off"));
+                power::power_off()
+            }
             Shortcut::Help => {
                 for line in keys::HELP {
                     say(format_args!("{line}"));

@@ -18,22 +18,45 @@ const PATIENCE: Duration = Duration::from_secs(500);
 const COMMAND_LINE: &str = "console=ttyS0 quiet cryptomgr.notests";
 
 pub(crate) fn trials() -> Vec<Trial> {
-    vec![trial(
-        "somebody_at_a_terminal_has_a_shell_in_linux_and_leaves_it",
-        session,
-    )]
+    vec![
+        trial(
+            "somebody_at_a_terminal_has_a_shell_in_linux_and_leaves_it",
+            session,
+        ),
+        trial(
+            "somebody_at_a_terminal_switches_the_machine_off_by_a_key",
+            key,
+        ),
+    ]
 }
 
-/// Anything that is typed is echoed: what is expected differs from it.
-fn session() -> Result<()> {
+/// `cargo xtask` with these arguments in a terminal.
+fn xtask(arguments: &[&str]) -> Result<Terminal> {
     let manifest = Paths::of_checkout().root().join("Cargo.toml");
     let manifest = manifest.to_string_lossy();
     let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
     let run = ["run", "--quiet", "--manifest-path", &manifest];
-    let xtask = ["--package", "plinth-xtask", "--bin", "xtask", "--"];
-    let linux = ["run", "--cmdline", COMMAND_LINE];
-    let command = [&[&*cargo][..], &run, &xtask, &linux].concat();
-    let mut terminal = Terminal::run(&command, 37, 111, PATIENCE)?;
+    let package = ["--package", "plinth-xtask", "--bin", "xtask", "--"];
+    let command = [&[&*cargo][..], &run, &package, arguments].concat();
+    Terminal::run(&command, 37, 111, PATIENCE)
+}
+
+fn key() -> Result<()> {
+    let mut terminal = xtask(&["run", "spin"])?;
+    terminal.expect("[spin]")?;
+    terminal.press("\x1d?")?;
+    terminal.expect("Ctrl-] q")?;
+    terminal.press("\x1dq")?;
+    terminal.expect("you have switched the machine off")?;
+    let status = terminal.expect_end()?;
+    ensure!(status.code() == Some(130), "it ended with {status}");
+    ensure!(!terminal.is_raw()?, "the terminal is still raw");
+    Ok(())
+}
+
+/// Anything that is typed is echoed: what is expected differs from it.
+fn session() -> Result<()> {
+    let mut terminal = xtask(&["run", "--cmdline", COMMAND_LINE])?;
     let before = terminal.settings()?;
     ensure!(!terminal.is_raw()?, "it was raw from the start");
 

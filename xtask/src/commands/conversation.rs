@@ -26,7 +26,7 @@ pub(super) enum Outcome {
     TimedOut,
     /// The machine ended without a word.
     MachineEnded,
-    /// The user left.
+    /// The user left, or switched the machine off.
     Left,
 }
 
@@ -137,6 +137,7 @@ pub(super) fn converse(
     let mut lines = Lines::default();
     let mut reports = Reports::default();
     let mut ended = None;
+    let mut is_switched_off = false;
     let outcome = loop {
         // Without a deadline an hour is as good as any other time to look again.
         let patience = deadline.map_or(Duration::from_secs(3600), |deadline| {
@@ -151,8 +152,10 @@ pub(super) fn converse(
                     tell_size(&typist, &reports);
                 }
                 for line in lines.push(&shown) {
-                    if let Some(Announcement::AllEnded { status }) = Announcement::parse(&line) {
-                        ended = Some(status);
+                    match Announcement::parse(&line) {
+                        Some(Announcement::AllEnded { status }) => ended = Some(status),
+                        Some(Announcement::SwitchedOff) => is_switched_off = true,
+                        Some(Announcement::GuestEnded(_)) | None => {}
                     }
                 }
                 if let (Some(status), Trust::Lines) = (ended, trust) {
@@ -164,7 +167,12 @@ pub(super) fn converse(
                     running.finish(Duration::from_secs(2));
                     ended = running.is_off().then_some(0);
                 }
-                break ended.map_or(Outcome::MachineEnded, Outcome::Ended);
+                let otherwise = if is_switched_off {
+                    Outcome::Left
+                } else {
+                    Outcome::MachineEnded
+                };
+                break ended.map_or(otherwise, Outcome::Ended);
             }
             Ok(Event::Resized) => tell_size(&typist, &reports),
             Ok(Event::Leave) => break Outcome::Left,
@@ -189,6 +197,7 @@ pub(super) fn converse(
             say("the machine ended before its guests did. The emulator's last words:");
             eprint!("{}", running.last_words());
         }
+        Outcome::Left if is_switched_off => say("you have switched the machine off"),
         Outcome::Left => {
             // Behind what the guest has said last, most likely a prompt.
             println!();

@@ -27,7 +27,7 @@ Exit status, of several guests that of the worst end:
   124  the timeout was over
   125  xtask could not start the machine
   126  the machine ended before its guests (with --bare: otherwise than by switching itself off)
-  130  you left";
+  130  you left, or switched the machine off";
 
 /// What is to be run, and how.
 #[derive(Args, Clone, Debug)]

@@ -44,6 +44,8 @@ pub enum Announcement {
         /// 0 where all switched themselves off.
         status: u8,
     },
+    /// `plinth: the operator switches the machine off`
+    SwitchedOff,
 }
 
 impl Announcement {
@@ -51,6 +53,9 @@ impl Announcement {
     #[must_use]
     pub fn parse(line: &str) -> Option<Self> {
         let rest = line.trim_end().strip_prefix("plinth: ")?;
+        if rest == "the operator switches the machine off" {
+            return Some(Self::SwitchedOff);
+        }
         if let Some(status) = rest.strip_prefix("all guests have ended, status ") {
             return Some(Self::AllEnded {
                 status: status.parse().ok()?,
@@ -244,6 +249,14 @@ pub(crate) mod tests {
                 how: End::Crash,
                 detail: "triple fault at 0x1000: no IDT".into(),
             }))
+        );
+    }
+
+    #[test]
+    fn a_machine_that_the_operator_switches_off_is_told_from_one_that_dies() {
+        assert_eq!(
+            Announcement::parse("plinth: the operator switches the machine off\r"),
+            Some(Announcement::SwitchedOff)
         );
     }
 
