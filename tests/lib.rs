@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod phantom;
 mod picture;
 pub mod terminal;
 
@@ -34,6 +35,8 @@ use xtask::system::host::Virtualisation;
 use xtask::toolchain::Toolchain;
 
 pub use xtask::emulator::console;
+
+use phantom::Listed;
 
 /// How long a test waits for the next thing that it expects. Bochs runs a hundred million instructions in a
 /// second; two tests share the cores, and a busy machine may be many times slower.
@@ -67,6 +70,7 @@ pub struct Boot {
     apic: ApicVirtualization,
     bundle: BundleSource,
     delivery: Delivery,
+    listed: Listed,
     hypervisor: Hypervisor,
     serial: SerialPort,
     watch: Watch,
@@ -134,6 +138,7 @@ impl Boot {
             apic: engine.usual_apic(),
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
+            listed: Listed::AllThere,
             hypervisor: Hypervisor::Plinth,
             serial: SerialPort::Com1,
             watch: Watch::Nothing,
@@ -181,6 +186,13 @@ impl Boot {
     #[must_use]
     pub fn cpus(mut self, cpus: u32) -> Self {
         self.cpus = cpus;
+        self
+    }
+
+    /// With firmware that lists, in place of the last CPU, one that never answers.
+    #[must_use]
+    pub fn last_cpu_missing(mut self) -> Self {
+        self.listed = Listed::LastMissing;
         self
     }
 
@@ -294,10 +306,8 @@ impl Boot {
         let disk = if self.delivery == Delivery::RamDisk || self.firmware == Firmware::Uefi {
             complete_image(&paths, artifacts, &bundle)?
         } else {
-            Disk::WithPointer {
-                image: artifacts.image.clone(),
-                bundle,
-            }
+            let image = self.listed.image(&paths, artifacts)?;
+            Disk::WithPointer { image, bundle }
         };
         self.switch_on(&paths, disk, memory_mib, Msrs::default())
     }

@@ -29,6 +29,7 @@
 //! | `reboot`     | PVH     | finds its memory empty, fills it and asks for a reset: no `DONE` line    |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |
 //! | `starter`    | flat    | no guest: starts one of these, or any other, on the bare machine         |
+//! | `phantom`    | flat    | no guest: a boot sector that lists a CPU which never answers             |
 //!
 //! The guests in `conformance` check, area by area, what the manuals promise (`conformance/README.md` has the list).
 //!

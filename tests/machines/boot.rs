@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use bundle::LogLevel;
+use bundle::{LogLevel, Placement};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -28,6 +28,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             seabios,
         ),
         trial("guests_run_side_by_side_on_two_cpus", two_cpus),
+        trial(
+            "a_cpu_that_does_not_come_up_is_reported_and_left_out",
+            missing_cpu,
+        ),
         trial("the_operator_can_ask_what_a_guest_is_doing", operator),
         trial("a_test_that_hangs_tells_what_its_guest_was_doing", hang),
         trial("what_vtx_offers_is_shown_at_boot", feature_table),
@@ -143,6 +147,27 @@ fn two_cpus() -> Result<()> {
         machine.expect_all_passed(name)?;
     }
     Ok(())
+}
+
+/// The third of three CPUs is listed by an APIC ID that nobody has. Guests get the two others: one of them never gives
+/// its CPU up, and has it for itself.
+fn missing_cpu() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "hello"])?
+        .cpus(3)
+        .last_cpu_missing()
+        .with_guests(|guests| {
+            guests[0].config.placement = Placement::Dedicated;
+            guests[1].config.affinity = vec![0];
+        })
+        .start()?;
+    let line = machine.expect("does not come up and is left out")?;
+    ensure!(
+        line.contains("the CPU with APIC ID 66 "),
+        "another one is missing: {line}"
+    );
+    machine.expect("2 of 3 CPUs are up")?;
+    machine.expect("spin: CPU 1 is vCPU 0's own")?;
+    machine.expect_all_passed("hello")
 }
 
 /// Bochs's own BIOS locks VT-x on, SeaBIOS leaves it open on every CPU. It also has the second CPU spin while it starts

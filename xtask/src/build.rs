@@ -42,12 +42,15 @@ pub struct Artifacts {
     pub image: PathBuf,
     /// The disk that starts a guest on the bare machine, with a pointer for where the guest is.
     pub bare_disk: PathBuf,
+    /// A boot sector that lists a CPU which never answers, and goes on with the one that it stands in for.
+    pub phantom: PathBuf,
     /// The tiny guest kernels by name.
     pub guests: BTreeMap<String, PathBuf>,
 }
 
-/// The program among the guests that is none: it starts them on the bare machine.
+/// The programs among the guests that are none: one starts them on the bare machine, one is for a test.
 const STARTER: &str = "starter";
+const PHANTOM: &str = "phantom";
 
 impl Artifacts {
     /// Builds all of them, as far as they are not up to date.
@@ -56,7 +59,7 @@ impl Artifacts {
         let toolchain = Toolchain::provide(paths)?;
         build_bare(paths, &toolchain)?;
         let artifacts = Self::expected(paths)?;
-        let output = paths.bare().join(BARE_TARGET).join(GUEST_PROFILE);
+        let output = guest_output(paths);
         strip_if_newer(
             &toolchain,
             &artifacts.kernel_with_symbols,
@@ -100,7 +103,7 @@ impl Artifacts {
         let metadata = metadata(paths)?;
         let guests = programs_of(&metadata, GUESTS)?
             .into_iter()
-            .filter(|name| name != STARTER)
+            .filter(|name| ![STARTER, PHANTOM].contains(&name.as_str()))
             .chain(programs_of(&metadata, CONFORMANCE)?)
             .map(|name| {
                 let path = folder.join("guests").join(&name);
@@ -116,9 +119,15 @@ impl Artifacts {
             kernel: folder.join(KERNEL),
             image: folder.join("plinth-run.img"),
             bare_disk: folder.join("bare.img"),
+            phantom: guest_output(paths).join(PHANTOM),
             guests,
         })
     }
+}
+
+/// Where cargo puts the guests.
+fn guest_output(paths: &Paths) -> PathBuf {
+    paths.bare().join(BARE_TARGET).join(GUEST_PROFILE)
 }
 
 /// The names of the guests of our own.
