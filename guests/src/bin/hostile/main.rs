@@ -14,6 +14,7 @@ mod memory;
 mod ports;
 mod processor;
 mod ruin;
+mod segments;
 mod siblings;
 mod storms;
 
@@ -35,6 +36,7 @@ const SWEEPS: &[(&str, Sweep)] = &[
     ("msrs", processor::msrs),
     ("registers", processor::registers),
     ("calls", processor::calls),
+    ("segments", segments::sweep),
     ("fuzz", fuzz::instructions),
 ];
 
@@ -44,6 +46,8 @@ const ENDS: &[(&str, fn())] = &[
     ("idt-in-nothing", ruin::idt_in_nothing),
     ("idt-of-garbage", ruin::idt_of_garbage),
     ("gdt-in-device", ruin::gdt_in_device),
+    ("gdt-of-garbage", segments::gdt_of_garbage),
+    ("ldt-in-device", segments::ldt_in_device),
     ("tss-in-device", ruin::tss_in_device),
     ("stack-in-device", ruin::stack_in_device),
     ("code-in-device", ruin::code_in_device),
