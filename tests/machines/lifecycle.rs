@@ -13,7 +13,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
             "a_thousand_lives_leave_no_frame_and_no_byte_of_heap_behind",
-            thousand_lives,
+            || lives(1000, 1, 1),
+        ),
+        trial(
+            "a_hundred_lives_with_three_vcpus_on_two_cpus_leave_nothing_behind",
+            || lives(100, 3, 2),
         ),
         trial("a_reset_starts_a_guest_anew_with_empty_memory", || {
             reboot(CpuModel::Skylake, "the processor logs the first write")
@@ -48,32 +52,49 @@ fn open(machine: &mut Session) -> Result<()> {
     machine.send(b"\x1dm")
 }
 
-/// Each round starts a VM, pauses it, lets it go on, resets it, stops it and destroys it.
-fn thousand_lives() -> Result<()> {
+/// Each round starts a VM, pauses it, lets it go on, resets it, stops it and destroys it. Some lives are over before its
+/// other vCPUs have been started, some while they are, and in some all spin.
+fn lives(rounds: u64, vcpus: u32, cpus: u32) -> Result<()> {
     let mut machine = Boot::tiny(&["spin"])?
+        .cpus(cpus)
         .with_guests(|guests| {
             let config = &mut guests[0].config;
-            config.memory_bytes = 2 << 20;
-            config.console = Console::None;
+            config.cpus = vcpus;
+            config.memory_bytes = 1536 << 10;
             config.autostart = Autostart::No;
+            config.cmdline = format!("cpus={vcpus}");
+            config.console = match vcpus {
+                1 => Console::None,
+                _ => Console::Shared,
+            };
         })
         .patience(std::time::Duration::from_secs(240))
         .start()?;
     machine.expect("no VM runs")?;
     open(&mut machine)?;
     command(&mut machine, "log warn")?;
-    command(&mut machine, "cycle spin 1000")?;
-    let line = machine.expect("cycle of spin, 1000 rounds")?;
+    command(&mut machine, &format!("cycle spin {rounds}"))?;
+    let line = machine.expect("cycle of spin, ")?;
     let figures: Vec<u64> = line
         .split([' ', ',', ';'])
         .filter_map(|word| word.parse().ok())
         .collect();
-    let [1000, frames_before, frames_after, heap_before, heap_after] = figures[..] else {
+    let [done, frames_before, frames_after, heap_before, heap_after] = figures[..] else {
         anyhow::bail!("these are not the figures: {line}");
     };
     ensure!(
-        frames_before == frames_after && heap_before == heap_after && frames_before > 0,
+        done == rounds
+            && frames_before == frames_after
+            && heap_before == heap_after
+            && frames_before > 0,
         "memory was lost: {line}"
+    );
+    // It says so when all vCPUs are up, and has hardly time to say more.
+    let complete = machine.heard().iter();
+    let complete = complete.filter(|line| line.starts_with("[spin] s")).count() as u64;
+    ensure!(
+        vcpus == 1 || complete >= rounds / 10,
+        "only {complete} lives came to where all vCPUs work"
     );
     Ok(())
 }

@@ -1,13 +1,26 @@
 //! `spin`: one line, then a jump to itself with interrupts off. Only the hypervisor gets the CPU back.
+//!
+//! With `cpus=N` on the command line, so many CPUs do that.
 
 #![no_std]
 #![no_main]
 
-use plinth_guests::{Report, StartInfo, guest, println, x86};
+use plinth_guests::siblings::Waits;
+use plinth_guests::{Report, StartInfo, guest, println, siblings, x86};
 
 guest!(main);
 
-fn main(_: &mut Report, _: StartInfo) {
-    println!("spin: entering a tight loop");
+fn spin() -> ! {
     x86!("cli", "2: jmp 2b", options(noreturn));
+}
+
+fn main(_: &mut Report, start: StartInfo) {
+    match start.number("cpus") {
+        None | Some(0 | 1) => println!("spin: entering a tight loop"),
+        Some(cpus) => {
+            let others = siblings::start_with(Waits::NONE, cpus as u32 - 1, |_| spin());
+            println!("spin: {} CPUs", others + 1);
+        }
+    }
+    spin();
 }

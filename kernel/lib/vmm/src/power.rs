@@ -295,8 +295,10 @@ const ROUND: [PowerEvent; 6] = [
     PowerEvent::Stop,
     PowerEvent::Destroy,
 ];
-/// A life in a drill lasts at least so long before something is done about it.
+/// A life in a drill lasts at least so long before something is done about it; in each round twice as long as in the
+/// one before, and then from the beginning again. So it is caught at every stage of its start.
 const DRILL_LIFE_NS: u64 = 1_000_000;
+const DRILL_LIVES: u32 = 4;
 
 impl Drill {
     /// So many rounds, with a machine that is off or gone.
@@ -317,11 +319,12 @@ impl Drill {
             self.rounds_left = self.rounds_left.saturating_sub(1);
             return DrillStep::RoundOver(self.rounds_left);
         };
+        let life_ns = DRILL_LIFE_NS << (self.rounds_left % DRILL_LIVES);
         let is_ready = match event {
             PowerEvent::Start => matches!(seen.power, Power::Off | Power::Gone),
             PowerEvent::Destroy => seen.power == Power::Off,
             PowerEvent::Resume => seen.power == Power::Paused && seen.is_frozen,
-            _ => seen.lives && seen.power == Power::Running && seen.lived_ns >= DRILL_LIFE_NS,
+            _ => seen.lives && seen.power == Power::Running && seen.lived_ns >= life_ns,
         };
         if !is_ready {
             return DrillStep::Wait;
