@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use bundle::Autostart;
 use libtest_mimic::Trial;
 use plinth_tests::console::End;
@@ -19,7 +19,20 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("shares_of_the_cpu_are_as_the_weights", weights),
+        trial("shares_of_the_cpu_are_as_the_weights", || {
+            weights(1, &[1, 2, 4])
+        }),
+        trial("shares_of_two_cpus_are_as_unequal_weights", || {
+            weights(2, &[2, 3, 3])
+        }),
+        trial("shares_of_four_cpus_are_as_unequal_weights", || {
+            weights(4, &[2, 3, 3, 2, 3, 3])
+        }),
+        trial(
+            "who_weighs_more_than_a_cpu_gets_one_and_the_others_the_rest",
+            heavy,
+        ),
+        trial("a_pinned_vcpu_runs_on_its_cpus_only", pinned),
         trial("a_capped_guest_stays_at_its_cap", cap),
         trial("64_guests_run_side_by_side_on_two_cpus", scale),
         trial("a_busy_cpus_vcpus_are_taken_by_another", stealing),
@@ -51,32 +64,108 @@ fn thousandths(machine: &mut Session, name: &str) -> Result<u64> {
         .with_context(|| format!("{name} has not told its share"))
 }
 
-/// Weights 1, 2 and 4: shares of one, two and four sevenths, within two percent of each.
-fn weights() -> Result<()> {
-    let guests = [("one", 1), ("two", 2), ("four", 4)];
-    let machine = guests.map(|(name, weight)| {
+/// What machines of these weights get of so many CPUs, in thousandths of one, while all are always busy.
+fn shares(cpus: u32, weights: &[u32]) -> Result<Vec<u64>> {
+    let names: Vec<_> = (0..weights.len())
+        .map(|place| format!("vm-{place}"))
+        .collect();
+    let guests = names.iter().zip(weights).map(|(name, weight)| {
         let mut guest = share(name, 6 << 20, [10_000_000, 40_000_000, 50_000_000])?;
         guest.config.weight = 256 * weight;
         Ok(guest)
     });
-    let machine = machine.into_iter().collect::<Result<_>>()?;
-    let mut machine = Boot::of(machine).patience(PATIENCE).start()?;
-    let shares = guests
+    let guests = guests.collect::<Result<_>>()?;
+    let mut machine = Boot::of(guests).cpus(cpus).patience(PATIENCE).start()?;
+    let shares: Vec<_> = names
+        .iter()
+        .map(|name| thousandths(&mut machine, name))
+        .collect::<Result<_>>()?;
+    let all: u64 = shares.iter().sum();
+    ensure!(
+        all > 900 * u64::from(cpus),
+        "the guests together got {all} thousandths: {shares:?}"
+    );
+    Ok(shares)
+}
+
+/// Within two percent of what is due, which is never more than a CPU here.
+fn weights(cpus: u32, weights: &[u32]) -> Result<()> {
+    let shares = shares(cpus, weights)?;
+    let all: u64 = shares.iter().sum();
+    let sum: u32 = weights.iter().sum();
+    for (share, weight) in shares.iter().zip(weights) {
+        let due = all as f64 * f64::from(*weight) / f64::from(sum);
+        ensure!(
+            (*share as f64 - due).abs() <= due * 0.02,
+            "one got {share} thousandths and not {due:.0}: {shares:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Two thirds of two CPUs are due to the first one, and it can use one. What it leaves is shared by the others. (A CPU has
+/// less than a thousand thousandths: what ends a turn and begins the next is part of it.)
+fn heavy() -> Result<()> {
+    let shares = shares(2, &[6, 1, 1, 1])?;
+    let others = &shares[1..];
+    let mean = others.iter().sum::<u64>() / 3;
+    ensure!(
+        shares[0] >= 950
+            && mean >= 280
+            && others.iter().all(|share| share.abs_diff(mean) * 50 <= mean),
+        "they got {shares:?} thousandths"
+    );
+    Ok(())
+}
+
+/// All of these may use CPU 1 only: who is always busy, who comes and goes, and one with two vCPUs that call each
+/// other. CPU 0 has nothing to do, and yet not a single turn is given there.
+fn pinned() -> Result<()> {
+    let mut guests = vec![bystander()?];
+    for name in ["one", "two"] {
+        guests.push(share(name, 6 << 20, [10_000_000, 40_000_000, 50_000_000])?);
+    }
+    let mut sleeper = Guest::tiny(artifacts()?, "sleeper")?;
+    sleeper.config.cmdline = "wakes=60".to_owned();
+    let mut gang = Guest::tiny(artifacts()?, "gang")?;
+    gang.config.cpus = 2;
+    guests.extend([sleeper, gang]);
+    for guest in &mut guests {
+        guest.config.affinity = vec![1];
+    }
+    let mut machine = Boot::of(guests).cpus(2).patience(PATIENCE).start()?;
+    for name in ["sleeper", "gang"] {
+        machine.expect_all_passed(name)?;
+    }
+    for name in ["one", "two"] {
+        machine.expect_end(name, End::PowerOff)?;
+    }
+    let turns = column(&mut machine, 2, TURNS)?;
+    ensure!(
+        turns[0] == 0 && turns[1] > 100,
+        "turns on the two CPUs: {turns:?}"
+    );
+    // One has a CPU for itself, and the two others must share theirs.
+    let places = [("alone", 0), ("one", 1), ("two", 1)];
+    let mut guests = Vec::new();
+    for (name, cpu) in places {
+        let mut guest = share(name, 6 << 20, [10_000_000, 40_000_000, 50_000_000])?;
+        guest.config.affinity = vec![cpu];
+        guests.push(guest);
+    }
+    let mut machine = Boot::of(guests).cpus(2).patience(PATIENCE).start()?;
+    let shares = places
         .map(|(name, _)| thousandths(&mut machine, name))
         .into_iter()
         .collect::<Result<Vec<_>>>()?;
-    let all: u64 = shares.iter().sum();
+    // The boot CPU looks after the machines, too.
+    let [alone, one, two] = shares[..] else {
+        bail!("three were asked");
+    };
     ensure!(
-        all > 800,
-        "the guests together got {all} thousandths: {shares:?}"
+        alone >= 850 && one.max(two) <= 500 && one.abs_diff(two) <= 10 && one >= 470,
+        "they got {shares:?} thousandths"
     );
-    for ((name, weight), share) in guests.into_iter().zip(&shares) {
-        let due = all * u64::from(weight) / 7;
-        ensure!(
-            share.abs_diff(due) * 100 <= due * 2,
-            "`{name}` got {share} thousandths and not {due}: {shares:?}"
-        );
-    }
     Ok(())
 }
 
@@ -150,6 +239,7 @@ fn column(machine: &mut Session, cpus: u32, index: usize) -> Result<Vec<u64>> {
         .collect()
 }
 
+const TURNS: usize = 3;
 const STOLEN: usize = 5;
 const GAVE_WAY: usize = 6;
 
