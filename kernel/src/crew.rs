@@ -22,6 +22,7 @@ use vmm::scheduler::{Arrival, RunQueue, Share, Use};
 use crate::backend::Backend;
 use crate::cpu::PcpuId;
 use crate::doorbell;
+use crate::hw::clock;
 use crate::vcpu::Vcpu;
 use crate::vm::VmId;
 
@@ -151,7 +152,7 @@ impl<B: Backend> Seat<B> {
         }
     }
 
-    /// Lets the others see what there is to do here.
+    /// Lets the others see what there is to do here. Whoever does has the queue's lock.
     pub(crate) fn publish(&self, summary: &Summary) {
         self.published.set(summary);
     }
@@ -368,11 +369,12 @@ impl<B: Backend> Crew<B> {
         &self,
         from: &Seat<B>,
         to: &Seat<B>,
-        member: Member<B>,
+        (vcpu, mut share): Member<B>,
         arrival: Arrival,
     ) {
         from.member_left();
-        self.send(to, member, arrival);
+        share.leave();
+        self.send(to, (vcpu, share), arrival);
     }
 
     /// Where else a vCPU should go that becomes ready on the CPU of this seat; nowhere where it is to stay.
@@ -418,26 +420,27 @@ impl<B: Backend> Crew<B> {
         balance::look_around(
             own,
             || self.summaries_of_others(here),
-            |victim| self.steal(here, PcpuId(victim.into())),
+            |victim| self.steal(here, own, PcpuId(victim.into())),
         )
     }
 
-    fn steal(&self, here: PcpuId, victim: PcpuId) -> Theft<Member<B>> {
+    fn steal(&self, here: PcpuId, own: &Summary, victim: PcpuId) -> Theft<Member<B>> {
         if self.is_asking() {
-            return Theft::Busy;
+            return Theft::TooLate;
         }
         let Some((victim, mut queue)) = self
             .seat(victim)
             .and_then(|victim| Some((victim, victim.queue.try_lock()?)))
         else {
-            return Theft::Busy;
+            return Theft::TooLate;
         };
-        let Some(member) = queue.steal(|vcpu| self.may_take(vcpu, here)) else {
-            return Theft::Bound;
-        };
-        drop(queue);
-        victim.member_left();
-        Theft::Done(member)
+        let now_ns = clock::now_ns();
+        let theft = queue.steal_for(own, |vcpu| self.may_take(vcpu, here), now_ns);
+        if matches!(theft, Theft::Done(_)) {
+            victim.publish(&queue.summary(now_ns));
+            victim.member_left();
+        }
+        theft
     }
 
     /// Takes a vCPU from any CPU where it waits that can do something for a sibling that spins here. One that has to

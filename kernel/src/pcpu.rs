@@ -162,11 +162,8 @@ impl<B: Backend> Turns<'_, B> {
     /// Queues a vCPU. Nobody runs at this moment, so nobody has to make way for it.
     fn join(&mut self, vcpu: Box<Vcpu<B>>, share: Share, arrival: Arrival) {
         let mut queue = self.seat.queue.lock();
-        if queue.is_empty()
-            && arrival != Arrival::Again
-            && let Some(reached) = self.crew.elsewhere(self.seat.cpu).reached()
-        {
-            queue.catch_up(reached);
+        if queue.is_empty() && arrival != Arrival::Again && !self.crew.is_of_one() {
+            queue.set_elsewhere(self.crew.elsewhere(self.seat.cpu));
         }
         let _: Preemption = queue.enqueue(vcpu, share, arrival, clock::now_ns());
     }
@@ -402,8 +399,8 @@ impl<B: Backend> Turns<'_, B> {
     }
 
     fn publish(&self) {
-        let summary = self.seat.queue.lock().summary(clock::now_ns());
-        self.seat.publish(&summary);
+        let queue = self.seat.queue.lock();
+        self.seat.publish(&queue.summary(clock::now_ns()));
     }
 
     fn take_sleeper(&mut self, slot: Slot) -> Option<Member<B>> {

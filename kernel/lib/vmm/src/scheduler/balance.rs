@@ -206,7 +206,7 @@ pub enum Occupied {
     Yes,
 }
 
-/// Where a CPU lets the others see its [`Summary`]. Written by that CPU only. A reader may see parts of different
+/// Where a CPU lets the others see its [`Summary`]. Written by whoever has its queue's lock. A reader may see parts of different
 /// ages, which matters little: it acts on what it finds once it holds the queue's lock.
 #[derive(Debug)]
 pub struct Published {
@@ -295,26 +295,30 @@ pub fn should_steal(own: &Summary, other: &Summary) -> bool {
 pub enum Elsewhere {
     /// Nobody waits there who might run here.
     Calm {
-        /// The latest virtual time that one who runs there has reached.
+        /// The virtual time that all who run there have reached.
         reached: Option<VirtualTime>,
+        /// The latest that one of them has.
+        latest: Option<VirtualTime>,
     },
     /// Somebody waits there.
     Waiting {
         /// The virtual time of the first of them.
         next: VirtualTime,
-        /// The virtual time that all have reached who share a CPU there.
-        reached: VirtualTime,
         /// By how much virtual time advances there in a round.
         round: VirtualTime,
+        /// The latest virtual time at which one who runs there has begun.
+        running: VirtualTime,
     },
 }
 
 impl Elsewhere {
     /// There is no other CPU.
-    pub const NOWHERE: Self = Self::Calm { reached: None };
+    pub const NOWHERE: Self = Self::Calm {
+        reached: None,
+        latest: None,
+    };
 
-    /// What these CPUs have reached. One who has a CPU to himself says little: he runs for more than his weight is
-    /// worth, or for less, and only where there is nobody else does his time count.
+    /// What these CPUs are at.
     pub fn of(others: impl Iterator<Item = Summary>) -> Self {
         let mut elsewhere = Self::NOWHERE;
         for other in others {
@@ -327,36 +331,44 @@ impl Elsewhere {
         let Some(theirs) = other.furthest_behind else {
             return self;
         };
-        match (self, other.next_waiting) {
-            (Self::Calm { .. }, Some(next)) => Self::Waiting {
-                next,
-                reached: theirs,
-                round: other.round,
-            },
-            (Self::Calm { reached }, None) => Self::Calm {
-                reached: reached.max(Some(theirs)),
-            },
-            (Self::Waiting { .. }, None) => self,
-            (
-                Self::Waiting {
-                    next: first,
-                    reached,
-                    round,
+        match self {
+            Self::Calm { reached, latest } => match other.next_waiting {
+                None => Self::Calm {
+                    reached: Some(reached.map_or(theirs, |reached| reached.min(theirs))),
+                    latest: latest.max(Some(theirs)),
                 },
-                Some(next),
-            ) => Self::Waiting {
-                next: first.min(next),
-                reached: reached.min(theirs),
-                round: if next < first { other.round } else { round },
+                Some(next) => Self::Waiting {
+                    next,
+                    round: other.round,
+                    running: theirs.max(latest.unwrap_or_default()),
+                },
             },
+            Self::Waiting {
+                next,
+                round,
+                running,
+            } => {
+                let running = running.max(theirs);
+                let (next, round) = match other.next_waiting {
+                    Some(earlier) if earlier < next => (earlier, other.round),
+                    _ => (next, round),
+                };
+                Self::Waiting {
+                    next,
+                    round,
+                    running,
+                }
+            }
         }
     }
 
-    /// The virtual time that the other CPUs have reached.
-    pub const fn reached(&self) -> Option<VirtualTime> {
+    /// The virtual time that the other CPUs have reached: that of those who wait. One who runs all the time may have a
+    /// weight that is worth more than a CPU, and of one that waits it may be worth nearly nothing, but not all of those
+    /// who run are behind.
+    pub(super) fn reached(&self) -> Option<VirtualTime> {
         match self {
-            Self::Calm { reached } => *reached,
-            Self::Waiting { reached, .. } => Some(*reached),
+            Self::Calm { reached, .. } => *reached,
+            Self::Waiting { next, running, .. } => Some(*next.min(running)),
         }
     }
 
@@ -381,8 +393,8 @@ impl Elsewhere {
 pub enum Theft<T> {
     /// This one has been taken.
     Done(T),
-    /// Somebody is at work there; there is always another turn.
-    Busy,
+    /// Somebody is at work there, or was sooner; there is always another turn.
+    TooLate,
     /// Of those that are first there nobody may leave for here.
     Bound,
 }
@@ -407,7 +419,7 @@ pub fn look_around<T, I: Iterator<Item = (u16, Summary)>>(
         let Some(victim) = victim else { break };
         match steal(victim.0) {
             Theft::Done(vcpu) => taken = Some(vcpu),
-            Theft::Busy => {}
+            Theft::TooLate => {}
             Theft::Bound => {
                 bound = place(&victim);
                 continue;

@@ -16,7 +16,11 @@
 //! - [`balance`] says when a CPU takes a vCPU from another's queue, and which CPUs a vCPU may use at all.
 //!
 //! All CPUs share one virtual time: a vCPU that moves keeps its own, within bounds. A queue with too many vCPUs
-//! falls behind, a CPU with less to do sees that and takes one of them, so that shares hold across CPUs.
+//! falls behind, a CPU with less to do sees that and takes one of them, so that shares hold across CPUs. A turn ends
+//! when that may be due. On several CPUs a weight may be worth more than one of them (Abhishek Chandra, Micah Adler,
+//! Pawan Goyal and Prashant Shenoy, "Surplus Fair Scheduling", OSDI 2000, call it infeasible). Whoever has such a one
+//! is never far behind those that wait elsewhere, and what one runs while nobody waits anywhere is charged to nobody:
+//! else hours alone would be held against it, or for it, once others come.
 
 pub mod balance;
 mod cap;
@@ -151,6 +155,8 @@ pub struct Share {
     virtual_time: VirtualTime,
     /// Run time that may still be on borrowed time.
     borrowing_ns: u64,
+    /// What nobody had wanted of its CPU when it last ran there.
+    unclaimed: Option<VirtualTime>,
     group: Option<Group>,
     spins: Spins,
 }
@@ -167,6 +173,7 @@ impl Share {
             cap,
             virtual_time: VirtualTime(0),
             borrowing_ns: 0,
+            unclaimed: None,
             group: None,
             spins: Spins::NONE,
         }
@@ -203,10 +210,30 @@ impl Share {
         }
     }
 
-    fn charge(&mut self, ran_ns: u64) {
+    /// It leaves its CPU. What nobody wants there is no longer its business.
+    pub const fn leave(&mut self) {
+        self.unclaimed = None;
+    }
+
+    fn charge(&mut self, ran_ns: u64, charged_ns: u64) {
         self.virtual_time = self
             .virtual_time
-            .saturating_add(VirtualTime::of(ran_ns, self.weight));
+            .saturating_add(VirtualTime::of(charged_ns, self.weight));
         self.borrowing_ns = self.borrowing_ns.saturating_sub(ran_ns);
+    }
+
+    /// Pays what it is ahead of the others by time that nobody wanted.
+    fn give_back(&mut self, unclaimed_ns: u64, passed: VirtualTime) {
+        let paid = VirtualTime::of(unclaimed_ns, self.weight);
+        let least = self.virtual_time.saturating_sub(paid).max(passed);
+        self.virtual_time = self.virtual_time.min(least);
+    }
+
+    /// One of a greater weight than a whole CPU is worth does not get what he is due, and the rest is lost: who comes
+    /// later does not make up for it. All others, here and elsewhere, have `reached` this time.
+    fn lift(&mut self, reached: VirtualTime, round: VirtualTime) {
+        let round = round.min(VirtualTime::of(ROUND_NS, self.weight));
+        let least = reached.saturating_sub(round.times(CATCH_UP_ROUNDS));
+        self.virtual_time = self.virtual_time.max(least);
     }
 }

@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 
-use super::balance::{Elsewhere, Occupied, Summary};
+use super::balance::{Elsewhere, Occupied, Summary, Theft, should_steal};
 use super::heap::Heap;
 use super::spinning::Spins;
 use super::turn::{Granted, Preemption, Running, Slice, Turn};
@@ -54,6 +54,8 @@ pub struct RunQueue<T> {
     pub(super) total_weight: u64,
     /// The virtual time that all have passed; never falls.
     passed: VirtualTime,
+    /// What vCPUs have run here, in their virtual time, that nobody else wanted and nobody was charged for.
+    unclaimed: VirtualTime,
     pub(super) arrivals: u64,
     pub(super) favoured: Option<Favoured>,
     /// There may be some that spin.
@@ -73,6 +75,7 @@ impl<T> RunQueue<T> {
             elsewhere: Elsewhere::NOWHERE,
             total_weight: 0,
             passed: VirtualTime(0),
+            unclaimed: VirtualTime(0),
             arrivals: 0,
             favoured: None,
             has_spinners: false,
@@ -148,14 +151,6 @@ impl<T> RunQueue<T> {
         self.elsewhere = elsewhere;
     }
 
-    /// Virtual time does not stand still while a CPU is idle: before a vCPU joins an empty queue, the queue is
-    /// told what the others have [reached](Elsewhere::reached).
-    pub fn catch_up(&mut self, others: VirtualTime) {
-        if self.running.is_none() && self.ready.is_empty() {
-            self.passed = self.passed.max(others);
-        }
-    }
-
     /// A vCPU becomes ready.
     pub fn enqueue(
         &mut self,
@@ -164,10 +159,8 @@ impl<T> RunQueue<T> {
         arrival: Arrival,
         now_ns: u64,
     ) -> Preemption {
-        // One whose turn has just ended belongs here and is not in the queue: without it the others look further ahead
-        // than all are.
         if arrival != Arrival::Again {
-            self.advance(now_ns);
+            self.prepare_for_one_more(now_ns);
         }
         match arrival {
             Arrival::Again => {
@@ -175,12 +168,10 @@ impl<T> RunQueue<T> {
             }
             Arrival::New => share.virtual_time = self.passed,
             Arrival::Woken => {
+                self.forgive(&mut share);
                 share.virtual_time = self.bounded(&share);
                 share.borrowing_ns = BORROW_LIMIT_NS;
                 share.spins = Spins::NONE;
-            }
-            Arrival::Moved if self.running.is_none() && self.ready.is_empty() => {
-                self.passed = self.passed.max(share.virtual_time);
             }
             Arrival::Moved => {
                 let least = self
@@ -197,6 +188,32 @@ impl<T> RunQueue<T> {
             return Preemption::Now;
         }
         self.shorten(running, now_ns)
+    }
+
+    /// Somebody comes who has not been here: who has the CPU to himself pays for it from now on.
+    fn prepare_for_one_more(&mut self, now_ns: u64) {
+        match &mut self.running {
+            Some(running) => {
+                let unclaimed = running.is_wanted_from(now_ns);
+                self.unclaimed = self.unclaimed.saturating_add(unclaimed);
+            }
+            // Virtual time has not stood still while the CPU was idle.
+            None if self.ready.is_empty() => {
+                self.passed = self
+                    .passed
+                    .max(self.elsewhere.reached().unwrap_or_default());
+            }
+            None => {}
+        }
+        self.advance(now_ns);
+    }
+
+    /// What somebody is ahead of the others is paid back as well by his letting a CPU to one who has it to himself.
+    fn forgive(&self, share: &mut Share) {
+        if let Some(then) = share.unclaimed.take() {
+            let since = self.unclaimed.saturating_sub(then);
+            share.virtual_time = share.virtual_time.saturating_sub(since);
+        }
     }
 
     /// Whether a vCPU whose turn is over will be chosen once more when it joins [`Again`](Arrival::Again).
@@ -265,7 +282,9 @@ impl<T> RunQueue<T> {
         });
     }
 
-    /// Brings the virtual time that all have passed up to now.
+    /// Brings the virtual time that all have passed up to now. One who has the CPU to himself does not move it where
+    /// nobody waits elsewhere either; where somebody does, it is no later than what is reached there: who comes from
+    /// there is not to be taken for one that is behind.
     pub(super) fn advance(&mut self, now_ns: u64) {
         let waiting = match self.ready.peek() {
             // One on borrowed time says nothing about those behind it.
@@ -279,11 +298,11 @@ impl<T> RunQueue<T> {
             (Some(only), None) | (None, Some(only)) => only,
             (None, None) => return,
         };
-        // One whose weight is small is far ahead after a single turn. Who comes here from where others wait is not to
-        // be taken there.
-        let least = match self.elsewhere {
-            Elsewhere::Calm { .. } => least,
-            Elsewhere::Waiting { reached, .. } => least.min(reached),
+        let are_several = self.ready.len() + usize::from(running.is_some()) > 1;
+        let least = match (self.elsewhere, self.elsewhere.reached()) {
+            (Elsewhere::Waiting { .. }, Some(reached)) => least.min(reached),
+            _ if are_several => least,
+            _ => return,
         };
         self.passed = self.passed.max(least);
     }
@@ -320,9 +339,15 @@ impl<T> RunQueue<T> {
             mut share,
             ..
         } = ready;
-        if self.ready.is_empty() {
-            self.lift(&mut share);
-        }
+        let next = self.ready.peek().map(|next| next.share.virtual_time);
+        let is_wanted = match (self.elsewhere, self.elsewhere.reached()) {
+            (Elsewhere::Waiting { round, .. }, Some(reached)) => {
+                share.lift(next.map_or(reached, |next| next.min(reached)), round);
+                true
+            }
+            _ => next.is_some(),
+        };
+        let charged_from_ns = is_wanted.then_some(now_ns);
         // Those whose cap has a new period are not to wait for the end of a long turn.
         let most_ns = most_ns.min(self.next_release_ns.saturating_sub(now_ns));
         let slice_ns = self
@@ -351,6 +376,7 @@ impl<T> RunQueue<T> {
         };
         self.running = Some(Running {
             began_ns: now_ns,
+            charged_from_ns,
             virtual_time: share.virtual_time,
             borrowing_ns: share.borrowing_ns,
             weight: share.weight,
@@ -367,21 +393,6 @@ impl<T> RunQueue<T> {
         })
     }
 
-    /// One who has the CPU to himself cannot use more of it, and what he is due beyond that is lost: who comes later
-    /// does not make up for it.
-    fn lift(&self, share: &mut Share) {
-        let Some(reached) = self.elsewhere.reached() else {
-            return;
-        };
-        let round = VirtualTime::of(ROUND_NS, share.weight);
-        let round = match self.elsewhere {
-            Elsewhere::Calm { .. } => round,
-            Elsewhere::Waiting { round: theirs, .. } => round.min(theirs),
-        };
-        let least = reached.saturating_sub(round.times(CATCH_UP_ROUNDS));
-        share.virtual_time = share.virtual_time.max(least);
-    }
-
     /// How long the vCPU may run before the one behind it has its turn, or one that waits elsewhere may have to be
     /// taken here.
     fn slice(&self, key: VirtualTime, weight: Weight, borrowing_ns: u64) -> u64 {
@@ -389,7 +400,8 @@ impl<T> RunQueue<T> {
         let most = self
             .elsewhere
             .horizon(self.round())
-            .map_or(u64::MAX, |horizon| until_ns(horizon).max(LOOK_AGAIN_NS));
+            .map_or(u64::MAX, |horizon| until_ns(horizon).max(LOOK_AGAIN_NS))
+            .min(self.alone_ns.max(ROUND_NS));
         let Some(next) = self.ready.peek() else {
             return self.alone_ns.min(most);
         };
@@ -419,6 +431,7 @@ impl<T> RunQueue<T> {
             let Throttled {
                 vcpu, mut share, ..
             } = self.throttled.swap_remove(at);
+            self.forgive(&mut share);
             share.virtual_time = self.bounded(&share);
             let _ = self.push(vcpu, share, VirtualTime(0));
         }
@@ -435,24 +448,42 @@ impl<T> RunQueue<T> {
             slice: _,
         } = turn;
         let ran_ns = now_ns.saturating_sub(began_ns);
-        share.charge(ran_ns);
+        self.advance(now_ns);
+        let charged_from_ns = match self.running.take() {
+            Some(mut running) => {
+                self.total_weight -= u64::from(share.weight.parts());
+                let charged_from_ns = running.charged_from_ns.unwrap_or(now_ns);
+                let unclaimed = running.is_wanted_from(now_ns);
+                self.unclaimed = self.unclaimed.saturating_add(unclaimed);
+                charged_from_ns.max(began_ns)
+            }
+            None => began_ns,
+        };
+        share.give_back(charged_from_ns.saturating_sub(began_ns), self.passed);
+        share.charge(ran_ns, now_ns.saturating_sub(charged_from_ns));
+        share.unclaimed = Some(self.unclaimed);
         if let (Some(cap), Some(Granted { ns, taken_ns })) = (&share.cap, granted) {
             cap.settle(taken_ns, ns, ran_ns, now_ns);
-        }
-        self.advance(now_ns);
-        if self.running.take().is_some() {
-            self.total_weight = self
-                .total_weight
-                .saturating_sub(share.weight.parts().into());
         }
         (vcpu, share)
     }
 
-    /// Takes the waiting vCPU out that is furthest behind among the first few for which `may_move` holds.
-    pub fn steal(&mut self, may_move: impl Fn(&T) -> bool) -> Option<(T, Share)> {
-        let Ready { vcpu, share, .. } = self.take_among_first(may_move)?;
+    /// Takes the waiting vCPU out that is furthest behind among the first few for which `may_move` holds, for a CPU with
+    /// `own` to do, if this queue is still behind that.
+    pub fn steal_for(
+        &mut self,
+        own: &Summary,
+        may_move: impl Fn(&T) -> bool,
+        now_ns: u64,
+    ) -> Theft<(T, Share)> {
+        if !should_steal(own, &self.summary(now_ns)) {
+            return Theft::TooLate;
+        }
+        let Some(Ready { vcpu, share, .. }) = self.take_among_first(may_move) else {
+            return Theft::Bound;
+        };
         self.total_weight -= u64::from(share.weight.parts());
-        Some((vcpu, share))
+        Theft::Done((vcpu, share))
     }
 
     /// Takes the first vCPU out of the heap that is meant, if it is among the first few. The weights are the

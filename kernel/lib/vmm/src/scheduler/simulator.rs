@@ -5,7 +5,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 
-use super::balance::{CpuSet, Elsewhere, Summary, Theft, look_around, place};
+use super::balance::{CpuSet, Elsewhere, Summary, look_around, place};
 use super::{Arrival, Group, Preemption, RunQueue, Share, Slice, Turn, Use};
 
 /// What a vCPU does with its time.
@@ -68,6 +68,8 @@ struct Running {
 struct Cpu {
     queue: RunQueue<usize>,
     running: Option<Running>,
+    /// What the others know.
+    published: Summary,
 }
 
 /// The machine.
@@ -90,6 +92,7 @@ impl Simulator {
                 _ => RunQueue::new(Use::Shared),
             },
             running: None,
+            published: Summary::default(),
         };
         Self {
             cpus: (0..cpus).map(cpu).collect(),
@@ -263,33 +266,43 @@ impl Simulator {
         }
     }
 
-    fn summary(&self, cpu: u16) -> Summary {
-        self.cpus[usize::from(cpu)].queue.summary(self.now_ns)
+    fn publish(&mut self, cpu: usize) {
+        self.cpus[cpu].published = self.cpus[cpu].queue.summary(self.now_ns);
+    }
+
+    /// What a CPU can know of the others.
+    fn others(&self, cpu: usize) -> impl Iterator<Item = (u16, Summary)> {
+        let all = (0..).zip(&self.cpus).map(|(cpu, its)| (cpu, its.published));
+        all.filter(move |(other, _)| usize::from(*other) != cpu)
     }
 
     fn make_ready(&mut self, number: usize, arrival: Arrival) {
         let vcpu = &self.vcpus[number];
-        let target = place(&vcpu.allowed, vcpu.last_cpu, |cpu| self.summary(cpu)).unwrap();
-        let others = (0..self.cpus.len() as u16).filter(|cpu| *cpu != target);
-        let elsewhere = Elsewhere::of(others.map(|cpu| self.summary(cpu)));
+        let published = |cpu: u16| self.cpus[usize::from(cpu)].published;
+        let target = usize::from(place(&vcpu.allowed, vcpu.last_cpu, published).unwrap());
+        let elsewhere = Elsewhere::of(self.others(target).map(|(_, summary)| summary));
         self.vcpus[number].ready_since_ns = self.now_ns;
-        let share = self.vcpus[number].share.take().unwrap();
-        let queue = &mut self.cpus[usize::from(target)].queue;
-        if let Some(reached) = elsewhere.reached() {
-            queue.catch_up(reached);
+        let mut share = self.vcpus[number].share.take().unwrap();
+        if self.vcpus[number].last_cpu != Some(target as u16) {
+            share.leave();
+        }
+        let queue = &mut self.cpus[target].queue;
+        if queue.is_empty() {
+            queue.set_elsewhere(elsewhere);
         }
         match queue.enqueue(number, share, arrival, self.now_ns) {
             Preemption::Now => {
-                self.end_turn(target.into());
+                self.end_turn(target);
             }
             Preemption::Within { ns } => {
-                if let Some(running) = &mut self.cpus[usize::from(target)].running {
+                if let Some(running) = &mut self.cpus[target].running {
                     running.slice_ends_ns = running.slice_ends_ns.min(self.now_ns + ns);
                     running.ends_ns = running.ends_ns.min(running.slice_ends_ns);
                 }
             }
             Preemption::NotNow => {}
         }
+        self.publish(target);
         self.dispatch_idle();
     }
 
@@ -371,9 +384,9 @@ impl Simulator {
 
     fn dispatch(&mut self, cpu: usize) {
         self.steal(cpu);
-        let Some(turn) = self.cpus[cpu].queue.choose(self.now_ns) else {
-            return;
-        };
+        let turn = self.cpus[cpu].queue.choose(self.now_ns);
+        self.publish(cpu);
+        let Some(turn) = turn else { return };
         self.look_whether_all_have_met(turn.vcpu);
         let vcpu = &mut self.vcpus[turn.vcpu];
         vcpu.longest_wait_ns = vcpu.longest_wait_ns.max(self.now_ns - vcpu.ready_since_ns);
@@ -396,17 +409,21 @@ impl Simulator {
 
     fn steal(&mut self, cpu: usize) {
         let here = cpu as u16;
-        let own = self.summary(here);
-        let all = (0..self.cpus.len() as u16).map(|cpu| (cpu, self.summary(cpu)));
-        let others: Vec<_> = all.filter(|(cpu, _)| *cpu != here).collect();
+        let own = self.cpus[cpu].queue.summary(self.now_ns);
+        let others: Vec<_> = self.others(cpu).collect();
+        let now_ns = self.now_ns;
         let (elsewhere, taken) = look_around(
             &own,
             || others.iter().copied(),
             |victim| {
                 let vcpus = &self.vcpus;
                 let may_move = |number: &usize| vcpus[*number].allowed.contains(here);
-                let queue = &mut self.cpus[usize::from(victim)].queue;
-                queue.steal(may_move).map_or(Theft::Bound, Theft::Done)
+                let Cpu {
+                    queue, published, ..
+                } = &mut self.cpus[usize::from(victim)];
+                let theft = queue.steal_for(&own, may_move, now_ns);
+                *published = queue.summary(now_ns);
+                theft
             },
         );
         let queue = &mut self.cpus[cpu].queue;

@@ -38,6 +38,11 @@ fn light_sleeper() -> impl Strategy<Value = Behaviour> {
         .prop_map(|(run_ns, sleep_ns)| Behaviour::Interactive { run_ns, sleep_ns })
 }
 
+/// As many small ones as great ones.
+fn any_weight() -> impl Strategy<Value = u32> {
+    (0u32..16).prop_flat_map(|bits| 1u32 << bits..=(2 << bits) - 1)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
@@ -70,6 +75,51 @@ proptest! {
             // hundredth of a second, of which each has its share. The shortest turns are the rest.
             prop_assert!(
                 (got - due).abs() <= 0.02 * due + 0.001,
+                "{got} for {due} of {weights:?} on {cpus}"
+            );
+        }
+    }
+
+    #[test]
+    fn weights_hold_however_far_they_are_apart(
+        cpus in 2usize..=8, weights in prop::collection::vec(any_weight(), 2..40), seed: u64,
+    ) {
+        let mut simulator = Simulator::new(cpus, seed);
+        for weight in &weights {
+            simulator.add(Behaviour::Hog, share(*weight));
+        }
+        let shares = shares_over_a_second(&mut simulator);
+        for (got, due) in shares.iter().zip(fair_shares(&weights, cpus)) {
+            // One of a small weight gets a second's share at once, and one such turn may have begun on an idle CPU.
+            prop_assert!(
+                (got - due).abs() <= 0.02 * due + BALANCE_NS as f64 / 1e9,
+                "{got} for {due} of {weights:?} on {cpus}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_vcpus_ran_while_nobody_waited_does_not_count_later(
+        cpus in 1usize..=4, alone_s in 1u64..20, weights in prop::collection::vec(any_weight(), 1..12), seed: u64,
+    ) {
+        let mut simulator = Simulator::new(cpus, seed);
+        // At first there is a CPU for each; then the others come.
+        let (first, others) = weights.split_at(weights.len().min(cpus));
+        for weight in first {
+            simulator.add(Behaviour::Hog, share(*weight));
+        }
+        simulator.run(alone_s * SECOND);
+        for weight in others {
+            simulator.add(Behaviour::Hog, share(*weight));
+        }
+        simulator.run(SECOND / 10);
+        let before = simulator.run_times();
+        simulator.run(SECOND);
+        let after = simulator.run_times();
+        let got = after.iter().zip(before).map(|(after, before)| (after - before) as f64 / 1e9);
+        for (got, due) in got.zip(fair_shares(&weights, cpus)) {
+            prop_assert!(
+                (got - due).abs() <= 0.02 * due + BALANCE_NS as f64 / 1e9,
                 "{got} for {due} of {weights:?} on {cpus}"
             );
         }
@@ -430,7 +480,7 @@ fn a_sibling_on_another_cpu_is_taken_from_there_unless_it_spins() {
     assert!(there.steal_helper(&here, nobody, |_| true).is_none());
     assert!(!there.has_helper(&here, nobody) && there.has_helper(&here, |_| true));
     // One that is called and cannot leave gets the time of the one that waits for it.
-    here.charge(MS);
+    here.charge(MS, MS);
     let time = here.virtual_time();
     there.lend_to_one(&mut here, |_| true);
     assert_eq!(here.virtual_time(), time, "that was later than its own");
@@ -508,7 +558,9 @@ fn who_gives_way_all_the_time_saves_nothing_up() {
 #[test]
 fn a_switch_that_the_scheduler_wanted_is_charged_to_nobody() {
     let mut queue = RunQueue::new(Use::Shared);
-    let _ = queue.enqueue(1, share(256), Arrival::New, 0);
+    for number in 1..=2 {
+        let _ = queue.enqueue(number, share(256), Arrival::New, 0);
+    }
     let mut turn = queue.choose(1000).unwrap();
     turn.forgive_switch(5000);
     let (_, its_share) = queue.end_turn(turn, 8000);
@@ -531,13 +583,15 @@ fn who_is_alone_on_the_only_cpu_has_long_turns_and_makes_way_for_who_comes() {
     let _ = queue.enqueue('a', share(256), Arrival::New, 0);
     let turn = queue.choose(0).unwrap();
     assert!(matches!(turn.slice, Slice::Ns(ns) if ns >= 100 * MS));
+    // It has run alone for long, but nobody waited for it.
     assert_eq!(
         queue.enqueue('b', share(256), Arrival::New, 50 * MS),
-        Preemption::Within { ns: 5 * MS }
+        Preemption::Now
     );
-    let (a, its_share) = queue.end_turn(turn, 55 * MS);
-    let _ = queue.enqueue(a, its_share, Arrival::Again, 55 * MS);
-    let turn = queue.choose(55 * MS).unwrap();
+    let (a, its_share) = queue.end_turn(turn, 50 * MS);
+    assert_eq!(its_share.virtual_time(), VirtualTime(0));
+    let _ = queue.enqueue(a, its_share, Arrival::Again, 50 * MS);
+    let turn = queue.choose(50 * MS).unwrap();
     assert_eq!(turn.vcpu, 'b');
     assert!(matches!(turn.slice, Slice::Ns(ns) if ns <= 10 * MS));
 }

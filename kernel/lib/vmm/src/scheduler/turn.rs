@@ -59,6 +59,8 @@ impl<T> Turn<T> {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Running {
     pub(super) began_ns: u64,
+    /// Since when anybody else wants the CPU; until then nobody is charged.
+    pub(super) charged_from_ns: Option<u64>,
     pub(super) virtual_time: VirtualTime,
     pub(super) borrowing_ns: u64,
     pub(super) weight: Weight,
@@ -69,9 +71,20 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn virtual_time(&self, now_ns: u64) -> VirtualTime {
-        let ran = now_ns.saturating_sub(self.began_ns);
+        let charged_ns = self
+            .charged_from_ns
+            .map_or(0, |from_ns| now_ns.saturating_sub(from_ns));
         self.virtual_time
-            .saturating_add(VirtualTime::of(ran, self.weight))
+            .saturating_add(VirtualTime::of(charged_ns, self.weight))
+    }
+
+    /// Somebody else wants the CPU from now on. Returns the virtual time that nobody has wanted.
+    pub(super) fn is_wanted_from(&mut self, now_ns: u64) -> VirtualTime {
+        if self.charged_from_ns.is_some() {
+            return VirtualTime(0);
+        }
+        self.charged_from_ns = Some(now_ns);
+        VirtualTime::of(now_ns.saturating_sub(self.began_ns), self.weight)
     }
 
     pub(super) fn effective(&self, now_ns: u64, round: VirtualTime) -> VirtualTime {
