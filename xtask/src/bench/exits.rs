@@ -10,7 +10,7 @@ use crate::emulator::{
 use crate::guests::{Guest, host_memory_mib, pack};
 use crate::paths::Paths;
 use anyhow::{Result, bail};
-use bundle::{Compression, HypervisorOptions, LogLevel};
+use bundle::{ApicVirtualization, Compression, HypervisorOptions, LogLevel};
 
 /// The name of the suite.
 pub const SUITE: &str = "exits";
@@ -53,8 +53,20 @@ impl Host {
 
     /// Plinth with these guests; it logs what concerns programs, and little else.
     pub fn plinth(self, artifacts: &Artifacts, guests: &[Guest], cpus: u32) -> Result<Machine> {
+        self.plinth_with(artifacts, guests, cpus, ApicVirtualization::default())
+    }
+
+    /// The same where the processor does this much of the guests' local APICs.
+    pub fn plinth_with(
+        self,
+        artifacts: &Artifacts,
+        guests: &[Guest],
+        cpus: u32,
+        apic: ApicVirtualization,
+    ) -> Result<Machine> {
         let options = HypervisorOptions {
             log_level: LogLevel::Info,
+            apic,
             ..HypervisorOptions::default()
         };
         let bundle = pack(guests, options, Compression::Off)?;
