@@ -124,6 +124,7 @@ extern "C" fn own_ground() -> ! {
     startup::end(Phase::Memory);
     let bundle = supervisor::open(&facts.bundle);
     cpu::features::report();
+    cpu::machine_check::enable_here();
     memory::report();
 
     // SAFETY: the boot loader has found the RSDP, and the direct map is in place.

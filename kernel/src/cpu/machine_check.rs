@@ -1,4 +1,4 @@
-//! Machine checks on this CPU: [`take`] reads what the processor tells, and decides with [`arch::machine_check`] what goes
+//! Machine checks on this CPU: [`enable_here`] asks for them, [`take`] reads what the processor tells, and decides with [`arch::machine_check`] what goes
 //! on. One that is survived is told by [`report`], from where a line can be written at any time; one that is not, by the
 //! epitaph.
 
@@ -6,9 +6,10 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::machine_check::{
-    BankStatus, Capabilities, GlobalStatus, Interrupted, Verdict, address_msr, judge, status_msr,
+    BankStatus, Capabilities, GlobalStatus, Interrupted, Verdict, address_msr, control_msr, judge,
+    status_msr,
 };
-use arch::msr::{IA32_MCG_CAP, IA32_MCG_STATUS};
+use arch::msr::{IA32_MCG_CAP, IA32_MCG_CTL, IA32_MCG_STATUS};
 
 use super::msr::{try_read_msr, write_msr};
 use super::this;
@@ -53,6 +54,16 @@ impl Found {
     }
 }
 
+impl fmt::Display for Found {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "bank {}: status {:#018x}", self.bank, self.status)?;
+        match self.address {
+            Some(address) => write!(f, ", address {address:#x}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// The registers about machine checks, read anew each time: only a fatal one is shown by them.
 pub(crate) struct Registers {
     capabilities: Capabilities,
@@ -82,12 +93,32 @@ impl fmt::Display for Registers {
             self.capabilities.bits()
         )?;
         for found in self.banks() {
-            write!(f, "\n  bank {}: status {:#018x}", found.bank, found.status)?;
-            if let Some(address) = found.address {
-                write!(f, ", address {address:#x}")?;
-            }
+            write!(f, "\n  {found}")?;
         }
         Ok(())
+    }
+}
+
+/// Lets all errors of this CPU be signalled, and forgets what its banks hold from before: it would be taken for a part of
+/// the next machine check. It may be what has reset the machine, so it is told.
+pub(crate) fn enable_here() {
+    let Registers { capabilities, .. } = Registers::read();
+    let signature = core::arch::x86_64::__cpuid(1).eax;
+    if capabilities.contains(Capabilities::GLOBAL_CONTROL) {
+        // SAFETY: the register is there; it lets errors be signalled, which the handler of #MC expects.
+        unsafe { write_msr(IA32_MCG_CTL, u64::MAX) };
+    }
+    for bank in 0..capabilities.banks() {
+        if let Some(found) = Found::in_bank(bank) {
+            log::warn!("an error from before the start: machine-check {found}");
+        }
+        // SAFETY: a bank has these registers; as above, and zero clears what has just been told.
+        unsafe {
+            if let Some(control) = control_msr(bank, signature) {
+                write_msr(control, u64::MAX);
+            }
+            write_msr(status_msr(bank), 0);
+        }
     }
 }
 

@@ -399,6 +399,7 @@ extern "C" fn arrive(number: u32) -> ! {
         cpu.set_stacks(stacks);
         apic::init_this_cpu();
     }
+    super::machine_check::enable_here();
     agree_on_tsc();
     if !PLACES[number].come_in() {
         halt_forever();

@@ -12,6 +12,8 @@ bitflags! {
     /// IA32_MCG_CAP; the number of banks is in the lowest byte.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
     pub struct Capabilities: u64 {
+        /// MCG_CTL_P: there is an IA32_MCG_CTL.
+        const GLOBAL_CONTROL = 1 << 8;
         /// MCG_SER_P: banks tell which uncorrected errors software can recover from.
         const SOFTWARE_RECOVERY = 1 << 24;
         const _ = !0;
@@ -57,6 +59,19 @@ impl Capabilities {
     pub const fn banks(self) -> u8 {
         self.bits() as u8
     }
+}
+
+/// IA32_MCi_CTL of this bank, in which a bit lets an error be signalled; `None` where it is not software's to write: of the
+/// first bank up to the last processors without an integrated memory controller (SDM vol. 3, IA32_MCi_CTL MSRs).
+pub const fn control_msr(bank: u8, signature: u32) -> Option<u32> {
+    const FAMILY_6: u32 = 6;
+    const FIRST_WITH: u32 = 0x1a;
+    let family = signature >> 8 & 0xf;
+    let model = signature >> 4 & 0xf | signature >> 12 & 0xf0;
+    if bank == 0 && family == FAMILY_6 && model < FIRST_WITH {
+        return None;
+    }
+    Some(msr::IA32_MC0_CTL + 4 * bank as u32)
 }
 
 /// IA32_MCi_STATUS of this bank.
@@ -202,5 +217,14 @@ mod tests {
         assert_eq!((status_msr(0), address_msr(0)), (0x401, 0x402));
         assert_eq!((status_msr(7), address_msr(7)), (0x41d, 0x41e));
         assert_eq!(Capabilities::from_bits_retain(0x0f00_0c14).banks(), 0x14);
+    }
+
+    #[test]
+    fn the_first_bank_of_old_processors_is_left_to_the_firmware() {
+        let (penryn, skylake) = (0x0001_067a, 0x0005_0654);
+        assert_eq!(control_msr(0, penryn), None);
+        assert_eq!(control_msr(1, penryn), Some(0x404));
+        assert_eq!(control_msr(0, skylake), Some(0x400));
+        assert_eq!(control_msr(3, skylake), Some(0x40c));
     }
 }
