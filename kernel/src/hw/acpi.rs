@@ -142,7 +142,9 @@ impl Platform {
             log::warn!("the firmware has no MADT: one CPU");
             return;
         };
-        for entry in madt.get().entries() {
+        // An entry has two bytes at least. Where one says that it has none, the crate would give it again and again.
+        let most = madt.get().header.length as usize / 2;
+        for entry in madt.get().entries().take(most) {
             match entry {
                 MadtEntry::LocalApic(cpu)
                     if cpu.flags & CPU_ENABLED != 0 && cpu.apic_id != BROADCAST_XAPIC_ID =>

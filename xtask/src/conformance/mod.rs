@@ -86,10 +86,12 @@ fn guest(artifacts: &Artifacts, name: &str) -> Result<Guest> {
 }
 
 /// How much of the local APIC the processor does for a guest. Bochs 2.7 delivers a virtual interrupt to the first
-/// instruction of a handler whose gate has just cleared IF, which is what `events` is about.
+/// instruction of a handler whose gate has just cleared IF, which is what `events` is about, and to the vCPU that is entered
+/// next on that CPU, whether its IF is set or not, which `cpus` finds now and then.
 fn apic(name: &str) -> ApicVirtualization {
     match name {
         "events" => ApicVirtualization::Software,
+        "cpus" => ApicVirtualization::TaskPriority,
         _ => ApicVirtualization::Hardware,
     }
 }
