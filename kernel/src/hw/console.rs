@@ -163,6 +163,9 @@ impl Console {
         let Some(screen) = &mut self.screen else {
             return;
         };
+        if !screen.is_stale() {
+            return;
+        }
         let start_ns = clock::now_ns();
         if when == Refresh::WhenDue && start_ns < self.screen_due_ns {
             return;
