@@ -159,7 +159,7 @@ impl Budgets {
     }
 }
 
-/// Whether it was timed by the clock on the wall, which only its target can be held against.
+/// Whether it was timed by a clock, which only its target can be held against.
 fn is_clocked(row: &Row) -> bool {
     row.unit == "ms"
 }

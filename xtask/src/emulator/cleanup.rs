@@ -2,6 +2,7 @@
 
 use crate::terminal::Before;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,11 @@ fn undo() {
     let mut state = state();
     for (pid, folder) in state.runs.drain(..) {
         if let Ok(pid) = i32::try_from(pid) {
-            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            // It is gone, and its time counts as ours, before its folder goes. Whoever else waits for it may have been
+            // quicker.
+            let pid = Pid::from_raw(pid);
+            let _ = kill(pid, Signal::SIGKILL);
+            let _ = waitpid(pid, None);
         }
         let _ = fs::remove_dir_all(folder);
     }
