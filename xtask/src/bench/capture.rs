@@ -8,8 +8,9 @@ use anyhow::Result;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// How long a machine may take to its next line.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// How long a machine may take to its next line: some measure for half a minute of processor time before they print
+/// anything, and may have to share the processor.
+const PATIENCE: Duration = Duration::from_secs(900);
 
 /// What a machine has said.
 #[derive(Clone, Debug, Default)]

@@ -1,20 +1,22 @@
 //! What is measured.
 
 use crate::vdso::ClockGettime;
-use crate::{EXIT, Measure, system, ticks};
+use crate::{EXIT, Measure, SAMPLES, sha256, system, ticks};
 use core::arch::asm;
+use core::hint::black_box;
 
 const PAGE_BYTES: u64 = 4096;
 const MIB: u64 = 1 << 20;
 /// Memory that is touched page by page.
 const FAULTED_BYTES: u64 = 4 * MIB;
-const COPIED_BYTES: u64 = 8 * MIB;
+const COPIED_BYTES: u64 = 16 * MIB;
+const HASHED_BYTES: usize = 1 << 20;
 /// Rounds of the loop that only computes: long enough for many timer interrupts.
 const LOOP_ROUNDS: u64 = 4_000_000;
 const CLOCK_MONOTONIC: u32 = 1;
-/// Samples of what takes a few periods of the timer: together more than two hundred, as the others' do. One interrupt
-/// more or less in all of them is 0.02 % then.
-const LONG_SAMPLES: usize = 101;
+/// Samples of what takes a few periods of the timer: together three seconds and more, since the kernel does some things
+/// once a second, of which one more or less would be 0.1 % in a second.
+const LONG_SAMPLES: usize = SAMPLES;
 
 /// Ticks that something takes.
 fn timed(body: impl FnOnce()) -> u64 {
@@ -25,6 +27,15 @@ fn timed(body: impl FnOnce()) -> u64 {
 
 pub(crate) fn all(measure: &mut Measure, clock_gettime: Option<ClockGettime>) {
     measure.long_samples("compute", 5, 1, || timed(compute));
+    sha256::assert_is_right();
+    let hashed = system::map(HASHED_BYTES as u64);
+    // SAFETY: it has so many bytes, which nobody changes.
+    let hashed = unsafe { core::slice::from_raw_parts(hashed, HASHED_BYTES) };
+    measure.long_samples("sha256-1mib", 3, 1, || {
+        timed(|| {
+            black_box(sha256::digest(black_box(hashed)));
+        })
+    });
     measure.samples("getpid", 101, || {
         timed(|| {
             system::getpid();
@@ -86,26 +97,26 @@ fn memory(measure: &mut Measure) {
     let pages = FAULTED_BYTES / PAGE_BYTES;
     measure.long_samples("page-fault", 5, pages, || {
         let at = system::map(FAULTED_BYTES);
-        let taken = timed(|| touch(at));
+        let taken = timed(|| touch(at, FAULTED_BYTES));
         system::unmap(at, FAULTED_BYTES);
         taken
     });
     measure.long_samples("munmap-page", 31, pages, || {
         let at = system::map(FAULTED_BYTES);
-        touch(at);
+        touch(at, FAULTED_BYTES);
         timed(|| system::unmap(at, FAULTED_BYTES))
     });
     let (from, to) = (system::map(COPIED_BYTES), system::map(COPIED_BYTES));
-    touch(from);
-    measure.long_samples("memcpy-8mib", 5, 1, || {
+    touch(from, COPIED_BYTES);
+    measure.long_samples("memcpy-16mib", 31, 1, || {
         timed(|| {
             // SAFETY: both pieces have this many bytes and do not overlap.
             unsafe {
                 asm!(
-                    "rep movsb",
+                    "rep movsq",
                     inout("rdi") to => _,
                     inout("rsi") from => _,
-                    inout("rcx") COPIED_BYTES => _,
+                    inout("rcx") COPIED_BYTES / 8 => _,
                     options(nostack),
                 );
             }
@@ -121,9 +132,9 @@ fn memory(measure: &mut Measure) {
     measure.long_samples("read-zero-1mib", 15, 1, || read(MIB));
 }
 
-/// Writes to each page of a piece of `FAULTED_BYTES`.
-fn touch(at: *mut u8) {
-    let pages = (FAULTED_BYTES / PAGE_BYTES) as usize;
+/// Writes to each page of a piece of so many bytes.
+fn touch(at: *mut u8, bytes: u64) {
+    let pages = (bytes / PAGE_BYTES) as usize;
     for page in 0..pages {
         // SAFETY: inside the piece.
         unsafe { at.add(page * PAGE_BYTES as usize).write_volatile(1) };

@@ -8,6 +8,7 @@
 #![no_main]
 
 mod cases;
+mod sha256;
 mod system;
 mod vdso;
 
@@ -52,7 +53,7 @@ struct Measure {
 }
 
 /// The most samples.
-const SAMPLES: usize = 101;
+const SAMPLES: usize = 303;
 /// Ticks between two interrupts of the kernel's timer: 250 in a second of 20 million.
 const TIMER_TICKS: u64 = 80_000;
 /// By how much of that each sample begins later than the one before: the golden section, with which any number of
