@@ -4,6 +4,8 @@
 //! Nothing here waits: the desk is attended between turns, and what takes longer than a moment goes on at the next
 //! one. Bytes for a guest wait until it takes them, whatever else is typed meanwhile.
 
+mod tables;
+
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec::Vec;
@@ -17,7 +19,7 @@ use vmm::monitor::{Edit, Line, Presses};
 use vmm::power::{Drill, DrillStep, Power, Seen};
 use vmm::scheduler::NEVER;
 
-use crate::backend::{AddressSpace, Backend};
+use crate::backend::Backend;
 use crate::crash;
 use crate::crew::{About, Crew, Question, Seat};
 use crate::hw::console::Refresh;
@@ -434,91 +436,6 @@ impl<'a, B: Backend> Desk<'a, B> {
         let id = self.keeper.machine(name)?.id;
         self.ask(about, Some(id));
         Ok(())
-    }
-
-    fn list_vms(&self) {
-        show(format_args!(
-            "{:<16} {:<12} {:>5} {:>8} {:>8} {:>8} {:>5} {:>6}  {}",
-            "VM", "state", "CPUs", "MiB", "written", "weight", "cap", "lives", "last end"
-        ));
-        for machine in self.keeper.machines() {
-            let config = machine.config;
-            let state = if machine.is_building() {
-                String::from("being built")
-            } else {
-                alloc::format!("{}", machine.power)
-            };
-            let cap = match config.cap_percent {
-                Some(percent) => alloc::format!("{percent}%"),
-                None => String::from("-"),
-            };
-            let written = match machine.life() {
-                Some(vm) => alloc::format!("{}", vm.written_bytes() >> 20),
-                None => String::from("-"),
-            };
-            let end = match machine.last_end {
-                Some(end) => alloc::format!("{end}"),
-                None => String::new(),
-            };
-            show(format_args!(
-                "{:<16} {:<12} {:>5} {:>8} {:>8} {:>8} {:>5} {:>6}  {}",
-                config.name,
-                state,
-                config.cpus,
-                config.memory_bytes >> 20,
-                written,
-                config.weight,
-                cap,
-                machine.lives,
-                end
-            ));
-        }
-    }
-
-    fn list_cpus(&self) {
-        show(format_args!(
-            "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8} {:>9}",
-            "CPU", "use", "vCPUs", "turns", "busy ms", "stolen", "gave way"
-        ));
-        for seat in self.crew.seats() {
-            let of = Ordering::Relaxed;
-            show(format_args!(
-                "{:<4} {:<9} {:>6} {:>12} {:>10} {:>8} {:>9}",
-                seat.cpu,
-                match seat.cpu_use() {
-                    vmm::scheduler::Use::Shared => "shared",
-                    vmm::scheduler::Use::Dedicated => "dedicated",
-                },
-                seat.members(),
-                seat.figures.turns.load(of),
-                seat.figures.busy_ns.load(of) / 1_000_000,
-                seat.figures.stolen.load(of),
-                seat.figures.yielded.load(of),
-            ));
-        }
-    }
-
-    fn show_memory(&self) {
-        let usage = memory::usage();
-        show(format_args!(
-            "frames of 4 KiB: {} of {} free; heap: {} KiB of {} KiB used",
-            usage.free_frames,
-            usage.total_frames,
-            usage.heap_used_bytes >> 10,
-            usage.heap_bytes >> 10
-        ));
-        for machine in self.keeper.machines() {
-            if let Some(vm) = machine.life() {
-                show(format_args!(
-                    "{:<16} {:>8} MiB of its own ({} MiB written; {}), and {:>6} KiB for it",
-                    machine.config.name,
-                    machine.config.memory_bytes >> 20,
-                    vm.written_bytes() >> 20,
-                    vm.space().page_counts(),
-                    machine.overhead_bytes >> 10
-                ));
-            }
-        }
     }
 
     fn go_on_with_drill(&mut self) {
