@@ -358,10 +358,10 @@ impl<B: Backend> Vm<B> {
         clock::ticks_to_ns(clock::tsc().wrapping_sub(self.origin_tsc()))
     }
 
-    /// The host's TSC at a time of the VM.
+    /// The host's TSC at a time of the VM, or a tick or two later: whoever waits for it finds that the time has come.
     #[inline]
     pub(crate) fn tsc_at(&self, ns: u64) -> u64 {
-        self.origin_tsc().saturating_add(clock::ns_to_ticks(ns))
+        self.origin_tsc().saturating_add(clock::ticks_until(ns))
     }
 
     /// The host's TSC when this vCPU has to look after the board's timers; `u64::MAX` for never.

@@ -8,8 +8,8 @@ use core::arch::x86_64::_rdtsc;
 use core::hint;
 use core::sync::atomic::{AtomicU64, Ordering};
 
-use host::Frequency;
 use host::frequency::Evidence;
+use host::{Frequency, Rate};
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use x86_64::instructions::port::Port;
 
@@ -63,19 +63,33 @@ pub(crate) fn ns_at(tsc: u64) -> u64 {
 pub(crate) fn tsc_at(ns: u64) -> u64 {
     BOOT_TSC
         .load(Ordering::Relaxed)
-        .wrapping_add(ns_to_ticks(ns))
+        .wrapping_add(ticks_until(ns))
 }
 
 /// The nanoseconds that `ticks` ticks of the TSC take.
 #[inline]
 pub(crate) fn ticks_to_ns(ticks: u64) -> u64 {
-    scale(ticks, NS_PER_TICK.load(Ordering::Relaxed))
+    rate().ns(ticks)
 }
 
 /// The ticks of the TSC in `ns` nanoseconds.
 #[inline]
 pub(crate) fn ns_to_ticks(ns: u64) -> u64 {
-    scale(ns, TICKS_PER_NS.load(Ordering::Relaxed))
+    rate().ticks(ns)
+}
+
+/// The ticks after which [`ticks_to_ns`] is that much, or one or two more: who waits for them is not too early.
+#[inline]
+pub(crate) fn ticks_until(ns: u64) -> u64 {
+    rate().ticks_until(ns)
+}
+
+#[inline]
+fn rate() -> Rate {
+    Rate {
+        ns_per_tick: NS_PER_TICK.load(Ordering::Relaxed),
+        ticks_per_ns: TICKS_PER_NS.load(Ordering::Relaxed),
+    }
 }
 
 /// The date and time of day in UTC, in nanoseconds since the start of 1970.
@@ -98,11 +112,6 @@ pub(crate) fn delay_us(us: u64) {
     while tsc().wrapping_sub(start) < ticks {
         hint::spin_loop();
     }
-}
-
-#[inline]
-fn scale(value: u64, factor: u64) -> u64 {
-    ((u128::from(value) * u128::from(factor)) >> 32) as u64
 }
 
 /// Starts the clock: time 0 is now. Returns what was measured, for [`refine`].
@@ -145,14 +154,9 @@ pub(crate) fn set_date(seconds_since_1970: u64) {
 /// back.
 fn set_frequency(hz: u64) {
     let before = TSC_HZ.swap(hz, Ordering::Relaxed);
-    NS_PER_TICK.store(
-        ((u128::from(NS_PER_S) << 32) / u128::from(hz)) as u64,
-        Ordering::Relaxed,
-    );
-    TICKS_PER_NS.store(
-        ((u128::from(hz) << 32) / u128::from(NS_PER_S)) as u64,
-        Ordering::Relaxed,
-    );
+    let rate = Rate::of_hz(hz);
+    NS_PER_TICK.store(rate.ns_per_tick, Ordering::Relaxed);
+    TICKS_PER_NS.store(rate.ticks_per_ns, Ordering::Relaxed);
     if before != 0 {
         let now = tsc();
         let elapsed = now.wrapping_sub(BOOT_TSC.load(Ordering::Relaxed));
