@@ -410,7 +410,10 @@ impl Inner {
         loop {
             match vm.stance() {
                 Stance::Run => {}
-                Stance::Pause => return Turn::Paused,
+                Stance::Pause => {
+                    self.timing.wait_out();
+                    return Turn::Paused;
+                }
                 Stance::End => return Turn::Ended,
             }
             if unsettled || posted.is_outstanding() {
@@ -567,10 +570,12 @@ impl Inner {
         cpu.request_windows(windows);
         cpu.present(&mut self.state.lapic);
         self.look_ahead(vm, cpu, now_tsc);
-        if let Some(due_tsc) = due_tsc
-            && self.activity == Activity::Active
-        {
-            self.timing.meet(cpu, due_tsc, was);
+        if let Some(due_tsc) = due_tsc {
+            if self.activity == Activity::Active {
+                self.timing.meet(cpu, due_tsc, was);
+            } else {
+                timing::wait_until(due_tsc);
+            }
         }
     }
 

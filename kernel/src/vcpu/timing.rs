@@ -78,6 +78,13 @@ impl Timing {
         cpu.hold_until(due_tsc);
     }
 
+    /// The turn ends, perhaps instead of the entry that was to be held: time must not stand still before the moment for
+    /// which the timer has ended already.
+    #[cold]
+    pub(super) fn wait_out(&self) {
+        wait_until(self.met_tsc);
+    }
+
     /// How it went the last time, if that is not known yet. Best called where nobody waits: what learning costs would
     /// otherwise be learned.
     #[inline(always)]
@@ -90,6 +97,14 @@ impl Timing {
             };
             advance.learn(cpu.ready_tsc(), met_tsc);
         }
+    }
+}
+
+/// Waits for a moment that is at most an advance away, or over.
+#[cold]
+pub(super) fn wait_until(tsc: u64) {
+    while clock::tsc() < tsc {
+        core::hint::spin_loop();
     }
 }
 
