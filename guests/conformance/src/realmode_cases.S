@@ -35,6 +35,22 @@
     mov word ptr [\number * 4 + 2], 0
 .endm
 
+// Before an instruction that is to fault: this exception is noted, and what comes after it begins at `resume`.
+.set NO_FAULT, 0xff
+.macro await_fault number, resume_at
+    set_vector \number, fault_\number
+    mov word ptr [fault_vector], NO_FAULT
+    mov word ptr [resume], offset \resume_at
+.endm
+
+// There was this exception, at this instruction where one is given.
+.macro expect_fault number, at
+    expect "word ptr [fault_vector]", \number
+    .ifnb \at
+    expect "word ptr [fault_ip]", "offset \at"
+    .endif
+.endm
+
 .macro fault_handler number
 fault_\number:
     mov word ptr cs:[fault_vector], \number
@@ -77,13 +93,9 @@ real_case segment_arithmetic, "real-segments-are-added-times-16"
     passes
 
 real_case offset_limit, "real-word-at-offset-ffff-faults"
-    set_vector 13, fault_13
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset offset_limit_1
+    await_fault 13, offset_limit_1
 offset_limit_2:  mov ax, [0xffff]
-offset_limit_1:  expect "word ptr [fault_vector]", 13
-    mov ax, [fault_ip]
-    expect ax, "offset offset_limit_2"
+offset_limit_1:  expect_fault 13, offset_limit_2
     passes
 
 real_case far_control, "real-far-calls-jumps-and-returns"
@@ -162,47 +174,37 @@ real_case breakpoint, "real-int3-and-into-trap"
     passes
 
 real_case divide_error, "real-divide-error-names-its-instruction"
-    set_vector 0, fault_0
-    mov word ptr [fault_vector], 0xff
-    mov word ptr [resume], offset divide_error_1
+    await_fault 0, divide_error_1
     mov ax, 5
     xor cl, cl
 divide_error_2:  div cl
-divide_error_1:  expect "word ptr [fault_vector]", 0
-    expect "word ptr [fault_ip]", "offset divide_error_2"
+divide_error_1:  expect_fault 0, divide_error_2
     passes
 
 real_case bound_range, "real-bound-checks-its-range"
-    set_vector 5, fault_5
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset bound_range_1
+    await_fault 5, bound_range_1
     mov dword ptr [0x600], 0x00050003
     mov ax, 4
     bound ax, [0x600]
-    expect "word ptr [fault_vector]", 0
+    expect "word ptr [fault_vector]", NO_FAULT
     mov ax, 6
     bound ax, [0x600]
-bound_range_1:  expect "word ptr [fault_vector]", 5
+bound_range_1:  expect_fault 5
     passes
 
 real_case invalid_opcode, "real-ud2-traps"
-    set_vector 6, fault_6
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset invalid_opcode_1
+    await_fault 6, invalid_opcode_1
     ud2
-invalid_opcode_1:  expect "word ptr [fault_vector]", 6
+invalid_opcode_1:  expect_fault 6
     passes
 
 real_case no_protected_instructions, "real-str-and-ltr-are-invalid"
-    set_vector 6, fault_6
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset no_protected_instructions_1
+    await_fault 6, no_protected_instructions_1
     str ax
-no_protected_instructions_1:  expect "word ptr [fault_vector]", 6
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset no_protected_instructions_2
+no_protected_instructions_1:  expect_fault 6
+    await_fault 6, no_protected_instructions_2
     ltr ax
-no_protected_instructions_2:  expect "word ptr [fault_vector]", 6
+no_protected_instructions_2:  expect_fault 6
     passes
 
 real_case vector_table_moves, "real-lidt-moves-the-vector-table"
@@ -703,25 +705,18 @@ real_case a20_instructions, "real-a20-closed-survives-exits-and-nmis"
     passes
 
 real_case string_io_limit, "real-string-io-faults-at-the-segment-limit"
-    set_vector 13, fault_13
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset string_io_limit_1
+    await_fault 13, string_io_limit_1
     mov ax, 0x2000
     mov es, ax
     mov di, 0xffff
     mov dx, 0x3fe
 string_io_limit_2:  insw                        // its second byte is behind the limit
-string_io_limit_1:  expect "word ptr [fault_vector]", 13
-    mov ax, [fault_ip]
-    expect ax, "offset string_io_limit_2"
+string_io_limit_1:  expect_fault 13, string_io_limit_2
     expect di, 0xffff
-    mov word ptr [fault_vector], 0
-    mov word ptr [resume], offset string_io_limit_3
+    await_fault 13, string_io_limit_3
     mov si, 0xffff
 string_io_limit_4:  .byte 0x26, 0x6f            // outsw es:[si]
-string_io_limit_3:  expect "word ptr [fault_vector]", 13
-    mov ax, [fault_ip]
-    expect ax, "offset string_io_limit_4"
+string_io_limit_3:  expect_fault 13, string_io_limit_4
     mov dx, 0x3ff
     mov al, 0x6d
     out dx, al
