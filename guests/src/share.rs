@@ -45,7 +45,16 @@ impl Share {
 
     /// Thousandths of the time that the guest had a CPU for itself.
     pub fn thousandths(&self) -> u64 {
-        (self.batches * self.quickest_ticks * 1000)
+        self.parts(1000)
+    }
+
+    /// The same in millionths, for those that are many.
+    pub fn millionths(&self) -> u64 {
+        self.parts(1_000_000)
+    }
+
+    fn parts(&self, whole: u64) -> u64 {
+        (self.batches * self.quickest_ticks * whole)
             .checked_div(self.ticks)
             .unwrap_or(0)
     }

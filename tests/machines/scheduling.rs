@@ -52,13 +52,23 @@ fn share(name: &str, memory_bytes: u64, [from, to, until]: [u64; 3]) -> Result<G
 
 /// The thousandths of a CPU that a guest says it got.
 fn thousandths(machine: &mut Session, name: &str) -> Result<u64> {
+    told_share(machine, name, 0)
+}
+
+/// The same in millionths.
+fn millionths(machine: &mut Session, name: &str) -> Result<u64> {
+    told_share(machine, name, 5)
+}
+
+/// A word of the line in which a guest tells its share.
+fn told_share(machine: &mut Session, name: &str, word: usize) -> Result<u64> {
     machine.expect_end(name, End::PowerOff)?;
     let prefix = format!("[{name}] share: ");
     let said = machine
         .heard()
         .iter()
         .find_map(|line| line.strip_prefix(&prefix));
-    let number = said.and_then(|line| line.split(' ').next());
+    let number = said.and_then(|line| line.split(' ').nth(word));
     number
         .and_then(|number| number.parse().ok())
         .with_context(|| format!("{name} has not told its share"))
@@ -197,7 +207,8 @@ fn cap() -> Result<()> {
     Ok(())
 }
 
-/// All are at work at the same time, and none gets much less than another.
+/// All are at work at the same time, and none gets much less than another: it is within 4 percent. (What they get is half of
+/// what is there: turns of 200 µs are 2,000 ticks at 10 MHz, and from one to the next it takes about as many.)
 fn scale() -> Result<()> {
     let names: Vec<_> = (1..=64).map(|number| format!("vm-{number}")).collect();
     let guests = names
@@ -207,13 +218,14 @@ fn scale() -> Result<()> {
     let mut machine = Boot::of(guests).cpus(2).patience(PATIENCE).start()?;
     let shares = names
         .iter()
-        .map(|name| thousandths(&mut machine, name))
+        .map(|name| millionths(&mut machine, name))
         .collect::<Result<Vec<_>>>()?;
     let least = shares.iter().min().context("no guest")?;
     let most = shares.iter().max().context("no guest")?;
+    eprintln!("{least} {most} {shares:?}");
     ensure!(
-        least * 10 >= most * 8,
-        "some got {least} thousandths and others {most}: {shares:?}"
+        least * 100 >= most * 95,
+        "some got {least} millionths and others {most}: {shares:?}"
     );
     Ok(())
 }

@@ -29,5 +29,5 @@ fn main(_: &mut Report, start: StartInfo) {
             before_or_after.work(BATCHES);
         }
     }
-    println!("share: {share}");
+    println!("share: {share}, {} millionths", share.millionths());
 }
