@@ -32,7 +32,7 @@ pub(crate) fn trials() -> Vec<Trial> {
             "guests_that_ruin_themselves_take_nobody_along_on_four_cpus",
             || ruins(4, victim(30_000_000, 850)?),
         ),
-        trial("storms_take_no_more_than_their_share", || storms(1, 95)),
+        trial("storms_take_no_more_than_their_share", || storms(1, 90)),
         trial("storms_take_no_more_than_their_share_of_two_cpus", || {
             storms(2, 80)
         }),
@@ -134,8 +134,9 @@ fn ruins(cpus: u32, victim: Guest) -> Result<()> {
 /// As many exits, interrupts and characters as a guest can make; all of them, and the victim, weigh the same. The victim
 /// gets what it gets among as many guests that do nothing but loop. That is not quite its part of the CPUs: ten have
 /// turns of a millisecond and a half on one CPU, some 15,000 ticks where it has 10 MHz, and from one to the next it
-/// takes 3,700. On several CPUs it may get somewhat less: what one of the storms does to a device with a string
-/// instruction goes on for 160,000 ticks at a time, ten turns, in which the queues of the CPUs move apart.
+/// takes 3,700. Of the victim's 150 turns one more or less is not counted, which is why it is nine tenths of that. On
+/// several CPUs it may get less: what one of the storms does to a device with a string instruction goes on for 160,000
+/// ticks at a time, ten turns, in which the queues of the CPUs move apart.
 fn storms(cpus: u32, percent_of_due: u64) -> Result<()> {
     let topics = [
         "exits",
