@@ -13,6 +13,7 @@ use ::log::{info, warn};
 use bundle::{Placement, VmConfig};
 use spin::Mutex;
 use vmm::monitor::command::EntryPart;
+use vmm::monitor::inquiry::{Inquiry, Number};
 use vmm::monitor::top::VcpuSample;
 use vmm::scheduler::balance::{
     self, CpuSet, Elsewhere, Occupied, Plan, Published, SharedCpuSet, Summary, Theft, allowed,
@@ -28,6 +29,9 @@ use crate::vm::VmId;
 
 /// A vCPU and the scheduler's part of it.
 pub(crate) type Member<B> = (Box<Vcpu<B>>, Share);
+
+/// What is on its way to a CPU.
+type Inbox<B> = Vec<(Member<B>, Arrival)>;
 
 /// Where a vCPU may run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -47,9 +51,9 @@ pub(crate) struct Crew<B: Backend> {
     plan: Mutex<Plan>,
     /// The CPUs that nobody owns, as everybody reads it.
     shared: SharedCpuSet,
-    question: Mutex<Option<Question>>,
-    /// CPUs that have not answered it.
-    unanswered: AtomicU32,
+    /// What was asked last, and by what number.
+    question: Mutex<Option<(Number, Question)>>,
+    inquiry: Inquiry,
     /// What was answered about figures.
     samples: Mutex<Vec<VcpuSample>>,
 }
@@ -58,7 +62,7 @@ pub(crate) struct Crew<B: Backend> {
 pub(crate) struct Seat<B: Backend> {
     pub(crate) cpu: PcpuId,
     pub(crate) queue: Mutex<RunQueue<Box<Vcpu<B>>>>,
-    inbox: Mutex<Vec<(Member<B>, Arrival)>>,
+    inbox: Mutex<Inbox<B>>,
     /// How many lie in the inbox.
     arriving: AtomicU32,
     /// vCPUs that live here, wherever they are just now.
@@ -66,8 +70,8 @@ pub(crate) struct Seat<B: Backend> {
     published: Published,
     /// One vCPU owns the CPU.
     owned: AtomicBool,
-    /// It has a question to answer.
-    asked: AtomicBool,
+    /// The number of a question that it has to answer; 0 for none.
+    asked: AtomicU32,
     pub(crate) figures: SeatFigures,
 }
 
@@ -147,7 +151,7 @@ impl<B: Backend> Seat<B> {
             members: AtomicU32::new(0),
             published: Published::new(),
             owned: AtomicBool::new(false),
-            asked: AtomicBool::new(false),
+            asked: AtomicU32::new(0),
             figures: SeatFigures::default(),
         }
     }
@@ -196,10 +200,16 @@ impl<B: Backend> Seat<B> {
         }
     }
 
-    /// Whether the CPU has a question to answer. It counts as answered from the next call of
+    /// The question that the CPU has to answer, once. It counts as answered from the call of
     /// [`Crew::answered`] on.
-    pub(crate) fn is_asked(&self) -> bool {
-        self.asked.load(Ordering::Relaxed) && self.asked.swap(false, Ordering::AcqRel)
+    pub(crate) fn take_question(&self) -> Option<Number> {
+        if self.asked.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        match self.asked.swap(0, Ordering::AcqRel) {
+            0 => None,
+            number => Some(Number(number)),
+        }
     }
 }
 
@@ -225,7 +235,7 @@ impl<B: Backend> Crew<B> {
             plan: Mutex::new(Plan::new(all)),
             shared,
             question: Mutex::new(None),
-            unanswered: AtomicU32::new(0),
+            inquiry: Inquiry::new(),
             samples: Mutex::new(Vec::new()),
         }
     }
@@ -356,15 +366,38 @@ impl<B: Backend> Crew<B> {
 
     /// Puts a vCPU into the inbox of another CPU. It is not loaded here any more.
     fn send(&self, seat: &Seat<B>, member: Member<B>, arrival: Arrival) {
-        seat.members.fetch_add(1, Ordering::Relaxed);
-        let mut inbox = seat.inbox.lock();
-        inbox.push((member, arrival));
-        seat.arriving.fetch_add(1, Ordering::SeqCst);
-        drop(inbox);
+        self.put(seat, &mut seat.inbox.lock(), member, arrival);
         doorbell::ring(seat.cpu);
     }
 
-    /// Sends a vCPU that lives here, and does not run, to another CPU.
+    fn put(&self, seat: &Seat<B>, inbox: &mut Inbox<B>, member: Member<B>, arrival: Arrival) {
+        seat.members.fetch_add(1, Ordering::Relaxed);
+        inbox.push((member, arrival));
+        seat.arriving.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Sends a vCPU that lives here, and does not run, to another CPU, unless there is a question: then it comes back.
+    pub(crate) fn offer_member(
+        &self,
+        from: &Seat<B>,
+        to: &Seat<B>,
+        (vcpu, mut share): Member<B>,
+        arrival: Arrival,
+    ) -> Result<(), Member<B>> {
+        // Under the lock: the other CPU empties its inbox before it answers.
+        let mut inbox = to.inbox.lock();
+        if self.is_asking() {
+            return Err((vcpu, share));
+        }
+        share.leave();
+        self.put(to, &mut inbox, (vcpu, share), arrival);
+        drop(inbox);
+        from.member_left();
+        doorbell::ring(to.cpu);
+        Ok(())
+    }
+
+    /// Sends a vCPU that may not stay here, and does not run, to another CPU.
     pub(crate) fn move_away(
         &self,
         from: &Seat<B>,
@@ -425,15 +458,16 @@ impl<B: Backend> Crew<B> {
     }
 
     fn steal(&self, here: PcpuId, own: &Summary, victim: PcpuId) -> Theft<Member<B>> {
-        if self.is_asking() {
-            return Theft::TooLate;
-        }
         let Some((victim, mut queue)) = self
             .seat(victim)
             .and_then(|victim| Some((victim, victim.queue.try_lock()?)))
         else {
             return Theft::TooLate;
         };
+        // Under the lock, which whoever answers takes, too: what is taken now is told here.
+        if self.is_asking() {
+            return Theft::TooLate;
+        }
         let now_ns = clock::now_ns();
         let theft = queue.steal_for(own, |vcpu| self.may_take(vcpu, here), now_ns);
         if matches!(theft, Theft::Done(_)) {
@@ -457,6 +491,9 @@ impl<B: Backend> Crew<B> {
             let Some(mut queue) = seat.queue.try_lock() else {
                 continue;
             };
+            if self.is_asking() {
+                return None;
+            }
             let helper = queue.steal_helper(
                 spinner,
                 |vcpu| vcpu.is_called(),
@@ -494,18 +531,21 @@ impl<B: Backend> Crew<B> {
     /// Asks all CPUs. A question that was not answered yet is forgotten.
     pub(crate) fn ask(&self, question: Question) {
         let mut asked = self.question.lock();
-        *asked = Some(question);
-        self.unanswered
-            .store(self.seats().count() as u32, Ordering::Release);
+        let number = self.inquiry.begin(self.seats().count() as u32);
+        *asked = Some((number, question));
+        self.samples.lock().clear();
         for seat in self.seats() {
-            seat.asked.store(true, Ordering::Release);
+            seat.asked.store(number.0, Ordering::Release);
             doorbell::ring(seat.cpu);
         }
     }
 
-    /// What a CPU answers about figures.
-    pub(crate) fn note(&self, sample: VcpuSample) {
-        self.samples.lock().push(sample);
+    /// What a CPU answers about figures, if that is still the question.
+    pub(crate) fn note(&self, number: Number, samples: impl Iterator<Item = VcpuSample>) {
+        let asked = self.question.lock();
+        if asked.as_ref().is_some_and(|(last, _)| *last == number) {
+            self.samples.lock().extend(samples);
+        }
     }
 
     /// What the CPUs have answered about figures, once.
@@ -513,25 +553,22 @@ impl<B: Backend> Crew<B> {
         core::mem::take(&mut *self.samples.lock())
     }
 
-    /// Whether not all CPUs have answered. Until then no vCPU moves by itself, or it would be told twice or not at
-    /// all.
+    /// Whether not all CPUs have answered. Until then no vCPU moves but those that must, or it would be told twice or
+    /// not at all.
     pub(crate) fn is_asking(&self) -> bool {
-        self.unanswered.load(Ordering::Acquire) != 0
+        self.inquiry.is_open()
     }
 
-    /// What was asked last.
-    pub(crate) fn question(&self) -> Option<Question> {
-        self.question.lock().clone()
+    /// The question of this number; nothing where there is another one by now, for which each CPU is asked again.
+    pub(crate) fn question(&self, number: Number) -> Option<Question> {
+        let asked = self.question.lock();
+        let (last, question) = asked.as_ref()?;
+        (*last == number).then(|| question.clone())
     }
 
-    /// One CPU has answered.
-    pub(crate) fn answered(&self) {
-        // A question that came meanwhile has begun the count anew, and this CPU will be asked again.
-        let _ = self
-            .unanswered
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| {
-                left.checked_sub(1)
-            });
+    /// One CPU has answered the question of this number.
+    pub(crate) fn answered(&self, number: Number) {
+        self.inquiry.answered(number);
         doorbell::ring(PcpuId::BOOT);
     }
 }

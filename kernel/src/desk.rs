@@ -8,13 +8,12 @@ mod tables;
 
 use alloc::collections::VecDeque;
 use alloc::string::String;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 
 use ::log::LevelFilter;
 use vmm::monitor::command::{self, COMMANDS, Command, LogLevel};
 use vmm::monitor::keys::{self, Key, Keyboard, Reader, Shortcut};
-use vmm::monitor::top::{BEGIN_PAGE, CpuSample, END_PAGE, Sample, VcpuSample, View, over_the_last};
+use vmm::monitor::top::{BEGIN_PAGE, CpuSample, END_PAGE, Sample, View, over_the_last};
 use vmm::monitor::{Edit, Line, Presses};
 use vmm::power::{Drill, DrillStep, Power, Seen};
 use vmm::scheduler::NEVER;
@@ -297,7 +296,6 @@ impl<'a, B: Backend> Desk<'a, B> {
         let Some(asked_ns) = top.asked_ns else {
             if now_ns >= top.due_ns {
                 top.asked_ns = Some(now_ns);
-                let _: Vec<VcpuSample> = self.crew.samples();
                 self.crew.ask(Question {
                     about: About::Figures,
                     vm: None,

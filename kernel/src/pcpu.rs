@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::vec::Vec;
 
+use vmm::monitor::inquiry::Number;
 use vmm::panic_watch;
 use vmm::scheduler::{
     Arrival, NEVER, Preemption, Share, Sleepers, Slice, Slot, Turn as SchedulerTurn,
@@ -91,8 +92,10 @@ impl<B: Backend> Turns<'_, B> {
             }
             self.wake_the_due();
             machine_check::report();
-            if is_rung && self.seat.is_asked() {
-                self.answer();
+            if is_rung && let Some(number) = self.seat.take_question() {
+                // Nobody comes any more until it is answered, but for those that must.
+                self.welcome();
+                self.answer(number);
             }
             self.balance();
             if let Some(turn) = self.choose() {
@@ -391,8 +394,13 @@ impl<B: Backend> Turns<'_, B> {
         match elsewhere {
             Some(to) => {
                 self.unload(&mut vcpu);
-                self.crew
-                    .move_away(self.seat, to, (vcpu, share), Arrival::Woken);
+                let member = (vcpu, share);
+                if let Err((vcpu, share)) =
+                    self.crew
+                        .offer_member(self.seat, to, member, Arrival::Woken)
+                {
+                    self.join(vcpu, share, Arrival::Woken);
+                }
             }
             None => self.join(vcpu, share, Arrival::Woken),
         }
@@ -482,11 +490,11 @@ impl<B: Backend> Turns<'_, B> {
 
     /// Tells what was asked about the vCPUs that are here.
     #[cold]
-    fn answer(&mut self) {
-        if let Some(question) = self.crew.question() {
+    fn answer(&mut self, number: Number) {
+        if let Some(question) = self.crew.question(number) {
             if question.about == About::Figures {
-                self.note_figures();
-                return self.crew.answered();
+                self.note_figures(number);
+                return self.crew.answered(number);
             }
             self.evict_resident();
             let is_meant = |vcpu: &Vcpu<B>| question.vm.is_none_or(|id| vcpu.vm().id() == id);
@@ -500,18 +508,17 @@ impl<B: Backend> Turns<'_, B> {
                 self.join(vcpu, share, Arrival::Again);
             }
         }
-        self.crew.answered();
+        self.crew.answered(number);
     }
 }
 
 impl<B: Backend> Turns<'_, B> {
-    fn note_figures(&self) {
+    fn note_figures(&self, number: Number) {
         let here = self.seat.cpu.0;
         let queue = self.seat.queue.lock();
         let asleep = self.sleepers.iter().map(|(vcpu, _)| vcpu);
-        for vcpu in queue.iter().chain(asleep) {
-            self.crew.note(vcpu.sample(here));
-        }
+        let all = queue.iter().chain(asleep);
+        self.crew.note(number, all.map(|vcpu| vcpu.sample(here)));
     }
 }
 
