@@ -27,7 +27,7 @@ use vmm::scheduler::{Cap, Group, Share, Weight};
 use vmm::tsc::{self, GuestTsc, Rate};
 use vmm::{Cpu, VcpuState, paravirt};
 
-use crate::backend::{Backend, OutOfFrames, VcpuSetup};
+use crate::backend::{Backend, OutOfFrames, PauseLoops, VcpuSetup};
 use crate::cpu::features::cpuid;
 use crate::cpu::msr::try_read_msr;
 use crate::crew::{Contention, Member, Seating};
@@ -366,6 +366,10 @@ fn vcpu<B: Backend>(
         tsc: GuestTsc::new(rate.multiplier, vm.origin_tsc()),
         apic_page: Arc::clone(lapic.page()),
         cr4_allowed: told.allowed_cr4(),
+        pause_loops: match seating {
+            Seating::Owner(_) => PauseLoops::GoOn,
+            Seating::Shared(_) => PauseLoops::Exit,
+        },
     };
     let mut vcpu = backend.vcpu(vm.space(), &setup, vm.mailbox(index).direct())?;
     if index == 0 {

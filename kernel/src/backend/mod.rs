@@ -128,6 +128,17 @@ pub(crate) struct VcpuSetup {
     pub(crate) apic_page: Arc<ApicPage>,
     /// The bits of CR4 that CPUID allows it to set.
     pub(crate) cr4_allowed: Cr4,
+    /// What a loop of PAUSEs does.
+    pub(crate) pause_loops: PauseLoops,
+}
+
+/// What becomes of a vCPU that spins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum PauseLoops {
+    /// It exits, where the processor can notice: others need the CPU.
+    Exit,
+    /// It goes on: the CPU is its own.
+    GoOn,
 }
 
 /// A vCPU that is loaded on this CPU.

@@ -248,6 +248,10 @@ fn each_mistake_in_a_machine_is_told_with_its_place_and_a_way_out() {
             "1:1: 1 of 1 virtual CPUs would find no CPU to own: the machine has 1, 1 of them not owned yet, and CPU 0 stays for the others. Give it more by `cpus` in [host]",
         ),
         (
+            "cap = 50\nplacement = 'dedicated'\n[host]\ncpus = 2",
+            "4:7: nobody else gets what a machine leaves of CPUs of its own; leave out `cap`, or `placement`",
+        ),
+        (
             "placement = 'own'",
             "4:13: `placement` is \"shared\" or \"dedicated\", and not \"own\"",
         ),

@@ -118,6 +118,9 @@ impl Vm {
             value: 1,
             place: table.place.clone(),
         });
+        let placement = table
+            .choice("placement", &PLACEMENTS)
+            .map_or_else(Placement::default, |found| found.value);
         let console = table.choice("console", &CONSOLES);
         let chosen =
             |found: Option<Found<EndPolicy>>| found.map_or_else(EndPolicy::default, |f| f.value);
@@ -125,9 +128,7 @@ impl Vm {
             Some(Self {
                 memory_bytes: memory(table),
                 affinity: affinity(table),
-                placement: table
-                    .choice("placement", &PLACEMENTS)
-                    .map_or_else(Placement::default, |found| found.value),
+                placement,
                 console: console
                     .as_ref()
                     .map_or_else(Console::default, |found| found.value),
@@ -154,7 +155,7 @@ impl Vm {
                 weight: table
                     .number("weight", 1..=MAX_WEIGHT)
                     .map_or(VmConfig::DEFAULT_WEIGHT, |found| found.value),
-                cap_percent: cap(table, cpus.value),
+                cap_percent: cap(table, cpus.value, placement),
                 tsc_hz: table
                     .number("tsc", TSC_MHZ)
                     .map(|found| tsc_hz(found.value)),
@@ -353,9 +354,16 @@ fn memory(table: &Section<'_>) -> Option<u64> {
 }
 
 /// The percentage of one CPU.
-fn cap(table: &Section<'_>, cpus: u32) -> Option<u32> {
+fn cap(table: &Section<'_>, cpus: u32, placement: Placement) -> Option<u32> {
     let most = cpus.saturating_mul(100);
     let cap = table.number("cap", 1..=MAX_CPUS * 100)?;
+    if placement == Placement::Dedicated {
+        table.problem(
+            cap.place,
+            "nobody else gets what a machine leaves of CPUs of its own; leave out `cap`, or `placement`",
+        );
+        return None;
+    }
     if cap.value > most {
         let message = format!(
             "with {cpus} CPU{} a machine cannot use more than {most} percent of one; leave `cap` out for no limit",

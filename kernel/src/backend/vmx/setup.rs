@@ -15,7 +15,7 @@ use super::space::EptSpace;
 use super::switch::SwitchedState;
 use super::vmcs::{CurrentVmcs, Vmcs};
 use super::{Backend, OutOfFrames, Residence, VcpuSetup, Vmx, VmxVcpu};
-use crate::backend::Windows;
+use crate::backend::{PauseLoops, Windows};
 use crate::memory::Frame;
 
 /// PAUSE-loop exiting: the most ticks between two PAUSEs of one spin loop, and how long such a loop may spin
@@ -36,6 +36,11 @@ pub(super) fn vcpu(
     if let Err(failure) = vmcs.clear() {
         panic!("VMCLEAR of a new VMCS: {failure}");
     }
+    // Before the VPID: that is given back by the vCPU only.
+    let write_log = match vmx.tracking {
+        WriteTracking::Log => Some(WriteLog::new()?),
+        WriteTracking::DirtyFlags | WriteTracking::Nothing => None,
+    };
     let (apic, _) = vmx.apic_level.controls(ApicMode::Xapic, &vmx.features);
     let mut vcpu = VmxVcpu {
         vmx,
@@ -53,10 +58,7 @@ pub(super) fn vcpu(
         secondary: secondary_controls(vmx, setup),
         apic: VirtualApic::new(&setup.apic_page),
         posting: posting.map(Arc::clone),
-        write_log: match vmx.tracking {
-            WriteTracking::Log => Some(WriteLog::new()?),
-            WriteTracking::DirtyFlags | WriteTracking::Nothing => None,
-        },
+        write_log,
         peculiarity: Peculiarity::NONE,
         private: None,
     };
@@ -81,6 +83,9 @@ fn secondary_controls(vmx: &Vmx, setup: &VcpuSetup) -> SecondaryControls {
         SecondaryControls::USE_TSC_SCALING,
         setup.tsc.multiplier().is_some(),
     );
+    if setup.pause_loops == PauseLoops::GoOn {
+        secondary.remove(SecondaryControls::PAUSE_LOOP_EXITING);
+    }
     secondary
 }
 
