@@ -14,6 +14,9 @@
 //! | `PV_EOI`               | ends of interrupts without an exit                   | an MSR, [`eoi`]             |
 //! | `PV_UNHALT`            | waking a CPU that has halted, interrupts off or not  | a hypercall, [`Paravirt::wake`] |
 //!
+//! A VM whose vCPUs never have to wait for a CPU is not offered the clock, nor stolen time
+//! ([`Features::OF_WAITING`]): its TSC is invariant, and CPUID says how fast it runs.
+//!
 //! The layouts are those that Linux describes under "KVM-specific MSRs", "KVM CPUID bits" and "Linux KVM
 //! Hypercall". What lies in guest memory must be RAM and aligned when it is announced (#GP if not); it belongs to
 //! one vCPU, and an INIT ends all of it. Not offered: asynchronous page faults (nothing is ever paged out), remote
@@ -58,6 +61,11 @@ bitflags! {
         const PV_UNHALT = 1 << 7;
         /// The flag of the time-information page that says the clocks of all CPUs agree means something.
         const CLOCKSOURCE_STABLE = 1 << 24;
+        /// What is of use only to a guest whose vCPUs may have to wait for a CPU. Its kernel may read two clocks of
+        /// which one is late, and take its TSC for unstable: then it still has one that needs no exit.
+        const OF_WAITING = Self::CLOCKSOURCE2.bits()
+            | Self::CLOCKSOURCE_STABLE.bits()
+            | Self::STEAL_TIME.bits();
     }
 }
 
