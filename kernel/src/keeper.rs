@@ -38,7 +38,7 @@ const ZEROING_NS: u64 = 1_000_000;
 /// So much of it between two looks at the clock.
 const ZEROED_BYTES: u64 = 256 << 10;
 /// Lines of a guest's console that are shown after it has crashed: as many as a kernel's report of its end has.
-const LAST_WORDS: usize = 40;
+const LAST_WORDS: usize = 64;
 
 /// Something has happened to a machine.
 static NEWS: AtomicBool = AtomicBool::new(false);
