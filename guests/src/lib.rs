@@ -48,6 +48,7 @@ pub mod compat;
 pub mod cpu;
 pub mod descriptors;
 pub mod exceptions;
+pub mod kvm;
 pub mod machine;
 pub mod paging;
 pub mod pic;

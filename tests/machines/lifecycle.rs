@@ -105,7 +105,11 @@ fn reboot(model: CpuModel, tracking: &str) -> Result<()> {
     let mut machine = Boot::tiny(&["reboot"])?
         .engine(Engine::Bochs)
         .cpu_model(model)
-        .with_guests(|guests| guests[0].config.on_reboot = EndPolicy::Restart)
+        .with_guests(|guests| {
+            guests[0].config.on_reboot = EndPolicy::Restart;
+            // With more vCPUs than CPUs it has KVM's clock, which the hypervisor writes.
+            guests[0].config.cpus = 2;
+        })
         .start()?;
     machine.expect(tracking)?;
     ensure!(

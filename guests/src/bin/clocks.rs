@@ -10,6 +10,7 @@
 use plinth_guests::apic::{self, register};
 use plinth_guests::cpu::{self, cpuid, inb, inl, leaf1_ecx, msr, outb, rdtsc};
 use plinth_guests::exceptions::{Frame, set_handler};
+use plinth_guests::kvm;
 use plinth_guests::single::Single;
 use plinth_guests::{Case, Report, StartInfo, guest, println, x86};
 
@@ -19,9 +20,6 @@ guest!(main);
 const PM_TIMER: u16 = 0x608;
 const PM_TIMER_HZ: u64 = 3_579_545;
 const PIT_HZ: u64 = 1_193_182;
-const KVM_SYSTEM_TIME: u32 = 0x4b56_4d01;
-const KVM_SIGNATURE_LEAF: u32 = 0x4000_0100;
-const KVM_CLOCKSOURCE2: u32 = 1 << 3;
 const NS_PER_S: u64 = 1_000_000_000;
 const DAY_S: u64 = 24 * 60 * 60;
 const TIMER_VECTOR: u8 = 0x41;
@@ -308,11 +306,9 @@ fn word(index: usize) -> u64 {
 }
 
 fn start_kvm_clock() -> bool {
-    let offered = cpu::hypervisor().is_some()
-        && cpuid(KVM_SIGNATURE_LEAF, 0).ebx == u32::from_le_bytes(*b"KVMK")
-        && cpuid(KVM_SIGNATURE_LEAF + 1, 0).eax & KVM_CLOCKSOURCE2 != 0;
+    let offered = kvm::has_clock();
     if offered {
-        cpu::wrmsr(KVM_SYSTEM_TIME, PAGE.get() as u64 | 1);
+        cpu::wrmsr(kvm::SYSTEM_TIME, PAGE.get() as u64 | 1);
     }
     offered
 }

@@ -8,19 +8,13 @@
 
 use plinth_guests::cpu::{self, cpuid, msr, rdmsr, rdtsc};
 use plinth_guests::exceptions::{Frame, set_handler};
+use plinth_guests::kvm::{self, CLOCKSOURCE2, PV_EOI, PV_UNHALT, STEAL_TIME, SYSTEM_TIME};
 use plinth_guests::single::Single;
 use plinth_guests::{Case, Report, StartInfo, Vector, guest, println, probe, x86};
 
 guest!(main);
 
-const SIGNATURE_LEAF: u32 = 0x4000_0100;
-const CLOCKSOURCE2: u32 = 1 << 3;
-const STEAL_TIME: u32 = 1 << 5;
-const PV_EOI: u32 = 1 << 6;
-const PV_UNHALT: u32 = 1 << 7;
-
 const WALL_CLOCK: u32 = 0x4b56_4d00;
-const SYSTEM_TIME: u32 = 0x4b56_4d01;
 const ASYNC_PAGE_FAULTS: u32 = 0x4b56_4d02;
 const STEAL: u32 = 0x4b56_4d03;
 const EOI: u32 = 0x4b56_4d04;
@@ -65,16 +59,6 @@ fn address(area: &Single<Area>) -> u64 {
     area.get() as u64
 }
 
-/// The features; `None` without KVM's signature.
-fn features() -> Option<u32> {
-    let leaf = cpuid(SIGNATURE_LEAF, 0);
-    let text = [leaf.ebx, leaf.ecx, leaf.edx].map(u32::to_le_bytes);
-    let is_there = cpu::hypervisor().is_some()
-        && text.as_flattened() == b"KVMKVMKVM\0\0\0"
-        && leaf.eax > SIGNATURE_LEAF;
-    is_there.then(|| cpuid(SIGNATURE_LEAF + 1, 0).eax)
-}
-
 fn hypercall(number: u64, first: u64, second: u64) -> i64 {
     let result: i64;
     x86!(
@@ -109,7 +93,7 @@ fn main(report: &mut Report, start: StartInfo) {
     let shared = start
         .command_line()
         .is_some_and(|line| line.contains("shared"));
-    let features = features();
+    let features = kvm::features();
     report.case("own-signature-stays-first", |case| {
         if !cpu::is_plinth() {
             return case.skip("another hypervisor, or none");
