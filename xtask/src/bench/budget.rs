@@ -16,7 +16,7 @@ use std::path::PathBuf;
 const ROOM_PERCENT: u64 = 10;
 const ROOM_TICKS: u64 = 20;
 /// For the switch between VMs, a small difference of large figures: it depends on what the turns meet.
-const ROOM_OF_SWITCH_PERCENT: u64 = 100;
+const ROOM_OF_SWITCH_PERCENT: u64 = 25;
 
 /// The same for what is held against native, in points of percent: an interrupt more or less.
 const ROOM_OVER_NATIVE: f64 = 0.5;

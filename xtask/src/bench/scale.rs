@@ -1,6 +1,6 @@
 //! Many VMs on one CPU: what starting each takes, what each needs beside its RAM, what a switch between them costs.
 
-use super::capture::{measurements, medians};
+use super::capture::measurements;
 use super::exits::{GUEST, Host};
 use super::startup::{Told, kib};
 use super::{Row, Target, capture};
@@ -75,21 +75,51 @@ fn rows(count: usize, lines: &[String]) -> Result<Vec<Row>> {
         beside_ram(SUITE, &label("memory beside RAM"), memory),
     ];
     if count > 1 {
-        let first = measurements(lines, Some(&name(0)));
-        let first = medians(&first);
-        let figure = |what: &str| {
-            let figure = first.get(what).copied();
-            figure.with_context(|| format!("no {what} was measured with {count} VMs"))
-        };
-        // While one waits, each of the others has a turn, and there is one switch more than that.
-        let others = figure("turn-run")? * (vms - 1);
-        let gap = figure("turn-gap")?;
-        let switches = gap.checked_sub(others).with_context(|| {
-            format!("with {count} VMs a gap is {gap} ticks, and the turns of the others {others}")
-        })?;
-        rows.push(Row::ticks(SUITE, label(SWITCH), switches / vms));
+        let turns = (0..count)
+            .map(|number| Turns::find(lines, &name(number)))
+            .collect::<Result<Vec<_>>>()?;
+        rows.push(Row::ticks(SUITE, label(SWITCH), switch_ticks(&turns)?));
     }
     Ok(rows)
+}
+
+/// What a guest has seen of some turns, one behind the other.
+#[derive(Clone, Copy, Debug)]
+struct Turns {
+    /// How many.
+    count: f64,
+    /// Ticks in which the guest ran.
+    run: f64,
+    /// Those from the first turn's beginning to the last one's end, and the wait behind it.
+    total: f64,
+}
+
+impl Turns {
+    fn find(lines: &[String], guest: &str) -> Result<Self> {
+        let figures = measurements(lines, Some(guest));
+        let figure = |wanted: &str| {
+            let found = figures.iter().find(|(name, _)| name == wanted);
+            let (_, figures) = found.with_context(|| format!("{guest} told no {wanted}"))?;
+            anyhow::Ok(*figures)
+        };
+        let (run, total) = (figure("turns-run")?, figure("turns-total")?);
+        Ok(Self {
+            count: run.median as f64,
+            run: run.minimum as f64,
+            total: total.minimum as f64,
+        })
+    }
+}
+
+/// The ticks in which none of the guests ran, for each of their turns. All have looked at about the same time.
+fn switch_ticks(guests: &[Turns]) -> Result<u64> {
+    let sum = |of: fn(&Turns) -> f64| guests.iter().map(of).sum::<f64>();
+    let share = sum(|turns| turns.run / turns.total);
+    let turns_per_tick = sum(|turns| turns.count / turns.total);
+    if share >= 1.0 {
+        bail!("the guests have run for {share} of one CPU's time");
+    }
+    Ok(((1.0 - share) / turns_per_tick) as u64)
 }
 
 /// A row for the memory that a VM needs beside its RAM.
@@ -110,14 +140,14 @@ mod tests {
         let mut lines = vec![
             "[ 0.8] 0 INFO  startup: 9 ticks: vt-x 1, guests 600; 1 KiB in use before the guests"
                 .to_owned(),
-            "[bench0] BENCH turn-gap 3000 3600".to_owned(),
-            "[bench0] BENCH turn-run 900 1000".to_owned(),
         ];
         assert!(rows(3, &lines).is_err(), "no VM was told");
-        for _ in 0..3 {
+        for number in 0..3 {
             lines.push(
                 "[ 0.8] 0 INFO  vm: bench0: 8 MiB, Pvh kernel of 37 KiB, 30 KiB of ours".into(),
             );
+            lines.push(format!("[bench{number}] BENCH turns-run 24000 24"));
+            lines.push(format!("[bench{number}] BENCH turns-total 80000 24"));
         }
         let rows = rows(3, &lines).unwrap();
         let figures: Vec<_> = rows
@@ -129,22 +159,20 @@ mod tests {
             [
                 ("start of each, 3 VMs", 200),
                 ("memory beside RAM, 3 VMs", 30),
-                ("switch, 3 VMs", 533)
+                ("switch, 3 VMs", 111)
             ]
         );
         assert!(rows.iter().all(|row| row.suite == SUITE));
     }
 
     #[test]
-    fn a_switch_that_would_cost_less_than_nothing_is_an_error() {
-        let lines = [
-            "[ 0.8] 0 INFO  startup: 9 ticks: guests 6; 1 KiB in use before the guests",
-            "[ 0.8] 0 INFO  vm: bench0: 8 MiB, Pvh kernel of 37 KiB, 30 KiB of ours",
-            "[ 0.8] 0 INFO  vm: bench1: 8 MiB, Pvh kernel of 37 KiB, 30 KiB of ours",
-            "[bench0] BENCH turn-gap 3000 3600",
-            "[bench0] BENCH turn-run 900 3601",
-        ];
-        let error = rows(2, &lines.map(str::to_owned)).unwrap_err();
-        assert!(error.to_string().contains("a gap is 3600"), "{error}");
+    fn guests_that_ran_for_more_than_there_is_are_an_error() {
+        let turns = Turns {
+            count: 24.0,
+            run: 24_000.0,
+            total: 47_000.0,
+        };
+        assert!(switch_ticks(&[turns; 3]).is_err());
+        assert_eq!(switch_ticks(&[turns; 1]).unwrap(), 958);
     }
 }
