@@ -19,7 +19,7 @@ pub const MORE_HELP: &str = "\
 Keys in a terminal: every key goes to the guest, Ctrl-C too. Ctrl-A x leaves, Ctrl-A h shows the other keys.
 
 Exit status, of several guests that of the worst end:
-  0    a guest switched itself off
+  0    every guest switched itself off
   1    it asked for a reset, and no restart followed (--on-reboot stop)
   2    it crashed
   3    it could not start

@@ -19,7 +19,7 @@ pub const KEYS: &str =
 
 /// All of them.
 pub const HELP: [&str; 4] = [
-    "Ctrl-A x        leave: the emulator is ended",
+    "Ctrl-A x, q     leave: the emulator is ended",
     "Ctrl-A Ctrl-A   send Ctrl-A to the guest",
     "Ctrl-A h        show this",
     "Ctrl-] ?        show the keys of Plinth itself: its monitor, live figures, other guests",

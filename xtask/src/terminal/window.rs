@@ -4,7 +4,8 @@
 //! mode 2048 ("in-band window resize notifications") is sent `CSI 48 ; rows ; columns ; height ; width t`, at once and
 //! whenever the window has changed. Some terminals do that by themselves; for all others it is done here, and so the
 //! terminal never sees the request, which could outlive the run. The Linux guest asks, and gives the size to whatever
-//! runs in it (`guests/programs`, the program `console`); what does not ask is never sent anything.
+//! runs in it (`guests/programs`, the program `console`); as long as nobody has asked, nothing
+//! is sent. With several guests a report goes to the one that has the keys.
 
 use rustix::termios::tcgetwinsize;
 use std::os::fd::AsFd;

@@ -15,7 +15,8 @@
 //! | `PV_UNHALT`            | waking a CPU that has halted, interrupts off or not  | a hypercall, [`Paravirt::wake`] |
 //!
 //! A VM whose vCPUs never have to wait for a CPU is not offered the clock, nor stolen time
-//! ([`Features::OF_WAITING`]): its TSC is invariant, and CPUID says how fast it runs.
+//! ([`Features::OF_WAITING`]): its TSC is invariant, and CPUID says how fast it runs. Nor is one
+//! whose interrupts the processor delivers (virtual-interrupt delivery) offered `PV_EOI`: the hardware has to see each end.
 //!
 //! The layouts are those that Linux describes under "KVM-specific MSRs", "KVM CPUID bits" and "Linux KVM
 //! Hypercall". What lies in guest memory must be RAM and aligned when it is announced (#GP if not); it belongs to
