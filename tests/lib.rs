@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use bundle::{ApicVirtualization, Compression, HypervisorOptions, LogLevel};
+use bundle::{ApicVirtualization, CodePages, Compression, HypervisorOptions, LogLevel};
 use xtask::bare;
 use xtask::build::{Artifacts, ImageMaker, lock};
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
@@ -66,8 +66,7 @@ pub struct Boot {
     cpu_model: CpuModel,
     cpus: u32,
     memory_mib: Option<u32>,
-    log_level: LogLevel,
-    apic: ApicVirtualization,
+    options: HypervisorOptions,
     bundle: BundleSource,
     delivery: Delivery,
     listed: Listed,
@@ -134,8 +133,7 @@ impl Boot {
             cpu_model: CpuModel::Skylake,
             cpus: 1,
             memory_mib: None,
-            log_level: LogLevel::Info,
-            apic: engine.usual_apic(),
+            options: engine.usual_options(),
             bundle: BundleSource::Guests,
             delivery: Delivery::Quickest,
             listed: Listed::AllThere,
@@ -171,14 +169,21 @@ impl Boot {
     /// With a processor that may do no more than this of the guests' local APICs.
     #[must_use]
     pub fn apic(mut self, apic: ApicVirtualization) -> Self {
-        self.apic = apic;
+        self.options.apic = apic;
+        self
+    }
+
+    /// With code of guests in such pages.
+    #[must_use]
+    pub fn code_pages(mut self, pages: CodePages) -> Self {
+        self.options.code_pages = pages;
         self
     }
 
     /// With a hypervisor that logs this much.
     #[must_use]
     pub fn log_level(mut self, level: LogLevel) -> Self {
-        self.log_level = level;
+        self.options.log_level = level;
         self
     }
 
@@ -269,17 +274,12 @@ impl Boot {
 
     /// The bundle of the guests, for tests that damage it.
     pub fn pack(&self) -> Result<Vec<u8>> {
-        let options = HypervisorOptions {
-            log_level: self.log_level,
-            apic: self.apic,
-            ..Default::default()
-        };
         // What a stick carries is compressed.
         let compression = match self.delivery {
             Delivery::Quickest => Compression::Off,
             Delivery::RamDisk => Compression::WhereItPays,
         };
-        pack(&self.guests, options, compression)
+        pack(&self.guests, self.options.clone(), compression)
     }
 
     /// Switches the machine on.

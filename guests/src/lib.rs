@@ -21,6 +21,7 @@
 //! | `share`      | PVH     | tells how much of a CPU it got                                           |
 //! | `gang`       | PVH     | CPUs that spin for each other: who works, who waits, who answers         |
 //! | `shootdown`  | PVH     | CPUs that take pages from each other: no old translation is used         |
+//! | `code`       | PVH     | runs code in every page, while pages change their size                   |
 //! | `sleeper`    | PVH     | tells how late its timer wakes it up                                     |
 //! | `screen`     | PVH     | a text display and a keyboard; waits for `k` and Escape                  |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |

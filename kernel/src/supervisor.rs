@@ -5,7 +5,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use ::log::LevelFilter;
-use bundle::{ApicVirtualization, Bundle, BundleError, LogLevel, WhenDone};
+use bundle::{Bundle, BundleError, HypervisorOptions, LogLevel, WhenDone};
 use spin::Once;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::paravirt;
@@ -69,11 +69,12 @@ pub(crate) fn open(found: &Result<BundleMemory, NoBundle>) -> Opened<'_> {
 
 /// Runs the guests of the bundle and switches the machine off, or stays, as the bundle says.
 pub(crate) fn run(bundle: Opened<'_>) -> ! {
-    let apic = match &bundle {
-        Ok(Ok(bundle)) => bundle.config().hypervisor.apic,
-        _ => ApicVirtualization::default(),
+    let usual = HypervisorOptions::default();
+    let options = match &bundle {
+        Ok(Ok(bundle)) => &bundle.config().hypervisor,
+        _ => &usual,
     };
-    let vmx = match Vmx::detect(apic) {
+    let vmx = match Vmx::detect(options) {
         Ok(vmx) => vmx,
         Err(error) => refuse(&error),
     };

@@ -1,7 +1,7 @@
 //! The tiny guests: each reports its own cases, and each must pass all of them.
 
 use anyhow::{Result, ensure};
-use bundle::{ApicVirtualization, Console, KernelFormat, PanicPolicy, Screen};
+use bundle::{ApicVirtualization, CodePages, Console, KernelFormat, PanicPolicy, Screen};
 use libtest_mimic::Trial;
 use plinth_tests::Boot;
 use plinth_tests::console::End;
@@ -90,6 +90,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         || twins("outside"),
     ));
     trials.push(trial("no_translation_outlives_its_shootdown", shootdown));
+    trials.push(trial(
+        "code_runs_as_before_where_it_may_lie_in_small_pages_only",
+        small_code_pages,
+    ));
     trials.push(trial(
         "time_taken_by_another_guest_is_told_as_stolen",
         stolen_time,
@@ -278,6 +282,24 @@ fn shootdown() -> Result<()> {
         })
         .start()?;
     machine.expect_all_passed("shootdown")
+}
+
+/// A guest that runs code everywhere and changes the sizes of its pages meanwhile finds the same with both choices of the
+/// second-level pages that code may lie in.
+fn small_code_pages() -> Result<()> {
+    for (pages, told) in [
+        (CodePages::Any, "open, as asked for"),
+        (CodePages::Small, "split into pages of 4 KiB"),
+    ] {
+        let mut machine = Boot::tiny(&["code"])?
+            .cpus(2)
+            .code_pages(pages)
+            .with_guests(|guests| guests[0].config.cpus = 2)
+            .start()?;
+        machine.expect(&format!("code in large pages (iTLB multihit)  {told}"))?;
+        machine.expect_all_passed("code")?;
+    }
+    Ok(())
 }
 
 /// `paravirt` and `spin` on one CPU: what the one loses to the other it reads as stolen time.

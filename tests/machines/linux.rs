@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use bundle::{ApicVirtualization, Console, EndPolicy};
+use bundle::{ApicVirtualization, CodePages, Console, EndPolicy};
 use libtest_mimic::{Completion, Failed, Trial};
 use plinth_tests::console::End;
 use plinth_tests::{Boot, Session, artifacts};
@@ -242,8 +242,8 @@ fn bootlog() -> Result<()> {
 }
 
 /// What is typed reaches the shell, Ctrl-C ends what runs in it and nothing else, and a reboot brings it up
-/// again. All that with a local APIC in software; the others have the processor's as far as Bochs can (see
-/// `Engine::usual_apic`).
+/// again. All that with a local APIC in software, and code in small second-level pages; the others have the processor's as far
+/// as Bochs can (see `Engine::usual_apic`), and pages of any size.
 fn shell() -> Result<()> {
     let mut guest = linux(Task::Shell, "shell")?;
     guest.config.on_reboot = EndPolicy::Restart;
@@ -251,6 +251,7 @@ fn shell() -> Result<()> {
     let mut machine = Boot::of(vec![guest])
         .pace(Pace::Measured)
         .apic(ApicVirtualization::Software)
+        .code_pages(CodePages::Small)
         .patience(BOOT)
         .start()?;
     machine.expect("This is Linux on Plinth")?;

@@ -67,7 +67,7 @@ impl Host {
         let options = HypervisorOptions {
             log_level: LogLevel::Info,
             apic,
-            ..HypervisorOptions::default()
+            ..self.engine.usual_options()
         };
         let bundle = pack(guests, options, Compression::Off)?;
         let memory_mib = host_memory_mib(guests, bundle.len() as u64);

@@ -17,8 +17,8 @@ use crate::terminal::is_interactive;
 use crate::toolchain::Toolchain;
 use anyhow::{Context, Result, bail};
 use bundle::{
-    ApicVirtualization, Compression, EndPolicy, HypervisorOptions, KernelFormat, LogLevel, Screen,
-    TestDevices, WhenDone,
+    ApicVirtualization, CodePages, Compression, EndPolicy, HypervisorOptions, KernelFormat,
+    LogLevel, Screen, TestDevices, WhenDone,
 };
 use clap::Args;
 use std::fs;
@@ -83,6 +83,19 @@ pub struct GuestOptions {
     /// [default: hardware; in Bochs task-priority, for its hardware delivers interrupts that are switched off]
     #[arg(long, value_name = "HOW", value_parser = parse_apic, help_heading = "Hypervisor")]
     apic: Option<ApicVirtualization>,
+    /// The pages that code of guests may lie in: small ones, so that no guest can stop a processor with the erratum "iTLB
+    /// multihit"; any; or as-needed, which looks at the processor [default: as-needed; in Bochs any, as it lacks the erratum]
+    #[arg(long, value_name = "SIZE", value_parser = parse_code_pages, help_heading = "Hypervisor")]
+    code_pages: Option<CodePages>,
+}
+
+fn parse_code_pages(text: &str) -> Result<CodePages> {
+    Ok(match text {
+        "as-needed" => CodePages::AsNeeded,
+        "small" => CodePages::Small,
+        "any" => CodePages::Any,
+        _ => bail!("it is as-needed, small or any"),
+    })
 }
 
 fn parse_apic(text: &str) -> Result<ApicVirtualization> {
@@ -208,6 +221,7 @@ impl GuestOptions {
                     log_level: self.log.unwrap_or(usual.log_level),
                     when_done: when_done.unwrap_or(usual.when_done),
                     apic: self.apic.unwrap_or(usual.apic),
+                    code_pages: self.code_pages.unwrap_or(usual.code_pages),
                 },
                 host_cpus: None,
                 host_memory_bytes: None,
@@ -220,6 +234,7 @@ impl GuestOptions {
             guests: configuration.guests(paths, &artifacts)?,
             hypervisor: HypervisorOptions {
                 apic: self.apic.unwrap_or(usual.apic),
+                code_pages: self.code_pages.unwrap_or(usual.code_pages),
                 ..configuration.hypervisor(self.log, when_done, usual)
             },
             host_cpus: configuration.host_cpus(),
@@ -327,10 +342,7 @@ impl MachineOptions {
 
     /// What the hypervisor is told on this machine, where nobody asks for something else.
     pub(super) fn usual_options(&self) -> HypervisorOptions {
-        HypervisorOptions {
-            apic: self.engine().usual_apic(),
-            ..HypervisorOptions::default()
-        }
+        self.engine().usual_options()
     }
 
     fn engine(&self) -> Engine {
@@ -392,6 +404,8 @@ mod tests {
             "debug",
             "--apic",
             "software",
+            "--code-pages",
+            "small",
             "--cmdline",
             "-- a b",
         ])
@@ -402,6 +416,7 @@ mod tests {
         assert_eq!(guest.cpus, 4);
         assert_eq!(guest.log, Some(LogLevel::Debug));
         assert_eq!(guest.apic, Some(ApicVirtualization::Software));
+        assert_eq!(guest.code_pages, Some(CodePages::Small));
         assert_eq!(guest.cmdline.as_deref(), Some("-- a b"));
         assert_eq!(machine.engine, Some(Engine::Qemu));
         assert_eq!(machine.firmware, Firmware::Uefi);
@@ -476,6 +491,7 @@ mod tests {
             (&["--kernel", "k", "--format", "coff"], "multiboot2"),
             (&["--format", "flat"], "--kernel"),
             (&["--apic", "none"], "task-priority"),
+            (&["--code-pages", "large"], "as-needed"),
             (&["--on-reboot", "halt"], "stop"),
             (&["--config", "x", "--on-crash", "stop"], "--config"),
             (&["--config", "x", "hello"], "--config"),

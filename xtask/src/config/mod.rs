@@ -185,6 +185,7 @@ impl Configuration {
         let set = |found: &Option<Found<_>>| found.as_ref().map(|found| found.value);
         HypervisorOptions {
             apic: usual.apic,
+            code_pages: usual.code_pages,
             log_level: log_level
                 .or(set(&self.hypervisor.log_level))
                 .unwrap_or(usual.log_level),

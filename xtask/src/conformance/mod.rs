@@ -113,7 +113,7 @@ fn machine(
             let guests = std::slice::from_ref(guest);
             let options = HypervisorOptions {
                 apic: apic(&guest.config.name),
-                ..HypervisorOptions::default()
+                ..engine.usual_options()
             };
             let bundle = pack(guests, options, Compression::Off)?;
             let memory_mib = host_memory_mib(guests, bundle.len() as u64);

@@ -1,7 +1,7 @@
 //! [`Engine`]: what executes a machine.
 
 use crate::system::host::Virtualisation;
-use bundle::ApicVirtualization;
+use bundle::{ApicVirtualization, CodePages, HypervisorOptions};
 use clap::ValueEnum;
 
 /// What executes the machine.
@@ -23,6 +23,26 @@ impl Engine {
             Self::Kvm
         } else {
             Self::Bochs
+        }
+    }
+
+    /// What the hypervisor is told on machines of this engine, where nobody asks for something else.
+    #[must_use]
+    pub fn usual_options(self) -> HypervisorOptions {
+        HypervisorOptions {
+            apic: self.usual_apic(),
+            code_pages: self.usual_code_pages(),
+            ..HypervisorOptions::default()
+        }
+    }
+
+    /// The pages that guests' code may lie in here. Bochs gives itself out as processors with the erratum iTLB multihit,
+    /// which it does not have.
+    #[must_use]
+    pub const fn usual_code_pages(self) -> CodePages {
+        match self {
+            Self::Kvm => CodePages::AsNeeded,
+            Self::Bochs | Self::Qemu => CodePages::Any,
         }
     }
 

@@ -85,15 +85,19 @@ impl Facts {
     /// IA32_ARCH_CAPABILITIES of a guest, which has this MSR whether the processor has it or not. It is told not to
     /// flush the L1 data cache for guests of its own.
     ///
-    /// ITS_NO may be ours: a system that finds itself in a virtual machine looks at that bit only, and not at the
+    /// PSCHANGE_MC_NO may be ours: what keeps a guest from stopping the machine by the sizes of its pages keeps a guest's
+    /// guest from it, too. ITS_NO may be ours as well: a system that finds itself in a virtual machine looks at that bit only, and not at the
     /// model, since it might move to another one. Guests of ours do not, and without need Linux makes every return a
     /// jump to a thunk.
-    pub fn guest_capabilities(&self) -> ArchCapabilities {
+    pub fn guest_capabilities(&self, chosen: &Mitigations) -> ArchCapabilities {
         let tellable = self.capabilities.bits() & ArchCapabilities::TELLABLE;
         let mut told = ArchCapabilities::from_bits_retain(tellable);
         told.insert(ArchCapabilities::SKIP_L1DFL_VMENTRY);
         if self.selects_targets_well() {
             told.insert(ArchCapabilities::ITS_NO);
+        }
+        if chosen.page_sizes == Answer::Do(PageSizes::SmallCode) {
+            told.insert(ArchCapabilities::PSCHANGE_MC_NO);
         }
         told
     }
@@ -123,6 +127,10 @@ const NO_TERMINAL_FAULT: [u8; 12] = [
 ];
 /// Of these, the ones that do not leak through their buffers either (Goldmont and Goldmont Plus).
 const NO_DATA_SAMPLING: [u8; 3] = [0x5c, 0x5f, 0x7a];
+
+/// A model of family 6 that has the terminal fault's cure in hardware, and does not stop at pages that change their size,
+/// but is too old to say the latter (Tremont in servers).
+const NO_MULTIPLE_HITS: u8 = 0x86;
 
 /// Models of family 6 that take others' targets for those of their own indirect branches (indirect target selection),
 /// and the first stepping of each that does. Later models have BHI_CTRL, or say that they do not.
@@ -217,6 +225,14 @@ pub enum OtherVms {
     Barrier,
 }
 
+/// How a guest is kept from a machine check that it could cause by changing the size of a page that it executes (iTLB
+/// multihit): that stops the whole machine.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PageSizes {
+    /// All code lies in pages of 4 KiB of the second level, whatever pages the guest has.
+    SmallCode,
+}
+
 /// What is done at the border.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[allow(missing_docs, reason = "each is told by its type")]
@@ -227,9 +243,7 @@ pub struct Mitigations {
     pub returns: Answer<Returns>,
     pub history: Answer<History>,
     pub other_vms: Answer<OtherVms>,
-    /// A guest may cause a machine check by the size of its pages (iTLB multihit). Nothing is done about it: it stops
-    /// the machine, but tells nothing.
-    pub page_size_machine_check: bool,
+    pub page_sizes: Answer<PageSizes>,
 }
 
 impl Mitigations {
@@ -287,7 +301,35 @@ impl Mitigations {
             returns,
             history,
             other_vms: Answer::if_there(OtherVms::Barrier, controls),
-            page_size_machine_check: !has(ArchCapabilities::PSCHANGE_MC_NO) && !no_terminal_fault,
+            page_sizes: if has(ArchCapabilities::PSCHANGE_MC_NO)
+                || no_terminal_fault
+                || is_one_of(&[NO_MULTIPLE_HITS])
+            {
+                Answer::NotNeeded
+            } else {
+                Answer::Do(PageSizes::SmallCode)
+            },
+        }
+    }
+
+    /// The same, with code in small pages whether or not the processor wants that.
+    #[must_use]
+    pub fn with_small_code_pages(self) -> Self {
+        Self {
+            page_sizes: Answer::Do(PageSizes::SmallCode),
+            ..self
+        }
+    }
+
+    /// The same, with code in pages of any size: where the processor is one that stops then, that stays open.
+    #[must_use]
+    pub fn with_any_code_pages(self) -> Self {
+        Self {
+            page_sizes: match self.page_sizes {
+                Answer::NotNeeded => Answer::NotNeeded,
+                Answer::Do(_) | Answer::Nothing => Answer::Nothing,
+            },
+            ..self
         }
     }
 
@@ -351,15 +393,12 @@ impl fmt::Display for Mitigations {
             "branches of other VMs",
             say(self.other_vms, |OtherVms::Barrier| "IBPB between VMs"),
         )?;
-        f.write_fmt(format_args!(
-            "{:<36} {}",
-            "machine check by page size",
-            if self.page_size_machine_check {
-                "possible: a guest that means harm can stop this machine"
-            } else {
-                "not in this processor"
-            }
-        ))
+        let small = |PageSizes::SmallCode| "split into pages of 4 KiB";
+        let answer = match self.page_sizes {
+            Answer::Nothing => "open, as asked for: a guest that means harm can stop this machine",
+            answer => say(answer, small),
+        };
+        write!(f, "{:<36} {answer}", "code in large pages (iTLB multihit)")
     }
 }
 
@@ -411,7 +450,7 @@ mod tests {
         assert_eq!(chosen.other_vms, Answer::Nothing);
         assert_eq!(chosen.host_spec_ctrl().bits(), 0);
         assert!(!chosen.guard_exits());
-        assert!(chosen.page_size_machine_check);
+        assert_eq!(chosen.page_sizes, Answer::Do(PageSizes::SmallCode));
     }
 
     #[test]
@@ -438,7 +477,7 @@ mod tests {
         assert_eq!(chosen.branches, Answer::Do(Branches::EnhancedIbrs));
         assert_eq!(chosen.returns, Answer::Do(Returns::FillOne));
         assert_eq!(chosen.history, Answer::Nothing);
-        assert!(!chosen.page_size_machine_check);
+        assert_eq!(chosen.page_sizes, Answer::NotNeeded);
         let with_control = Mitigations::choose(&Facts {
             leaf_7_2_edx: 1 << 4,
             ..ice_lake()
@@ -497,10 +536,17 @@ mod tests {
     }
 
     const ITS_NO: u64 = 0x4000_0000_0000_0000;
+    const PSCHANGE_MC_NO: u64 = 0x40;
+
+    /// What a guest on this processor is told.
+    fn told(facts: &Facts) -> u64 {
+        let chosen = Mitigations::choose(facts);
+        facts.guest_capabilities(&chosen).bits()
+    }
 
     #[test]
     fn a_guest_is_told_that_its_processor_does_not_mix_up_targets_only_where_that_is_known() {
-        let told = |facts: &Facts| facts.guest_capabilities().bits() & ITS_NO != 0;
+        let told = |facts: &Facts| told(facts) & ITS_NO != 0;
         assert!(told(&SKYLAKE));
         let cascade_lake = Facts {
             signature: 0x0005_0657,
@@ -546,8 +592,49 @@ mod tests {
         let mut facts = ice_lake();
         // MISC_PACKAGE_CTLS and ENERGY_FILTERING_CTL among others: guests have no such MSR.
         facts.capabilities = ArchCapabilities::from_bits_retain(0x0000_0000_0000_0c6b);
-        assert_eq!(facts.guest_capabilities().bits(), 0x6b);
-        assert_eq!(SKYLAKE.guest_capabilities().bits(), ITS_NO | 8);
+        assert_eq!(told(&facts), 0x6b);
+        assert_eq!(told(&SKYLAKE), ITS_NO | 0x48);
+    }
+
+    #[test]
+    fn a_guest_that_changed_its_page_sizes_stopped_an_older_processor() {
+        let chosen = |signature, capabilities| {
+            Mitigations::choose(&Facts {
+                signature,
+                capabilities: ArchCapabilities::from_bits_retain(capabilities),
+                ..SKYLAKE
+            })
+            .page_sizes
+        };
+        // Haswell, a Skylake server, Cascade Lake (free of terminal faults), Comet Lake.
+        for signature in [0x306c3, 0x50654, 0x50657, 0xa0655] {
+            let small = Answer::Do(PageSizes::SmallCode);
+            assert_eq!(chosen(signature, 1), small, "{signature:#x}");
+            assert_eq!(chosen(signature, PSCHANGE_MC_NO), Answer::NotNeeded);
+        }
+        // Silvermont, Goldmont Plus, Tremont, Knights Landing.
+        for signature in [0x30678, 0x706a1, 0x80665, 0x50671] {
+            assert_eq!(chosen(signature, 0), Answer::NotNeeded, "{signature:#x}");
+        }
+    }
+
+    #[test]
+    fn code_in_small_pages_is_what_the_operator_says_and_a_guest_is_told_of_the_cure() {
+        let told =
+            |facts: &Facts, chosen| facts.guest_capabilities(&chosen).bits() & PSCHANGE_MC_NO;
+        let affected = Mitigations::choose(&SKYLAKE);
+        assert_eq!(told(&SKYLAKE, affected), PSCHANGE_MC_NO);
+        let open = affected.with_any_code_pages();
+        assert_eq!(open.page_sizes, Answer::Nothing);
+        assert_eq!(told(&SKYLAKE, open), 0);
+        assert!(open.to_string().contains("(iTLB multihit)  open"));
+        assert_eq!(open.with_small_code_pages(), affected);
+        let immune = Mitigations::choose(&ice_lake());
+        assert_eq!(immune.with_any_code_pages(), immune);
+        assert_eq!(
+            immune.with_small_code_pages().page_sizes,
+            Answer::Do(PageSizes::SmallCode)
+        );
     }
 
     #[test]

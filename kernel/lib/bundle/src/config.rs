@@ -26,6 +26,8 @@ pub struct HypervisorOptions {
     pub when_done: WhenDone,
     /// How much of the guests' local APICs the processor may do.
     pub apic: ApicVirtualization,
+    /// The pages that code of guests may lie in.
+    pub code_pages: CodePages,
 }
 
 /// How much of the guests' local APICs the processor does, where it can. Less than all is for tests.
@@ -38,6 +40,19 @@ pub enum ApicVirtualization {
     TaskPriority,
     /// Nothing.
     Software,
+}
+
+/// The second-level pages that guests' code may lie in. Processors with the erratum "iTLB multihit" stop if code lies in
+/// large ones and its guest changes the size of its own pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CodePages {
+    /// Small ones where the processor has that erratum, else any.
+    #[default]
+    AsNeeded,
+    /// Small ones. For tests.
+    Small,
+    /// Any, whatever the processor: for guests that are trusted, and for emulators.
+    Any,
 }
 
 /// How much the hypervisor logs.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) const MAGIC: [u8; 8] = *b"PLINTH\x1aB";
 
 /// Version of the format and of the configuration in it.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 /// Files start at multiples of this, so that the hypervisor may map or copy them by pages.
 pub const FILE_ALIGNMENT: u64 = 4096;

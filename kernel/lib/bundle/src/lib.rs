@@ -38,9 +38,9 @@ mod reader;
 mod writer;
 
 pub use config::{
-    ApicVirtualization, Autostart, Config, Console, EndPolicy, FileIndex, HypervisorOptions,
-    KernelFormat, LogLevel, Module, PanicPolicy, Placement, Screen, TestDevices, VmConfig,
-    WhenDone,
+    ApicVirtualization, Autostart, CodePages, Config, Console, EndPolicy, FileIndex,
+    HypervisorOptions, KernelFormat, LogLevel, Module, PanicPolicy, Placement, Screen, TestDevices,
+    VmConfig, WhenDone,
 };
 pub use error::{BundleError, FileError};
 pub use format::{FILE_ALIGNMENT, MAX_BUNDLE_BYTES, VERSION};

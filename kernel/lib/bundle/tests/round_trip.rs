@@ -1,7 +1,7 @@
 //! What the writer makes, the reader reads; what something else made, or changed, it refuses.
 
 use bundle::{
-    ApicVirtualization, Bundle, BundleError, Compression, Config, FileError, FileIndex,
+    ApicVirtualization, Bundle, BundleError, CodePages, Compression, Config, FileError, FileIndex,
     HypervisorOptions, LogLevel, Module, VERSION, VmConfig, WhenDone, Writer,
 };
 use proptest::prelude::*;
@@ -34,6 +34,7 @@ fn sample(compression: Compression) -> (Vec<u8>, Config) {
             log_level: LogLevel::Debug,
             when_done: WhenDone::Halt,
             apic: ApicVirtualization::Software,
+            code_pages: CodePages::Small,
         },
         vms: vec![vm, other],
     };

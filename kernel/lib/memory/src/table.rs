@@ -6,12 +6,15 @@
 //! meanwhile. Whether they must flush something afterwards is the returned [`TlbEffect`].
 
 mod pages;
+mod shared;
+mod split;
 
 use core::fmt;
 
 use crate::{HostPhys, PageSize};
 
 pub use pages::Page;
+use split::split;
 
 /// Entries in a table.
 pub const ENTRIES: usize = 512;
@@ -315,6 +318,14 @@ impl<F: Format> Tables<F> {
     }
 }
 
+/// An entry of a table.
+#[derive(Clone, Copy)]
+struct At {
+    table: HostPhys,
+    slot: usize,
+    level: u8,
+}
+
 /// What a range is mapped to; `frame` belongs to the first address of the span at hand.
 struct Target<F> {
     frame: HostPhys,
@@ -368,7 +379,7 @@ fn map_in<F: Format, M: TableMemory>(
             }
             Entry::Leaf { frame, flags } => {
                 effect = TlbEffect::Stale;
-                split::<F, M>(memory, table, slot, level, frame, flags)?
+                split::<F, M>(memory, At { table, slot, level }, frame, flags)?
             }
         };
         let target = Target { frame, ..*target };
@@ -410,7 +421,7 @@ fn unmap_in<F: Format, M: TableMemory>(
                 }
             }
             Entry::Leaf { frame, flags } => {
-                let below = split::<F, M>(memory, table, slot, level, frame, flags)?;
+                let below = split::<F, M>(memory, At { table, slot, level }, frame, flags)?;
                 effect = TlbEffect::Stale.and(unmap_in::<F, M>(memory, below, level - 1, piece)?);
             }
         }
@@ -444,33 +455,12 @@ fn protect_in<F: Format, M: TableMemory>(
                     memory.write_entry(table, slot, F::leaf_entry(frame, size, new));
                     continue;
                 }
-                split::<F, M>(memory, table, slot, level, frame, flags)?
+                split::<F, M>(memory, At { table, slot, level }, frame, flags)?
             }
         };
         effect = effect.and(protect_in::<F, M>(memory, below, level - 1, piece, change)?);
     }
     Ok(effect)
-}
-
-/// Replaces a large page by a table of smaller pages with the same translation. The table is filled first
-/// and published by one store.
-fn split<F: Format, M: TableMemory>(
-    memory: &mut M,
-    table: HostPhys,
-    slot: usize,
-    level: u8,
-    frame: HostPhys,
-    flags: F::Flags,
-) -> Result<HostPhys, TableError> {
-    // Only levels 2 and 3 have large pages, so there always is a smaller size.
-    let size = page_size(level - 1).unwrap_or(PageSize::Size4K);
-    let below = memory.allocate_table().ok_or(TableError::OutOfTables)?;
-    for part in 0..ENTRIES {
-        let frame = frame.wrapping_add(part as u64 * size.bytes());
-        memory.write_entry(below, part, F::leaf_entry(frame, size, flags));
-    }
-    memory.write_entry(table, slot, F::table_entry(below));
-    Ok(below)
 }
 
 fn is_empty<F: Format, M: TableMemory>(memory: &M, table: HostPhys, level: u8) -> bool {

@@ -122,6 +122,8 @@ impl VmxLoaded<'_> {
             None => self.vcpu.space.pointer(View::Plain),
         };
         self.vmcs.write(fields::EPT_POINTER, pointer.as_u64());
+        self.vcpu.may_lack_rights =
+            self.vcpu.private.is_some() || self.vcpu.space.grows_executable();
     }
 
     #[inline]

@@ -8,8 +8,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use arch::cpuid::Leaf7Edx;
 use arch::msr;
 use arch::speculation::{
-    Answer, ArchCapabilities, Buffers, Facts, L1Cache, Mitigations, OtherVms, Returns,
+    Answer, ArchCapabilities, Buffers, Facts, L1Cache, Mitigations, OtherVms, PageSizes, Returns,
 };
+use bundle::CodePages;
+use vmx::LargePages;
 use vmx::bitmap::MsrAccess;
 
 use super::entry::{Entry, Exit};
@@ -37,9 +39,14 @@ pub(super) struct Guard {
 
 impl Guard {
     /// Looks at this CPU; all others are of its kind.
-    pub(super) fn choose() -> Self {
+    pub(super) fn choose(code_pages: CodePages) -> Self {
         let facts = facts();
         let mitigations = Mitigations::choose(&facts);
+        let mitigations = match code_pages {
+            CodePages::AsNeeded => mitigations,
+            CodePages::Small => mitigations.with_small_code_pages(),
+            CodePages::Any => mitigations.with_any_code_pages(),
+        };
         let mut entry = Entry::empty();
         entry.set(Entry::SPEC_CTRL, mitigations.guard_exits());
         let flush = mitigations.l1_cache == Answer::Do(L1Cache::Flush);
@@ -51,7 +58,7 @@ impl Guard {
         unsafe { asm!("mov {0:x}, ss", out(reg) data_selector, options(nomem, nostack)) };
         Self {
             mitigations,
-            guest_capabilities: facts.guest_capabilities(),
+            guest_capabilities: facts.guest_capabilities(&mitigations),
             entry,
             data_selector,
             last_vm: [const { AtomicU64::new(0) }; MAX_CPUS],
@@ -61,6 +68,14 @@ impl Guard {
     /// For the operator.
     pub(super) const fn mitigations(&self) -> &Mitigations {
         &self.mitigations
+    }
+
+    /// What large pages of guests' RAM are for.
+    pub(super) fn large_pages(&self) -> LargePages {
+        match self.mitigations.page_sizes {
+            Answer::Do(PageSizes::SmallCode) => LargePages::DataOnly,
+            Answer::NotNeeded | Answer::Nothing => LargePages::ForAll,
+        }
     }
 
     /// IA32_ARCH_CAPABILITIES of guests.

@@ -13,6 +13,7 @@ mod host;
 mod instructions;
 mod loaded;
 mod pml;
+mod pool;
 mod posting;
 mod private;
 mod run;
@@ -30,7 +31,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 
 use arch::{Cr4, Xcr0, msr};
-use bundle::ApicVirtualization;
+use bundle::{ApicVirtualization, HypervisorOptions};
 use memory::{GuestPhys, PageSize, Range};
 use spin::Mutex;
 use vmm::cpuid::Backing;
@@ -131,11 +132,11 @@ impl From<OutOfFrames> for Unusable {
 }
 
 impl Vmx {
-    /// Looks at the boot CPU and decides what all vCPUs will use; of APIC virtualisation no more than this.
+    /// Looks at the boot CPU and decides what all vCPUs will use; of APIC virtualisation no more than the options say.
     ///
     /// # Errors
     /// [`Unusable`], with a text for the operator.
-    pub(crate) fn detect(apic: ApicVirtualization) -> Result<&'static Self, Unusable> {
+    pub(crate) fn detect(options: &HypervisorOptions) -> Result<&'static Self, Unusable> {
         let capabilities = capabilities_here()?;
         let features = Features::new(&capabilities);
         features.check().map_err(Unusable::Features)?;
@@ -163,9 +164,9 @@ impl Vmx {
             controls.secondary.remove(SecondaryControls::ENABLE_PML);
         }
         log::info!(target: "vmx", "memory that guests have written: {tracking}");
-        let apic_level = apic_level(&features, apic);
+        let apic_level = apic_level(&features, options.apic);
         log::info!(target: "vmx", "local APICs of guests: {apic_level}");
-        let guard = Guard::choose();
+        let guard = Guard::choose(options.code_pages);
         for line in alloc::format!("{}", guard.mitigations()).lines() {
             log::info!(target: "speculation", "{line}");
         }
@@ -280,6 +281,8 @@ pub(crate) struct VmxVcpu {
     /// What it is to see otherwise than the other vCPUs of its VM, and the tables for that while it is on a CPU.
     peculiarity: Peculiarity,
     private: Option<PrivateView>,
+    /// Whether an EPT violation may just want something of the tables: otherwise it always means what is not RAM.
+    may_lack_rights: bool,
 }
 
 /// Where a vCPU's state is.

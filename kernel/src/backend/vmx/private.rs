@@ -14,19 +14,21 @@ use alloc::vec::Vec;
 
 use machine::A20Gate;
 use memory::table::TableError;
-use memory::{GuestPhys, HostPhys, PageSize, Range, TableMemory, Tables};
+use memory::{GuestPhys, HostPhys, PageSize, Range, Tables, TlbEffect};
 use spin::Mutex;
-use vmx::ept::{AccessedDirty, Ept, EptFlags, EptPointer};
+use vmm::exit::{AccessKind, MemoryAccess};
+use vmx::LargePages;
+use vmx::ept::{AccessedDirty, Ept, EptPointer};
 
 use super::OutOfFrames;
+use super::pool::TablePool;
 use super::space::EptSpace;
 use super::tlb::Tlb;
 use crate::cpu::PcpuId;
 use crate::cpu::smp::MAX_CPUS;
-use crate::memory::{Frame, TableFrames};
 
 /// Frames for the tables of one view: enough for 60 pieces of 2 MiB and what leads there.
-const FRAMES: usize = 64;
+const FRAMES: u64 = 64;
 
 /// What makes a vCPU's view differ from the others'.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -48,29 +50,15 @@ impl Peculiarity {
 /// The second-level page tables for the vCPU that a CPU has, while that needs any of its own.
 struct PrivateTables {
     tables: Tables<Ept>,
-    pool: Pool,
+    pool: TablePool,
 }
 
 /// Those that no vCPU uses now, by CPU. Each CPU touches its own only.
 static UNUSED: [Mutex<Option<PrivateTables>>; MAX_CPUS] = [const { Mutex::new(None) }; MAX_CPUS];
 
-/// Frames that are no tables now.
-struct Pool {
-    free: Vec<HostPhys>,
-    /// All of them, for as long as the tables are there.
-    _frames: Vec<Frame>,
-}
-
 /// Puts aside what the vCPUs on this CPU will need for views of their own.
 pub(super) fn provide(here: PcpuId) -> Result<(), OutOfFrames> {
-    let mut frames = Vec::with_capacity(FRAMES);
-    for _ in 0..FRAMES {
-        frames.push(Frame::zeroed().ok_or(OutOfFrames)?);
-    }
-    let mut pool = Pool {
-        free: frames.iter().map(|frame| frame.address()).collect(),
-        _frames: frames,
-    };
+    let mut pool = TablePool::new(FRAMES)?;
     let tables = Tables::<Ept>::new(&mut pool).ok_or(OutOfFrames)?;
     *UNUSED[here.index()].lock() = Some(PrivateTables { tables, pool });
     Ok(())
@@ -127,7 +115,8 @@ impl PrivateView {
 
     /// Maps what an access to this address was missing; false where no RAM is to be seen there. Whoever looks for
     /// written memory does not look here: what is mapped counts as written.
-    pub(super) fn fill(&mut self, space: &EptSpace, gpa: GuestPhys, tlb: Tlb) -> bool {
+    pub(super) fn fill(&mut self, space: &EptSpace, access: &MemoryAccess, tlb: Tlb) -> bool {
+        let gpa = access.gpa;
         let seen = self.seen(gpa);
         let Some((size, hpa)) = self.leaf(space.pieces(), seen) else {
             return false;
@@ -135,11 +124,22 @@ impl PrivateView {
         space.page_was_written(seen);
         // With the gate closed pages are of 4 KiB, so that both addresses have the same offset in theirs.
         let page = gpa.align_down(size).as_u64();
+        let large_pages = space.large_pages();
+        // Where code may not lie in large pages, a large page at a time is shown by small ones.
+        let largest = match access.kind {
+            AccessKind::Execute if large_pages == LargePages::DataOnly => PageSize::Size4K,
+            _ => size,
+        };
         loop {
             let PrivateTables { tables, pool } = &mut self.tables;
-            match tables.map(pool, page, hpa, size.bytes(), EptFlags::RAM, size) {
+            let flags = large_pages.ram(largest);
+            match tables.map(pool, page, hpa, size.bytes(), flags, largest) {
                 // What was empty is cached nowhere.
-                Ok(_) => return true,
+                Ok(TlbEffect::None) => return true,
+                Ok(TlbEffect::Stale) => {
+                    tlb.flush_ept(self.pointer);
+                    return true;
+                }
                 Err(TableError::OutOfTables) => self.forget(tlb),
                 Err(error) => panic!("mapping guest memory: {error}"),
             }
@@ -168,29 +168,6 @@ impl PrivateView {
             panic!("unmapping guest memory: {error}");
         }
         tlb.flush_ept(self.pointer);
-    }
-}
-
-impl TableMemory for Pool {
-    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
-        TableFrames::ANYWHERE.read_entry(table, index)
-    }
-
-    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
-        let mut frames = TableFrames::ANYWHERE;
-        frames.write_entry(table, index, entry);
-    }
-
-    fn allocate_table(&mut self) -> Option<HostPhys> {
-        let table = self.free.pop()?;
-        for index in 0..memory::table::ENTRIES {
-            self.write_entry(table, index, 0);
-        }
-        Some(table)
-    }
-
-    fn free_table(&mut self, table: HostPhys) {
-        self.free.push(table);
     }
 }
 

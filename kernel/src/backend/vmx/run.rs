@@ -4,7 +4,7 @@ use core::fmt;
 
 use machine::A20Gate;
 use machine::devices::lapic::Lapic;
-use vmm::exit::MemoryAccess;
+use vmm::exit::{AccessKind, MemoryAccess};
 use vmm::inject::Delivery;
 use vmm::monitor::command::EntryPart;
 use vmm::{Event, VmExit};
@@ -12,7 +12,7 @@ use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
 use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
-use vmx::{PinControls, entry_checks, fields};
+use vmx::{EptPointer, PinControls, entry_checks, fields};
 
 use super::VmxVcpu;
 use super::entry::{Outcome, enter};
@@ -71,7 +71,7 @@ impl LoadedVcpu for VmxLoaded<'_> {
             }
             RDMSR => visitor.visit(self, VmExit::ReadMsr),
             WRMSR => visitor.visit(self, VmExit::WriteMsr),
-            EPT_VIOLATION if self.vcpu.private.is_none() => {
+            EPT_VIOLATION if !self.vcpu.may_lack_rights => {
                 let exit = exit::ept_violation(&self.vmcs);
                 self.block_nmis_again(reason);
                 visitor.visit(self, exit)
@@ -210,7 +210,7 @@ impl VmxLoaded<'_> {
             VmExit::Exception(_) | VmExit::HostMachineCheck => self.block_nmis_again(reason),
             VmExit::Memory(access) => {
                 self.block_nmis_again(reason);
-                exit = self.private_violation(access);
+                exit = self.lacking(access);
             }
             VmExit::DirtyLogFull => {
                 self.vcpu.drain_log(&self.vmcs);
@@ -236,9 +236,9 @@ impl VmxLoaded<'_> {
         visitor.visit(self, VmExit::EntryRefused { code })
     }
 
-    /// An EPT violation of a vCPU that has second-level page tables of its own: they may just lack a page.
+    /// An EPT violation where the tables may just lack a page, if they are the vCPU's own, or the right to execute one.
     #[cold]
-    fn private_violation(&mut self, access: MemoryAccess) -> VmExit {
+    fn lacking(&mut self, access: MemoryAccess) -> VmExit {
         let VmxVcpu {
             private,
             space,
@@ -246,9 +246,16 @@ impl VmxLoaded<'_> {
             ..
         } = &mut *self.vcpu;
         let Some(view) = private else {
+            if access.kind == AccessKind::Execute && space.allow_fetch(access.gpa) {
+                // Once for a page and CPU: what else is cached of the large page would bring as many violations as there
+                // are linear addresses that lead there.
+                let pointer = EptPointer::from_u64(self.vmcs.read(fields::EPT_POINTER));
+                vmx.tlb.flush_ept(pointer);
+                return VmExit::MemoryMapped;
+            }
             return VmExit::Memory(access);
         };
-        if view.fill(space, access.gpa, vmx.tlb) {
+        if view.fill(space, &access, vmx.tlb) {
             return VmExit::MemoryMapped;
         }
         VmExit::Memory(MemoryAccess {

@@ -61,6 +61,7 @@ pub(super) fn vcpu(
         write_log,
         peculiarity: Peculiarity::NONE,
         private: None,
+        may_lack_rights: false,
     };
     let mut loaded = (&vmx).load(&mut vcpu);
     write_controls(&loaded.vmcs, vmx, loaded.vcpu);

@@ -7,11 +7,13 @@ use alloc::sync::Arc;
 use machine::devices::lapic::Lapic;
 use memory::table::TableError;
 use memory::{GuestPhys, HostPhys, PageSize, Range, Tables, Written};
-use vmx::WriteTracking;
+use spin::Mutex;
 use vmx::apic::ApicMode;
 use vmx::ept::{Ept, EptFlags, EptPointer};
-use vmx::features::Feature;
+use vmx::large_pages::Fetched;
+use vmx::{LargePages, WriteTracking};
 
+use super::pool::TablePool;
 use super::private::Pieces;
 use super::tlb::Tlb;
 use super::{OutOfFrames, SecondaryControls, Vmx};
@@ -20,11 +22,12 @@ use crate::cpu::PcpuId;
 use crate::memory::{Frame, GuestRam, TableFrames};
 
 /// The EPT of one VM. All of its RAM is mapped when the VM is made and stays so: an EPT violation always means
-/// memory that the guest does not have, and no CPU ever has to drop a mapping while the VM lives.
+/// memory that the guest does not have, and no CPU ever has to drop a mapping while the VM lives. Only where code must not
+/// lie in large pages ([`LargePages`]) it may also be the first fetch from one.
 ///
 /// Where the processor virtualises accesses to xAPICs there are two, which differ in one page: vCPUs whose APIC is
 /// to be found there use the one that maps it, all others the one that does not. So no access to that page ever
-/// reaches the frame behind it. A vCPU that sees memory otherwise than this has a view of its own ([`super::private`]).
+/// reaches the frame behind it. The tables of RAM are the same ones in both. A vCPU that sees memory otherwise than this has a view of its own ([`super::private`]).
 pub(crate) struct EptSpace {
     id: SpaceId,
     plain: Root,
@@ -33,6 +36,9 @@ pub(crate) struct EptSpace {
     /// What of the RAM was written, which these tables and the logs of the vCPUs add to.
     written: Arc<Written>,
     pieces: Pieces,
+    large_pages: LargePages,
+    /// Tables for the large pages that are executed. Whoever changes the tables of RAM holds the lock.
+    splits: Mutex<TablePool>,
 }
 
 /// The number of an address space, never used again while the hypervisor runs, as the frames of its tables may be.
@@ -62,22 +68,27 @@ pub(super) enum View {
 }
 
 impl EptSpace {
-    /// The most that the tables of this RAM take: two roots, of which one splits a large page for that of the APIC.
+    /// The most that the tables of this RAM take, with those that lead to the page of the APIC.
     pub(super) fn most_bytes(
         vmx: &Vmx,
         pieces: impl Iterator<Item = Range<GuestPhys>> + Clone,
     ) -> u64 {
-        const APIC_FRAMES: u64 = 4;
-        let tables = vmx::ept::tables_of(pieces, Root::largest(vmx));
-        (2 * tables + APIC_FRAMES) * PageSize::Size4K.bytes()
+        // That page, and a table of each level.
+        const APIC_FRAMES: u64 = 5;
+        let large_pages = vmx.guard.large_pages();
+        let splits = large_pages.most_splits(pieces.clone());
+        let tables = vmx::ept::tables_of(pieces, large_pages.largest(&vmx.features));
+        (tables + splits + APIC_FRAMES) * PageSize::Size4K.bytes() + TablePool::books_bytes(splits)
     }
 
     pub(super) fn new(vmx: &Vmx, ram: &GuestRam) -> Result<Self, OutOfFrames> {
-        let plain = Root::new(vmx, ram)?;
+        let large_pages = vmx.guard.large_pages();
+        let plain = Root::of_ram(vmx, ram, large_pages)?;
+        let splits = large_pages.most_splits(ram.pieces().map(|(guest, _)| guest));
         let (_, apic) = vmx.apic_level.controls(ApicMode::Xapic, &vmx.features);
         let with_apic = if apic.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
             let page = Frame::zeroed().ok_or(OutOfFrames)?;
-            let mut root = Root::new(vmx, ram)?;
+            let mut root = Root::new(vmx)?;
             root.map(
                 Lapic::DEFAULT_BASE.as_u64(),
                 page.address(),
@@ -85,6 +96,7 @@ impl EptSpace {
                 EptFlags::APIC_ACCESS,
                 PageSize::Size4K,
             )?;
+            root.borrow(&plain);
             Some(WithApic { root, page })
         } else {
             None
@@ -100,7 +112,34 @@ impl EptSpace {
             tracking: vmx.tracking,
             written,
             pieces: Pieces::new(ram.pieces()),
+            large_pages,
+            splits: Mutex::new(TablePool::new(splits)?),
         })
+    }
+
+    pub(super) fn large_pages(&self) -> LargePages {
+        self.large_pages
+    }
+
+    /// Whether memory that cannot be executed at first can be later on.
+    pub(super) fn grows_executable(&self) -> bool {
+        self.large_pages == LargePages::DataOnly
+    }
+
+    /// A fetch there was refused. If it only met a large page, or one that was large until just now, it is not again.
+    #[cold]
+    pub(super) fn allow_fetch(&self, gpa: GuestPhys) -> bool {
+        let mut tables = Tables::from_root(self.plain.pointer.root());
+        let mut pool = self.splits.lock();
+        match self.large_pages.fetched(&mut tables, &mut *pool, gpa) {
+            Ok(Fetched::Split(page)) => {
+                self.written.mark_range(page);
+                true
+            }
+            Ok(Fetched::Executable) => true,
+            Ok(Fetched::Refused) => false,
+            Err(error) => panic!("splitting guest memory: {error}"),
+        }
     }
 
     /// The frame that the APIC-access page leads to; nothing is ever read from it or written to it.
@@ -161,6 +200,14 @@ impl EptSpace {
     }
 }
 
+impl Drop for EptSpace {
+    fn drop(&mut self) {
+        if let Some(with_apic) = &mut self.with_apic {
+            with_apic.root.give_back(&self.plain);
+        }
+    }
+}
+
 impl AddressSpace for Arc<EptSpace> {
     fn note_written(&self) {
         if self.tracking == WriteTracking::DirtyFlags {
@@ -215,34 +262,50 @@ struct Root {
 impl Root {
     const CPU_WORDS: usize = 4;
 
-    fn largest(vmx: &Vmx) -> PageSize {
-        if vmx.features.has(Feature::Ept1G) {
-            PageSize::Size1G
-        } else {
-            PageSize::Size2M
+    /// All RAM, in the largest pages.
+    fn of_ram(vmx: &Vmx, ram: &GuestRam, large_pages: LargePages) -> Result<Self, OutOfFrames> {
+        let mut root = Self::new(vmx)?;
+        let largest = large_pages.largest(&vmx.features);
+        for (guest, host) in ram.pieces() {
+            // A piece is all of one size of pages, since it is aligned to its length.
+            let size = if guest.len() < PageSize::Size2M.bytes() {
+                PageSize::Size4K
+            } else {
+                largest
+            };
+            let flags = large_pages.ram(size);
+            root.map(guest.start.as_u64(), host, guest.len(), flags, largest)?;
         }
+        Ok(root)
     }
 
-    /// All RAM, in the largest pages.
-    fn new(vmx: &Vmx, ram: &GuestRam) -> Result<Self, OutOfFrames> {
-        let largest = Self::largest(vmx);
+    /// Nothing yet.
+    fn new(vmx: &Vmx) -> Result<Self, OutOfFrames> {
         let mut memory = TableFrames::ANYWHERE;
         let tables = Tables::<Ept>::new(&mut memory).ok_or(OutOfFrames)?;
-        let mut root = Self {
+        Ok(Self {
             pointer: EptPointer::new(tables.root(), vmx.tracking.flags()),
             tables: Some(tables),
             flushed_on: Default::default(),
-        };
-        for (guest, host) in ram.pieces() {
-            root.map(
-                guest.start.as_u64(),
-                host,
-                guest.len(),
-                EptFlags::RAM,
-                largest,
-            )?;
+        })
+    }
+
+    /// Shows what `owner` maps, too, before any CPU uses these tables and until [`give_back`](Self::give_back).
+    fn borrow(&mut self, owner: &Self) {
+        let mut memory = TableFrames::ANYWHERE;
+        if let (Some(tables), Some(owner)) = (&mut self.tables, &owner.tables)
+            && let Err(error) = tables.borrow(&mut memory, owner)
+        {
+            panic!("RAM beside the local APIC's page: {error}");
         }
-        Ok(root)
+    }
+
+    /// Has nothing in common with `owner` any more.
+    fn give_back(&mut self, owner: &Self) {
+        let mut memory = TableFrames::ANYWHERE;
+        if let (Some(tables), Some(owner)) = (&mut self.tables, &owner.tables) {
+            tables.give_back(&mut memory, owner);
+        }
     }
 
     /// Maps a piece, before any CPU uses the tables.

@@ -483,3 +483,106 @@ proptest! {
         prop_assert!(memory.tables.is_empty());
     }
 }
+
+fn mapped(memory: &mut Fake, pages: &[(u64, u64, u64)]) -> Tables<Toy> {
+    let mut tables = Tables::<Toy>::new(memory).unwrap();
+    for &(address, frame, bytes) in pages {
+        let mapped = tables.map(memory, address, hpa(frame), bytes, 1, PageSize::Size1G);
+        assert_eq!(mapped, Ok(TlbEffect::None));
+    }
+    tables
+}
+
+#[test]
+fn a_split_page_leads_where_it_led_whatever_a_cpu_sees_meanwhile() {
+    for (address, bytes, small) in [
+        (6 * MIB, 2 * MIB, PageSize::Size4K),
+        (3 * GIB, GIB, PageSize::Size2M),
+    ] {
+        let mut memory = Fake::new();
+        let mut tables = mapped(&mut memory, &[(address, 2 * address, bytes)]);
+        let before = memory.clone();
+        let page = tables.split(&mut memory, address + 0x12_3456, |flags| flags | 2);
+        let page = page.expect("enough tables").expect("a large page");
+        assert_eq!((page.address, page.flags), (address, 1));
+        assert_eq!(page.frame, hpa(2 * address));
+        let probes: Vec<_> = (0..512)
+            .map(|part| address + part * small.bytes() + 0xabc)
+            .collect();
+        replay(&before, &memory, |state| {
+            for &probe in &probes {
+                let seen = tables.translate(state, probe).expect("never unmapped");
+                assert_eq!(seen.address, hpa(probe + address));
+                assert!(seen.flags == 1 || (seen.flags, seen.size) == (3, small));
+            }
+        });
+        let now = tables.translate(&memory, address).expect("mapped");
+        assert_eq!((now.flags, now.size), (3, small));
+    }
+}
+
+#[test]
+fn only_a_large_page_is_split_and_only_while_there_are_tables() {
+    let mut memory = Fake::new();
+    let mut tables = mapped(&mut memory, &[(2 * MIB, 2 * MIB, 2 * MIB), (0, 0, 0x1000)]);
+    memory.limit = memory.tables.len();
+    let writes = memory.log.len();
+    for address in [0, 0x1000, GIB, 1 << 47, u64::MAX] {
+        assert_eq!(tables.split(&mut memory, address, |flags| flags), Ok(None));
+    }
+    assert_eq!(
+        tables.split(&mut memory, 2 * MIB, |flags| flags),
+        Err(TableError::OutOfTables)
+    );
+    assert_eq!(memory.log.len(), writes, "nothing was changed");
+}
+
+#[test]
+fn borrowed_tables_show_what_their_owner_maps_later_and_outlive_the_borrower() {
+    let mut memory = Fake::new();
+    let mut owner = mapped(
+        &mut memory,
+        &[(0, 4 * GIB, 4 * MIB), (600 * GIB, 8 * GIB, 0x1000)],
+    );
+    let owners = memory.tables.len();
+    let mut borrower = mapped(&mut memory, &[(3 * GIB, 0x5000, 0x1000)]);
+    borrower.borrow(&mut memory, &owner).expect("apart");
+    assert_eq!(memory.tables.len(), owners + 4, "no table of RAM is copied");
+    assert!(owner.split(&mut memory, 2 * MIB, |_| 3).unwrap().is_some());
+    for address in [0, 2 * MIB + 0x5123, 600 * GIB + 1] {
+        let there = owner.translate(&memory, address);
+        assert!(there.is_some());
+        assert_eq!(borrower.translate(&memory, address), there);
+    }
+    let own = |tables: &Tables<Toy>, memory: &Fake| {
+        let found = tables.translate(memory, 3 * GIB);
+        found.map(|found| found.address.as_u64())
+    };
+    assert_eq!(own(&borrower, &memory), Some(0x5000));
+    assert_eq!(own(&owner, &memory), None);
+
+    borrower.give_back(&mut memory, &owner);
+    borrower.destroy(&mut memory);
+    assert_eq!(memory.tables.len(), owners + 1, "and the one of the split");
+    let found = owner.translate(&memory, 2 * MIB + 0x5123).expect("mapped");
+    assert_eq!(found.address, hpa(4 * GIB + 2 * MIB + 0x5123));
+    owner.destroy(&mut memory);
+    assert!(memory.tables.is_empty());
+}
+
+#[test]
+fn what_lies_in_one_lowest_table_or_large_page_cannot_be_in_common() {
+    for (mine, owners) in [
+        ((0, 0, 0x1000), (0x1000, 0x1000, 0x1000)),
+        ((2 * MIB, 0, 0x1000), (2 * MIB, 2 * MIB, 2 * MIB)),
+        ((2 * MIB, 2 * MIB, 2 * MIB), (2 * MIB, 0, 0x1000)),
+    ] {
+        let mut memory = Fake::new();
+        let owner = mapped(&mut memory, &[owners]);
+        let mut borrower = mapped(&mut memory, &[mine]);
+        assert_eq!(
+            borrower.borrow(&mut memory, &owner),
+            Err(TableError::OutOfRange)
+        );
+    }
+}

@@ -2,37 +2,9 @@
 
 use super::*;
 use crate::capability::AddressWidths;
-use crate::testing::skylake;
+use crate::testing::{Memory, skylake};
 use memory::Tables;
 use std::string::ToString;
-use std::vec;
-use std::vec::Vec;
-
-/// Tables at 0x1000, 0x2000 and so on.
-struct Memory(Vec<[u64; 512]>);
-
-impl Memory {
-    fn slot(table: HostPhys) -> usize {
-        (table.as_u64() >> 12) as usize - 1
-    }
-}
-
-impl TableMemory for Memory {
-    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
-        self.0[Self::slot(table)][index]
-    }
-
-    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
-        self.0[Self::slot(table)][index] = entry;
-    }
-
-    fn allocate_table(&mut self) -> Option<HostPhys> {
-        self.0.push([0; 512]);
-        Some(HostPhys::new((self.0.len() as u64) << 12))
-    }
-
-    fn free_table(&mut self, _table: HostPhys) {}
-}
 
 fn caps() -> Capabilities {
     Capabilities::new(skylake()).with_address_widths(AddressWidths {
@@ -47,7 +19,7 @@ fn hpa(address: u64) -> HostPhys {
 
 /// One 4 KiB page at guest address 0x5000: four tables, at 0x1000 to 0x4000.
 fn one_page(flags: EptFlags) -> Memory {
-    let mut memory = Memory(vec![]);
+    let mut memory = Memory::default();
     let mut tables = Tables::<Ept>::new(&mut memory).unwrap();
     let _ = tables
         .map(
@@ -125,7 +97,7 @@ fn accessed_and_dirty_flags_survive_a_change_of_rights() {
             flags.difference(EptFlags::WRITE)
         })
         .unwrap();
-    assert_eq!(memory.0[3][5], 0x9_9335);
+    assert_eq!(memory.entries(4)[5], 0x9_9335);
 }
 
 #[test]
@@ -200,7 +172,7 @@ fn a_denied_access_names_the_entry_that_denies_it() {
         }
     );
     let mut memory = one_page(EptFlags::RAM);
-    memory.0[1][0] &= !4;
+    memory.entries(2)[0] &= !4;
     assert_eq!(
         walk(&memory, 0x5000, AccessKind::Execute).verdict,
         Verdict::Denied {
@@ -244,7 +216,7 @@ fn each_rule_about_entries_is_found_broken() {
         (0, 0, 0x2007 | 1 << 7, Misconfiguration::Reserved(1 << 7)),
     ] {
         let mut memory = one_page(EptFlags::RAM);
-        memory.0[table][index] = entry;
+        memory.entries(table + 1)[index] = entry;
         assert_eq!(
             walk(&memory, 0x5000, AccessKind::Read).verdict,
             Verdict::Misconfigured(broken),
@@ -276,7 +248,7 @@ fn what_is_misconfigured_depends_on_the_processor() {
 #[test]
 fn the_log_shows_every_entry_and_the_rule() {
     let mut memory = one_page(EptFlags::RAM);
-    memory.0[3][5] = 0x9_9032;
+    memory.entries(4)[5] = 0x9_9032;
     assert_eq!(
         walk(&memory, 0x5000, AccessKind::Read).to_string(),
         "EPT walk of 0x5000:
@@ -304,7 +276,7 @@ fn the_tables_of_ram_are_as_many_as_were_counted_beforehand() {
         end: GuestPhys::new((start + mib) * MIB),
     });
     for largest in [PageSize::Size1G, PageSize::Size2M] {
-        let mut memory = Memory(Vec::new());
+        let mut memory = Memory::default();
         let mut tables = Tables::<Ept>::new(&mut memory).expect("a root");
         for range in &ranges {
             let start = range.start.as_u64();
@@ -320,6 +292,6 @@ fn the_tables_of_ram_are_as_many_as_were_counted_beforehand() {
                 .expect("there are tables enough");
         }
         let counted = tables_of(ranges.iter().copied(), largest);
-        assert_eq!(counted, memory.0.len() as u64, "{largest:?}");
+        assert_eq!(counted, memory.used() as u64, "{largest:?}");
     }
 }

@@ -3,6 +3,9 @@
 pub(crate) mod start;
 
 use std::collections::BTreeMap;
+use std::vec::Vec;
+
+use memory::{HostPhys, TableMemory};
 
 use crate::capability::RawCapabilities;
 use crate::fields::{Access, Encoding, Field, FieldWidth, VmcsReader, VmcsWriter};
@@ -26,6 +29,53 @@ impl VmcsWriter for Vmcs {
 /// One entry of such a map; read-only fields can be set too.
 pub(crate) fn set<W: FieldWidth, A: Access>(field: Field<W, A>, value: u64) -> (Encoding, u64) {
     (field.encoding(), value)
+}
+
+/// Tables at 0x1000, 0x2000 and so on; those that were given back are used again.
+#[derive(Clone, Default)]
+pub(crate) struct Memory {
+    tables: Vec<[u64; 512]>,
+    free: Vec<HostPhys>,
+}
+
+impl Memory {
+    fn slot(table: HostPhys) -> usize {
+        (table.as_u64() >> 12) as usize - 1
+    }
+
+    /// The entries of the table that came as the n-th, counted from one.
+    pub(crate) fn entries(&mut self, nth: usize) -> &mut [u64; 512] {
+        &mut self.tables[nth - 1]
+    }
+
+    /// Tables that somebody has.
+    pub(crate) fn used(&self) -> usize {
+        self.tables.len() - self.free.len()
+    }
+}
+
+impl TableMemory for Memory {
+    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
+        self.tables[Self::slot(table)][index]
+    }
+
+    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
+        self.tables[Self::slot(table)][index] = entry;
+    }
+
+    fn allocate_table(&mut self) -> Option<HostPhys> {
+        if let Some(table) = self.free.pop() {
+            self.tables[Self::slot(table)] = [0; 512];
+            return Some(table);
+        }
+        self.tables.push([0; 512]);
+        Some(HostPhys::new((self.tables.len() as u64) << 12))
+    }
+
+    fn free_table(&mut self, table: HostPhys) {
+        assert!(!self.free.contains(&table), "freed once");
+        self.free.push(table);
+    }
 }
 
 /// A processor about as good as a Skylake server, written down by hand.
