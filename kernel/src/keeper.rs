@@ -15,6 +15,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use ::log::{info, warn};
 use bundle::{Autostart, Bundle, EndPolicy, VmConfig};
 use host::Tail;
+use machine::firmware::Firmware;
 use spin::Mutex;
 use vmm::power::{self, EndPolicies, Power, PowerEvent, Refused, RestartDelay, Step, Then};
 
@@ -53,6 +54,7 @@ pub(crate) fn tell() {
 pub(crate) struct Keeper<'a, B: Backend> {
     crew: &'a Crew<B>,
     bundle: &'a Bundle<'a>,
+    firmware: Firmware,
     machines: Vec<Machine<'a, B>>,
     /// How many of them are being built.
     building: usize,
@@ -136,6 +138,7 @@ impl<'a, B: Backend> Keeper<'a, B> {
         let mut keeper = Self {
             crew,
             bundle,
+            firmware: Firmware::default(),
             machines: Vec::new(),
             building: 0,
             beginning: None,
@@ -522,6 +525,7 @@ impl<'a, B: Backend> Keeper<'a, B> {
                 config: machine.config,
                 seatings: &seatings,
                 contention,
+                firmware: &self.firmware,
                 tail: &machine.tail,
             },
             self.bundle,

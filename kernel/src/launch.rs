@@ -13,9 +13,10 @@ use host::Tail;
 use machine::devices::FirmwareFiles;
 use machine::devices::lapic::{ApicPage, Lapic, LapicConfig, LapicFeatures, Role};
 use machine::devices::routing::RoutingTable;
+use machine::firmware::Firmware;
 use machine::layout::{self, MachineLayout};
 use machine::loader::{self, Format, InitialState, LoadError, Module, Request};
-use machine::{BoardConfig, Display, TestBoard, firmware};
+use machine::{BoardConfig, Display, TestBoard};
 use memory::{GuestPhys, Range};
 use spin::Mutex;
 use vmm::cpuid::{CpuidTable, GuestCpuConfig};
@@ -105,6 +106,7 @@ pub(crate) struct Plan<'a> {
     pub(crate) seatings: &'a [Seating],
     /// Whether they may have to wait for a CPU.
     pub(crate) contention: Contention,
+    pub(crate) firmware: &'a Firmware,
     /// What takes the last of its console.
     pub(crate) tail: &'a Arc<Mutex<Tail>>,
 }
@@ -195,7 +197,9 @@ pub(crate) fn vm<B: Backend>(
         Screen::None => Display::Absent,
         Screen::Text => Display::Vga,
     };
-    let rsdp = firmware::install(&layout, display, &ram)
+    let rsdp = plan
+        .firmware
+        .install(&layout, display, &ram)
         .map_err(|error| LaunchError::Unsupported(error.to_string()))?;
     let loaded = loader::load(
         &Request {

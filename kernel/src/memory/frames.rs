@@ -10,7 +10,7 @@ use memory::frames::FrameStatistics;
 use memory::{FrameAllocator, HostPhys, PageSize, Placement, Range};
 use spin::Mutex;
 
-use super::{direct_map, zero};
+use super::{direct_map, zero_physical};
 
 static FRAMES: Mutex<FrameAllocator<'static>> = Mutex::new(FrameAllocator::new());
 
@@ -77,7 +77,7 @@ impl FrameRun {
     pub(crate) fn zeroed(bytes: u64, alignment: PageSize) -> Option<Self> {
         let run = Self::uninitialized(bytes, alignment, Placement::Anywhere)?;
         // SAFETY: the run was just allocated, and is this value's.
-        unsafe { zero(run.start, run.bytes) };
+        unsafe { zero_physical(run.start, run.bytes) };
         Some(run)
     }
 

@@ -15,7 +15,7 @@ use memory::written::GRANULE;
 use memory::{GuestMemory, GuestPhys, HostPhys, Range, Unbacked, Written};
 
 pub(crate) use self::fresh::{DirtyRam, NotEnoughMemory, ZeroedRam};
-use super::{FrameRun, copy, direct_map};
+use super::{FrameRun, copy, direct_map, zero};
 
 /// A granule that does not lie in one piece. No RAM has this bias, since the direct map is in the upper half.
 const NO_PIECE: u64 = 0;
@@ -362,16 +362,8 @@ impl GuestMemory for GuestRam {
         let length = usize::try_from(bytes).map_err(|_| Unbacked(gpa))?;
         self.prepare_for_writing(gpa, length)?;
         self.for_each_piece(gpa, length, |to, _, length| {
-            // SAFETY: `to` points to `length` bytes of this guest's RAM; an assembler access, as above.
-            unsafe {
-                core::arch::asm!(
-                    "rep stosb",
-                    inout("rcx") length => _,
-                    inout("rdi") to => _,
-                    in("al") 0u8,
-                    options(nostack, preserves_flags),
-                );
-            }
+            // SAFETY: `to` points to `length` bytes of this guest's RAM.
+            unsafe { zero(to, length) };
         })
     }
 

@@ -13,7 +13,7 @@ use memory::{HostPhys, HostVirt, PageSize, Placement, Range, TableMemory, Tables
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use spin::{Mutex, Once};
 
-use super::{direct_map, frames, reserve, zero};
+use super::{direct_map, frames, reserve, zero_physical};
 use crate::cpu::control;
 
 /// Data: never executable, the same in all address spaces.
@@ -65,7 +65,7 @@ impl TableMemory for TableFrames {
         let size = PageSize::Size4K;
         let table = frames::allocate_run(size.bytes(), size, self.placement)?;
         // SAFETY: the frame was just allocated.
-        unsafe { zero(table, size.bytes()) };
+        unsafe { zero_physical(table, size.bytes()) };
         Some(table)
     }
 

@@ -14,7 +14,7 @@
 //! ```
 //!
 //! A damaged header or directory spoils the bundle. A damaged file only spoils the machines that use it: its
-//! checksum is verified when it is asked for.
+//! checksum is verified when it is first asked for.
 
 #![no_std]
 #![forbid(unsafe_code)]

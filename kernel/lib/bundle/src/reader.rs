@@ -5,12 +5,15 @@ use crate::error::{BundleError, FileError};
 use crate::format::{Directory, Encoding, FileEntry, Header, MAX_BUNDLE_BYTES};
 use alloc::borrow::Cow;
 use alloc::vec::Vec;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 /// A bundle whose header and directory have been verified.
 #[derive(Debug)]
 pub struct Bundle<'a> {
     bytes: &'a [u8],
     directory: Directory,
+    /// Which files were verified: a machine that starts again and again need not wait for it each time.
+    verified: Vec<AtomicBool>,
 }
 
 impl<'a> Bundle<'a> {
@@ -36,9 +39,14 @@ impl<'a> Bundle<'a> {
         if crc32fast::hash(directory) != header.directory_crc32 {
             return Err(BundleError::DirectoryDamaged);
         }
-        let directory =
-            postcard::from_bytes(directory).map_err(|_| BundleError::DirectoryDamaged)?;
-        Ok(Self { bytes, directory })
+        let directory = postcard::from_bytes::<Directory>(directory)
+            .map_err(|_| BundleError::DirectoryDamaged)?;
+        let verified = directory.files.iter().map(|_| AtomicBool::new(false));
+        Ok(Self {
+            bytes,
+            verified: verified.collect(),
+            directory,
+        })
     }
 
     /// The configuration.
@@ -59,23 +67,29 @@ impl<'a> Bundle<'a> {
         self.directory.files.len()
     }
 
-    /// A file, once its checksum has been verified.
+    /// A file, once its checksum has been verified, which it is when it is asked for the first time.
     ///
     /// # Errors
     /// The file is missing or damaged.
     pub fn file(&self, index: FileIndex) -> Result<File<'_>, FileError> {
-        let entry = usize::try_from(index.0)
-            .ok()
-            .and_then(|index| self.directory.files.get(index))
-            .ok_or(FileError::Missing { index })?;
+        let place = usize::try_from(index.0).map_err(|_| FileError::Missing { index })?;
+        let files = self
+            .directory
+            .files
+            .get(place)
+            .zip(self.verified.get(place));
+        let (entry, verified) = files.ok_or(FileError::Missing { index })?;
         let stored =
             slice(self.bytes, entry.offset, entry.stored_bytes).ok_or(FileError::OutOfBounds {
                 name: entry.name.clone(),
             })?;
-        if crc32fast::hash(stored) != entry.crc32 {
-            return Err(FileError::Damaged {
-                name: entry.name.clone(),
-            });
+        if !verified.load(Ordering::Relaxed) {
+            if crc32fast::hash(stored) != entry.crc32 {
+                return Err(FileError::Damaged {
+                    name: entry.name.clone(),
+                });
+            }
+            verified.store(true, Ordering::Relaxed);
         }
         Ok(File { entry, stored })
     }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use machine::Display;
-use machine::acpi;
+use machine::acpi::Acpi;
 use machine::layout::MachineLayout;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -12,7 +12,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let folder = PathBuf::from(arguments.next().ok_or("which folder?")?);
     let cpus = arguments.next().ok_or("how many CPUs?")?.parse()?;
     std::fs::create_dir_all(&folder)?;
-    for (address, table) in acpi::build(&MachineLayout::new(1 << 30, cpus), Display::Vga)?.blocks {
+    for (address, table) in Acpi::default()
+        .build(&MachineLayout::new(1 << 30, cpus), Display::Vga)?
+        .blocks
+    {
         let name = table.get(..4).ok_or("a table without a signature")?;
         let name = format!("{}.dat", String::from_utf8_lossy(name));
         println!("{name} at {address}, {} bytes", table.len());

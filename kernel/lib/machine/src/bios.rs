@@ -145,12 +145,12 @@ pub fn install(
     memory: &impl GuestMemory,
 ) -> Result<(), Unbacked> {
     let mut image = Image(memory);
-    for vector in 0..SERVED_VECTORS {
-        image.words(4 * u64::from(vector), &[stub(vector), SEGMENT])?;
-    }
+    let vectors: Vec<_> = (0..SERVED_VECTORS)
+        .flat_map(|vector| [stub(vector), SEGMENT])
+        .collect();
+    image.words(0, &vectors)?;
     image.data_area()?;
-    let stubs: Vec<u8> = STUB.iter().copied().cycle().take(0x400).collect();
-    image.code(STUBS, &stubs)?;
+    image.code(STUBS, &STUB.repeat(0x100))?;
     // JMP with the distance from behind itself.
     let back = |from: u16, to: u16| to.wrapping_sub(from).to_le_bytes();
     let [low, high] = back(WAIT_FOR_KEY + 5, stub(0x16));

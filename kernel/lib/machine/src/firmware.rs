@@ -2,22 +2,31 @@
 
 use memory::{GuestMemory, GuestPhys};
 
-use crate::acpi::{self, AcpiError};
+use crate::acpi::{Acpi, AcpiError};
 use crate::layout::MachineLayout;
 use crate::smbios;
 use crate::{Display, bios};
 
-/// Writes all of it to a machine's memory and returns the address of the ACPI RSDP, which the boot protocols
-/// pass on.
-///
-/// # Errors
-/// The machine has too many CPUs, or less than 1 MiB of memory.
-pub fn install(
-    layout: &MachineLayout,
-    display: Display,
-    memory: &impl GuestMemory,
-) -> Result<GuestPhys, AcpiError> {
-    bios::install(layout, display, memory)?;
-    smbios::install(memory)?;
-    acpi::install(layout, display, memory)
+/// Firmware for any machine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Firmware {
+    acpi: Acpi,
+}
+
+impl Firmware {
+    /// Writes all of it to a machine's memory and returns the address of the ACPI RSDP, which the boot protocols
+    /// pass on.
+    ///
+    /// # Errors
+    /// The machine has too many CPUs, or less than 1 MiB of memory.
+    pub fn install(
+        &self,
+        layout: &MachineLayout,
+        display: Display,
+        memory: &impl GuestMemory,
+    ) -> Result<GuestPhys, AcpiError> {
+        bios::install(layout, display, memory)?;
+        smbios::install(memory)?;
+        self.acpi.install(layout, display, memory)
+    }
 }

@@ -9,7 +9,7 @@ use core::sync::atomic::AtomicU8;
 use machine::A20Gate;
 use memory::{GuestPhys, PageSize, Range, Written};
 
-use super::super::{FrameRun, free_for_guests, room_for_guests, zero};
+use super::super::{FrameRun, free_for_guests, room_for_guests, zero_physical};
 use super::{GuestRam, Piece, granules};
 
 /// Pieces are no larger than this: the largest page.
@@ -149,7 +149,9 @@ impl DirtyRam {
                     return Err(self);
                 }
                 // SAFETY: the bytes lie in the piece's frames, which are this value's, and no guest has them.
-                unsafe { zero(piece.frames.address().wrapping_add(self.done_bytes), bytes) };
+                unsafe {
+                    zero_physical(piece.frames.address().wrapping_add(self.done_bytes), bytes)
+                };
                 left -= bytes;
                 self.done_bytes += bytes;
                 self.zeroed_bytes += bytes;

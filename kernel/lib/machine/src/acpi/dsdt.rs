@@ -15,7 +15,6 @@
 //! }
 //! ```
 
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -37,16 +36,36 @@ use crate::{Board, Display, Gsi};
 const REVISION: u8 = 2;
 /// The PCI interrupt pins INTA to INTD of all devices share these pins of the I/O APIC.
 const PCI_GSIS: Range<u8> = Range { start: 16, end: 24 };
-const PCI_DEVICES: u32 = 32;
-const PCI_PINS: u32 = 4;
+const PCI_DEVICES: u8 = 32;
+const PCI_PINS: u8 = 4;
 /// What _OSC asks for when it is about PCI host bridges (PCI Firmware Specification, "_OSC Interface for PCI Host
 /// Bridge Devices").
 const PCI_HOST_BRIDGE: &str = "33DB4D5B-1FF7-401C-9657-7441C03DD766";
 /// _OSC: unknown UUID.
 const OSC_UNKNOWN: u8 = 0x04;
 
-pub(super) fn build(layout: &MachineLayout, display: Display) -> Vec<u8> {
-    let mut aml = Vec::new();
+/// The devices that every machine has, in AML.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct CommonDevices(Vec<u8>);
+
+impl CommonDevices {
+    pub(super) fn encode() -> Self {
+        let devices = [
+            host_bridge(),
+            board_resources(),
+            device("COM1", "PNP0501", &[&port(0x3f8, 8), &irq(Board::UART_GSI)]),
+            device("RTC0", "PNP0B00", &[&port(0x70, 2), &irq(Board::RTC_GSI)]),
+            device("PIC0", "PNP0000", &[&port(0x20, 2), &port(0xa0, 2)]),
+            device("TMR0", "PNP0100", &[&port(0x40, 4)]),
+            device("SPKR", "PNP0800", &[&port(0x61, 1)]),
+            panic_device(),
+        ];
+        Self(devices.concat())
+    }
+}
+
+pub(super) fn build(common: &CommonDevices, layout: &MachineLayout, display: Display) -> Vec<u8> {
+    let mut aml = Vec::with_capacity(common.0.len() + 0x100);
     let sleep_type = SOFT_OFF_TYPE;
     Name::new(
         Path::new("\\_S5_"),
@@ -54,45 +73,27 @@ pub(super) fn build(layout: &MachineLayout, display: Display) -> Vec<u8> {
     )
     .to_aml_bytes(&mut aml);
 
-    let mut devices: Vec<Box<dyn Aml>> = Vec::new();
-    let mut add = |bytes: Vec<u8>| devices.push(Box::new(Raw(bytes)));
-    add(host_bridge());
-    add(board_resources());
-    add(device(
-        "COM1",
-        "PNP0501",
-        &[&port(0x3f8, 8), &irq(Board::UART_GSI)],
-    ));
-    add(device(
-        "RTC0",
-        "PNP0B00",
-        &[&port(0x70, 2), &irq(Board::RTC_GSI)],
-    ));
-    add(device("PIC0", "PNP0000", &[&port(0x20, 2), &port(0xa0, 2)]));
-    add(device("TMR0", "PNP0100", &[&port(0x40, 4)]));
-    add(device("SPKR", "PNP0800", &[&port(0x61, 1)]));
+    let mut own = Vec::new();
     if display == Display::Vga {
-        add(device(
+        own.extend(device(
             "KBD0",
             "PNP0303",
             &[&port(0x60, 1), &port(0x64, 1), &irq(Board::KEYBOARD_GSI)],
         ));
     }
-    add(panic_device());
     for cpu in 0..layout.cpus() {
-        add(processor(cpu));
+        own.extend(processor(cpu));
     }
-    let children = devices.iter().map(Box::as_ref).collect();
-    Scope::new(Path::new("\\_SB_"), children).to_aml_bytes(&mut aml);
+    Scope::new(Path::new("\\_SB_"), vec![&Raw(&common.0), &Raw(&own)]).to_aml_bytes(&mut aml);
     table(*b"DSDT", REVISION, &aml)
 }
 
 /// AML that is encoded already.
-struct Raw(Vec<u8>);
+struct Raw<'a>(&'a [u8]);
 
-impl Aml for Raw {
+impl Aml for Raw<'_> {
     fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
-        sink.vec(&self.0);
+        sink.vec(self.0);
     }
 }
 
@@ -168,7 +169,8 @@ fn host_bridge() -> Vec<u8> {
         ResourceTemplate::new(vec![&buses, &config, &ports_low, &ports_high, &low, &high]);
     let resources = Name::new(Path::new("_CRS"), &resources);
     let routing = Name::new(Path::new("_PRT"), &interrupt_routing());
-    let control = Raw(operating_system_capabilities());
+    let control = operating_system_capabilities();
+    let control = Raw(&control);
     encode(&Device::new(
         Path::new("PCI0"),
         vec![
@@ -186,16 +188,37 @@ fn host_bridge() -> Vec<u8> {
 
 /// _PRT: pin `p` of device `d` is on interrupt 16 + (d + p) mod 8.
 fn interrupt_routing() -> PackageBuilder {
-    let count = u32::from(PCI_GSIS.end - PCI_GSIS.start);
     let mut routing = PackageBuilder::new();
     for device in 0..PCI_DEVICES {
         for pin in 0..PCI_PINS {
-            let gsi = u32::from(PCI_GSIS.start) + (device + pin) % count;
-            let every_function = device << 16 | 0xffff;
-            routing.add_element(&Package::new(vec![&every_function, &pin, &0u8, &gsi]));
+            let gsi = PCI_GSIS.start + (device + pin) % (PCI_GSIS.end - PCI_GSIS.start);
+            routing.add_element(&Route { device, pin, gsi });
         }
     }
     routing
+}
+
+/// One entry of _PRT ("PCI Routing Table"): a package of the device's address for all of its functions, the pin, no
+/// link device, and the interrupt. There are so many that each is encoded at once, and not number by number: that would
+/// be a quarter of a small machine's start.
+struct Route {
+    device: u8,
+    pin: u8,
+    gsi: u8,
+}
+
+impl Aml for Route {
+    fn to_aml_bytes(&self, sink: &mut dyn acpi_tables::AmlSink) {
+        // "AML Byte Stream Byte Values".
+        const PACKAGE: u8 = 0x12;
+        const DWORD: u8 = 0x0c;
+        const BYTE: u8 = 0x0a;
+        const ZERO: u8 = 0x00;
+        // What follows the first byte, and how many elements that is.
+        sink.vec(&[PACKAGE, 12, 4]);
+        sink.vec(&[DWORD, 0xff, 0xff, self.device, 0]);
+        sink.vec(&[BYTE, self.pin, ZERO, BYTE, self.gsi]);
+    }
 }
 
 /// _OSC: the operating system controls whatever it asks for (hot plug, PME, AER …), since no device here has it.

@@ -1,7 +1,7 @@
 //! The ACPI tables of a guest: how an operating system learns what its machine has.
 //!
-//! [`build`] makes them for a [`MachineLayout`] and says where they go: into the area of the BIOS below 1 MiB, the
-//! RSDP first, where a search for it begins. [`install`] also writes them. The area's second half is left to the
+//! [`Acpi::build`] makes them for a [`MachineLayout`] and says where they go: into the area of the BIOS below 1 MiB, the
+//! RSDP first, where a search for it begins. [`Acpi::install`] also writes them. The area's second half is left to the
 //! SMBIOS tables.
 //!
 //! Built with the `acpi_tables` crate where it knows a table; it encodes the AML.
@@ -68,55 +68,72 @@ pub struct AcpiTables {
     pub blocks: Vec<(GuestPhys, Vec<u8>)>,
 }
 
-/// Makes the tables of a machine.
-///
-/// # Errors
-/// [`AcpiError::TooManyCpus`].
-pub fn build(layout: &MachineLayout, display: Display) -> Result<AcpiTables, AcpiError> {
-    if layout.cpus() > MAX_CPUS {
-        return Err(AcpiError::TooManyCpus(layout.cpus()));
-    }
-    let mut area = Area {
-        next: BIOS.start,
-        blocks: Vec::new(),
-    };
-    let rsdp = area.reserve(Rsdp::len() as u64);
-    let dsdt = area.add(dsdt::build(layout, display));
-    let facs = area.add(tables::facs());
-    let listed = [
-        tables::fadt(dsdt, facs, display),
-        tables::madt(layout),
-        tables::mcfg(),
-        tables::spcr(),
-    ]
-    .map(|table| area.add(table));
-    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    for table in listed {
-        xsdt.add_entry(table.as_u64());
-    }
-    let xsdt = area.add(bytes(&xsdt));
-    area.blocks
-        .push((rsdp, bytes(&Rsdp::new(OEM_ID, xsdt.as_u64()))));
-    Ok(AcpiTables {
-        rsdp,
-        blocks: area.blocks,
-    })
+/// What the tables of all machines have in common, encoded once: the encoder makes many small allocations, which would
+/// be half of what a small machine's start takes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Acpi {
+    devices: dsdt::CommonDevices,
 }
 
-/// Makes the tables of a machine, writes them to its memory, and returns the address of the RSDP.
-///
-/// # Errors
-/// Why there are none.
-pub fn install(
-    layout: &MachineLayout,
-    display: Display,
-    memory: &impl GuestMemory,
-) -> Result<GuestPhys, AcpiError> {
-    let tables = build(layout, display)?;
-    for (address, bytes) in &tables.blocks {
-        memory.write(*address, bytes)?;
+impl Default for Acpi {
+    fn default() -> Self {
+        let devices = dsdt::CommonDevices::encode();
+        Self { devices }
     }
-    Ok(tables.rsdp)
+}
+
+impl Acpi {
+    /// Makes the tables of a machine.
+    ///
+    /// # Errors
+    /// [`AcpiError::TooManyCpus`].
+    pub fn build(&self, layout: &MachineLayout, display: Display) -> Result<AcpiTables, AcpiError> {
+        if layout.cpus() > MAX_CPUS {
+            return Err(AcpiError::TooManyCpus(layout.cpus()));
+        }
+        let mut area = Area {
+            next: BIOS.start,
+            blocks: Vec::new(),
+        };
+        let rsdp = area.reserve(Rsdp::len() as u64);
+        let dsdt = area.add(dsdt::build(&self.devices, layout, display));
+        let facs = area.add(tables::facs());
+        let listed = [
+            tables::fadt(dsdt, facs, display),
+            tables::madt(layout),
+            tables::mcfg(),
+            tables::spcr(),
+        ]
+        .map(|table| area.add(table));
+        let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+        for table in listed {
+            xsdt.add_entry(table.as_u64());
+        }
+        let xsdt = area.add(bytes(&xsdt));
+        area.blocks
+            .push((rsdp, bytes(&Rsdp::new(OEM_ID, xsdt.as_u64()))));
+        Ok(AcpiTables {
+            rsdp,
+            blocks: area.blocks,
+        })
+    }
+
+    /// Makes the tables of a machine, writes them to its memory, and returns the address of the RSDP.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub fn install(
+        &self,
+        layout: &MachineLayout,
+        display: Display,
+        memory: &impl GuestMemory,
+    ) -> Result<GuestPhys, AcpiError> {
+        let tables = self.build(layout, display)?;
+        for (address, bytes) in &tables.blocks {
+            memory.write(*address, bytes)?;
+        }
+        Ok(tables.rsdp)
+    }
 }
 
 /// The area of the BIOS, filled from its start. [`MAX_CPUS`] keeps the tables within it.
@@ -158,7 +175,9 @@ mod tests {
         }
 
         fn with(cpus: u32, display: Display) -> Self {
-            let tables = build(&MachineLayout::new(1 << 30, cpus), display).unwrap();
+            let tables = Acpi::default()
+                .build(&MachineLayout::new(1 << 30, cpus), display)
+                .unwrap();
             let mut bytes = alloc::vec![0; BIOS.len() as usize];
             for (at, table) in tables.blocks {
                 let offset = at.offset_from(BIOS.start).unwrap() as usize;
@@ -328,6 +347,25 @@ mod tests {
     }
 
     #[test]
+    fn every_pin_of_every_pci_device_is_routed_to_an_interrupt_of_its_own_eight() {
+        let bios = Bios::of(1);
+        let (_, dsdt) = bios.table(bios.u64(bios.find(b"FACP") + 140));
+        let name = dsdt.windows(4).position(|part| part == b"_PRT").unwrap();
+        // A package of 128 elements whose length takes two bytes.
+        let routing = &dsdt[name + 4..];
+        assert_eq!((routing[0], routing[1] >> 6, routing[3]), (0x12, 1, 128));
+        let length = usize::from(routing[1] & 0xf) | usize::from(routing[2]) << 4;
+        let entries: Vec<_> = routing[4..1 + length].chunks(13).collect();
+        assert_eq!(entries.len(), 128);
+        for (index, entry) in entries.into_iter().enumerate() {
+            let (device, pin) = (index as u8 / 4, index as u8 % 4);
+            assert_eq!(entry[..3], [0x12, 12, 4]);
+            assert_eq!(entry[3..8], [0x0c, 0xff, 0xff, device, 0]);
+            assert_eq!(entry[8..], [0x0a, pin, 0, 0x0a, 16 + (device + pin) % 8]);
+        }
+    }
+
+    #[test]
     fn mcfg_and_spcr_name_the_window_and_the_console() {
         let bios = Bios::of(1);
         let mcfg = bios.find(b"MCFG");
@@ -343,13 +381,15 @@ mod tests {
 
     #[test]
     fn the_most_cpus_fit_and_more_are_refused() {
-        let tables = build(&MachineLayout::new(1 << 30, 1024), Display::Vga).unwrap();
+        let tables = Acpi::default()
+            .build(&MachineLayout::new(1 << 30, 1024), Display::Vga)
+            .unwrap();
         for (at, bytes) in &tables.blocks {
             let end = at.checked_add(bytes.len() as u64).unwrap();
             assert!(BIOS.contains(*at) && end <= crate::smbios::ENTRY_POINT);
         }
         assert_eq!(
-            build(&MachineLayout::new(1 << 30, 1025), Display::Vga),
+            Acpi::default().build(&MachineLayout::new(1 << 30, 1025), Display::Vga),
             Err(AcpiError::TooManyCpus(1025))
         );
     }
