@@ -8,69 +8,25 @@
 //! Written after Motorola's MC146818A data sheet. The battery-backed memory holds what a PC's firmware leaves
 //! there: the memory sizes, and the century at 0x32 as the FADT says.
 
-use bitflags::bitflags;
+mod alarm;
+mod form;
+mod registers;
 
-use super::calendar::{DAY_S, DateTime, weekday};
+use self::alarm::Alarm;
+use self::form::Form;
+pub use self::registers::CENTURY;
+use self::registers::{
+    Control, DAY, DIVIDER, DIVIDER_RUNS, Flags, HOURS, HOURS_ALARM, MINUTES, MINUTES_ALARM, MONTH,
+    RATE, REGISTER_A, REGISTER_B, REGISTER_C, REGISTER_D, SECONDS, SECONDS_ALARM, TIME_FIELDS,
+    UPDATE_IN_PROGRESS, VALID, WEEKDAY, YEAR,
+};
+use super::calendar::weekday;
 use crate::layout::MachineLayout;
 use crate::{Effects, Gsi, Level, OutputLine};
-
-const SECONDS: u8 = 0x00;
-const SECONDS_ALARM: u8 = 0x01;
-const MINUTES: u8 = 0x02;
-const MINUTES_ALARM: u8 = 0x03;
-const HOURS: u8 = 0x04;
-const HOURS_ALARM: u8 = 0x05;
-const WEEKDAY: u8 = 0x06;
-const DAY: u8 = 0x07;
-const MONTH: u8 = 0x08;
-const YEAR: u8 = 0x09;
-const REGISTER_A: u8 = 0x0a;
-const REGISTER_B: u8 = 0x0b;
-const REGISTER_C: u8 = 0x0c;
-const REGISTER_D: u8 = 0x0d;
-/// Where the FADT says that the century is.
-pub const CENTURY: u8 = 0x32;
-
-/// Register A: an update is in progress or near.
-const UPDATE_IN_PROGRESS: u8 = 1 << 7;
-/// Register A: the divider's control bits, and the value at which the clock runs.
-const DIVIDER: u8 = 0x70;
-const DIVIDER_RUNS: u8 = 0x20;
-const RATE: u8 = 0x0f;
-/// Register D: the battery is good.
-const VALID: u8 = 0x80;
-/// An alarm field with these bits matches every value.
-const ANY: u8 = 0xc0;
-/// The afternoon, in 12-hour form.
-const PM: u8 = 0x80;
 
 const SECOND_NS: i64 = 1_000_000_000;
 /// UIP rises 244 us before an update, which takes 1984 us; the new time is there at its end.
 const UPDATE_NS: i64 = 2_228_000;
-
-bitflags! {
-    /// Register B.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct Control: u8 {
-        const DAYLIGHT_SAVING = 1 << 0;
-        const HOURS_24 = 1 << 1;
-        const BINARY = 1 << 2;
-        const SQUARE_WAVE = 1 << 3;
-        const UPDATE_INTERRUPT = 1 << 4;
-        const ALARM_INTERRUPT = 1 << 5;
-        const PERIODIC_INTERRUPT = 1 << 6;
-        const SET = 1 << 7;
-    }
-
-    /// Register C; the first three bits lie where register B enables them.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct Flags: u8 {
-        const UPDATE = 1 << 4;
-        const ALARM = 1 << 5;
-        const PERIODIC = 1 << 6;
-        const REQUEST = 1 << 7;
-    }
-}
 
 /// Periodic interrupts are made up for so many times as fast as they come, and so many at most.
 const CATCH_UP: i64 = 4;
@@ -92,7 +48,7 @@ pub struct Rtc {
     /// Periodic interrupts that nobody has looked for in time, and the date when the next is made up for.
     owed: i64,
     owed_at_ns: i64,
-    alarm: [u8; 3],
+    alarm: Alarm,
     memory: [u8; 128],
     line: OutputLine,
 }
@@ -114,7 +70,7 @@ impl Rtc {
             seen_ns: offset_ns,
             owed: 0,
             owed_at_ns: 0,
-            alarm: [0; 3],
+            alarm: Alarm::new(),
             memory: [0; 128],
             line: OutputLine::new(gsi, Level::Deasserted),
         };
@@ -162,7 +118,7 @@ impl Rtc {
             SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => {
                 self.time_field(self.index, now_ns)
             }
-            SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => self.alarm_field(),
+            SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => self.alarm.byte(self.index),
             REGISTER_A => {
                 let left_ns = SECOND_NS - self.date_ns(now_ns).rem_euclid(SECOND_NS);
                 let updating = self.runs() && left_ns <= UPDATE_NS;
@@ -194,11 +150,7 @@ impl Rtc {
             SECONDS | MINUTES | HOURS | WEEKDAY | DAY | MONTH | YEAR | CENTURY => {
                 self.set_time_field(self.index, value, now_ns);
             }
-            SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => {
-                if let Some(field) = self.alarm.get_mut(usize::from(self.index / 2)) {
-                    *field = value;
-                }
-            }
+            SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => self.alarm.set_byte(self.index, value),
             REGISTER_A => self.set_register_a(value, now_ns),
             REGISTER_B => self.set_register_b(Control::from_bits_retain(value), now_ns),
             // Registers C and D only report.
@@ -233,7 +185,7 @@ impl Rtc {
                 consider((second + 1) * SECOND_NS);
             }
             if self.control.contains(Control::ALARM_INTERRUPT)
-                && let Some(alarm) = self.next_alarm(second)
+                && let Some(alarm) = self.alarm.next(second, self.form())
             {
                 consider(alarm * SECOND_NS);
             }
@@ -354,7 +306,7 @@ impl Rtc {
 
     /// Keeps the bytes of the date in the memory behind the registers.
     fn freeze(&mut self, date_ns: i64) {
-        let bytes = Self::TIME_FIELDS.map(|index| (index, self.encode_date(index, date_ns)));
+        let bytes = TIME_FIELDS.map(|index| (index, self.encode_date(index, date_ns)));
         for (index, byte) in bytes {
             self.set_memory(index, byte);
         }
@@ -362,14 +314,12 @@ impl Rtc {
 
     /// Takes the date from those bytes; the fraction of the second runs on.
     fn thaw(&mut self, date_ns: i64, now_ns: u64) {
-        let seconds = self.decode_date();
-        let wanted = self.decode(self.memory_at(WEEKDAY));
+        let seconds = self.form().decode_date(|index| self.memory_at(index));
+        let wanted = self.form().decode(self.memory_at(WEEKDAY));
         let natural = weekday(seconds);
         self.weekday_shift = (wanted + 14).saturating_sub(natural) % 7;
         self.set_date_ns(seconds * SECOND_NS + date_ns.rem_euclid(SECOND_NS), now_ns);
     }
-
-    const TIME_FIELDS: [u8; 8] = [SECONDS, MINUTES, HOURS, WEEKDAY, DAY, MONTH, YEAR, CENTURY];
 
     fn time_field(&self, index: u8, now_ns: u64) -> u8 {
         if self.control.contains(Control::SET) {
@@ -377,6 +327,11 @@ impl Rtc {
         } else {
             self.encode_date(index, self.date_ns(now_ns))
         }
+    }
+
+    fn encode_date(&self, index: u8, date_ns: i64) -> u8 {
+        let seconds = date_ns.div_euclid(SECOND_NS);
+        self.form().encode_date(index, seconds, self.weekday_shift)
     }
 
     fn set_time_field(&mut self, index: u8, value: u8, now_ns: u64) {
@@ -391,74 +346,8 @@ impl Rtc {
         self.thaw(date_ns, now_ns);
     }
 
-    fn encode_date(&self, index: u8, date_ns: i64) -> u8 {
-        let seconds = date_ns.div_euclid(SECOND_NS);
-        let date = DateTime::from_seconds(seconds);
-        match index {
-            SECONDS => self.encode(date.second),
-            MINUTES => self.encode(date.minute),
-            HOURS => self.encode_hour(date.hour),
-            WEEKDAY => self.encode((weekday(seconds) - 1 + self.weekday_shift) % 7 + 1),
-            DAY => self.encode(date.day),
-            MONTH => self.encode(date.month),
-            YEAR => self.encode(date.year.rem_euclid(100) as u8),
-            // The century is BCD in either mode, as PC firmware keeps it.
-            _ => to_bcd((date.year / 100).clamp(0, 99) as u8),
-        }
-    }
-
-    fn decode_date(&self) -> i64 {
-        let field = |index| self.decode(self.memory_at(index));
-        let century = i64::from(from_bcd(self.memory_at(CENTURY)));
-        DateTime {
-            // Nanoseconds since 1970 in 64 bits end in 2262.
-            year: (century * 100 + i64::from(field(YEAR))).clamp(1700, 2199),
-            month: field(MONTH),
-            day: field(DAY),
-            hour: self.decode_hour(self.memory_at(HOURS)),
-            minute: field(MINUTES),
-            second: field(SECONDS),
-        }
-        .to_seconds()
-    }
-
-    fn encode(&self, value: u8) -> u8 {
-        if self.control.contains(Control::BINARY) {
-            value
-        } else {
-            to_bcd(value)
-        }
-    }
-
-    fn decode(&self, byte: u8) -> u8 {
-        if self.control.contains(Control::BINARY) {
-            byte
-        } else {
-            from_bcd(byte)
-        }
-    }
-
-    fn encode_hour(&self, hour: u8) -> u8 {
-        if self.control.contains(Control::HOURS_24) {
-            return self.encode(hour);
-        }
-        let twelve = (hour + 11) % 12 + 1;
-        self.encode(twelve) | if hour >= 12 { PM } else { 0 }
-    }
-
-    fn decode_hour(&self, byte: u8) -> u8 {
-        if self.control.contains(Control::HOURS_24) {
-            return self.decode(byte);
-        }
-        let afternoon = if byte & PM != 0 { 12 } else { 0 };
-        self.decode(byte & !PM) % 12 + afternoon
-    }
-
-    fn alarm_field(&self) -> u8 {
-        self.alarm
-            .get(usize::from(self.index / 2))
-            .copied()
-            .unwrap_or(0)
+    const fn form(&self) -> Form {
+        Form(self.control)
     }
 
     fn memory_at(&self, index: u8) -> u8 {
@@ -494,7 +383,8 @@ impl Rtc {
         let after = date_ns.div_euclid(SECOND_NS);
         if self.runs() && before != after {
             self.flags |= Flags::UPDATE;
-            if self.next_alarm(before).is_some_and(|alarm| alarm <= after) {
+            let alarm = self.alarm.next(before, self.form());
+            if alarm.is_some_and(|alarm| alarm <= after) {
                 self.flags |= Flags::ALARM;
             }
         }
@@ -509,35 +399,6 @@ impl Rtc {
             2 => Some(128),
             rate => Some(32_768 >> (rate - 1)),
         }
-    }
-
-    /// The first second after `second` at which the alarm fires, if there is any within a day.
-    fn next_alarm(&self, second: i64) -> Option<i64> {
-        let [seconds, minutes, hours] = self.alarm;
-        let wanted = |byte: u8, decoded: u8| (byte & ANY != ANY).then_some(i64::from(decoded));
-        let second_wanted = wanted(seconds, self.decode(seconds));
-        let minute_wanted = wanted(minutes, self.decode(minutes));
-        let hour_wanted = wanted(hours, self.decode_hour(hours));
-        let matches = |wanted: Option<i64>, value: i64| wanted.is_none_or(|wanted| wanted == value);
-        let mut at = second + 1;
-        // At most a day of hours, an hour of minutes and a minute of seconds are passed over, twice.
-        while at <= second + DAY_S {
-            let time = at.rem_euclid(DAY_S);
-            if !matches(hour_wanted, time / 3600) {
-                at += 3600 - time % 3600;
-            } else if !matches(minute_wanted, time / 60 % 60) {
-                at += 60 - time % 60;
-            } else if !matches(second_wanted, time % 60) {
-                // A value that no second has cannot be waited for second by second.
-                if second_wanted.is_some_and(|wanted| wanted >= 60) {
-                    return None;
-                }
-                at += 1;
-            } else {
-                return Some(at);
-            }
-        }
-        None
     }
 
     fn update_line(&mut self, fx: &mut Effects) {
@@ -560,14 +421,6 @@ const fn period_start(count: i64, hertz: i64) -> i64 {
     let second = count.div_euclid(hertz);
     let within = count.rem_euclid(hertz) * SECOND_NS;
     second * SECOND_NS + (within + hertz - 1) / hertz
-}
-
-const fn to_bcd(value: u8) -> u8 {
-    ((value / 10 % 10) << 4) | (value % 10)
-}
-
-const fn from_bcd(byte: u8) -> u8 {
-    (byte >> 4) * 10 + (byte & 0xf)
 }
 
 #[cfg(test)]

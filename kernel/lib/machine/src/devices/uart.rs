@@ -10,118 +10,21 @@
 //! Register names follow the data sheet of National Semiconductor's PC16550D.
 
 mod fifo;
+mod registers;
 #[cfg(test)]
 mod slow_wire;
 mod transmitter;
 
 use alloc::collections::VecDeque;
-use bitflags::bitflags;
 
-use self::fifo::{Character, FIFO_BYTES, Fifo};
+use self::fifo::{Character, Fifo};
+use self::registers::{
+    FIFOS_ENABLED, FifoMode, InterruptEnable, LineControl, LineStatus, ModemControl, ModemStatus,
+    NO_INTERRUPT, Source,
+};
 pub use self::transmitter::WireHold;
 use self::transmitter::{Driver, Transmitter};
 use crate::{Effects, Gsi, Level, OutputLine};
-
-bitflags! {
-    /// IER.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct InterruptEnable: u8 {
-        const RECEIVED = 1 << 0;
-        const TRANSMITTER_EMPTY = 1 << 1;
-        const LINE_STATUS = 1 << 2;
-        const MODEM_STATUS = 1 << 3;
-    }
-
-    /// LCR.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct LineControl: u8 {
-        const WORD_LENGTH = 3;
-        const TWO_STOP_BITS = 1 << 2;
-        const PARITY = 1 << 3;
-        const BREAK = 1 << 6;
-        const DIVISOR_LATCH = 1 << 7;
-        const _ = !0;
-    }
-
-    /// MCR.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct ModemControl: u8 {
-        const DTR = 1 << 0;
-        const RTS = 1 << 1;
-        const OUT1 = 1 << 2;
-        const OUT2 = 1 << 3;
-        const LOOPBACK = 1 << 4;
-    }
-
-    /// LSR.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct LineStatus: u8 {
-        const DATA_READY = 1 << 0;
-        const OVERRUN = 1 << 1;
-        const FRAMING = 1 << 3;
-        const BREAK = 1 << 4;
-        const HOLDING_EMPTY = 1 << 5;
-        const TRANSMITTER_EMPTY = 1 << 6;
-        const ERROR_IN_FIFO = 1 << 7;
-        /// The transmitter has room.
-        const IDLE = 0x60;
-        /// What a read of LSR clears, and what makes a line-status interrupt.
-        const ERRORS = 0x1e;
-    }
-
-    /// MSR.
-    #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-    struct ModemStatus: u8 {
-        const DELTA_CTS = 1 << 0;
-        const DELTA_DSR = 1 << 1;
-        const TRAILING_RI = 1 << 2;
-        const DELTA_DCD = 1 << 3;
-        const CTS = 1 << 4;
-        const DSR = 1 << 5;
-        const RI = 1 << 6;
-        const DCD = 1 << 7;
-        const DELTAS = 0xf;
-        const LINES = 0xf0;
-    }
-}
-
-/// What IIR says, highest priority first.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Source {
-    LineStatus,
-    ReceivedData,
-    CharacterTimeout,
-    TransmitterEmpty,
-    ModemStatus,
-}
-
-impl Source {
-    const fn identification(self) -> u8 {
-        match self {
-            Self::LineStatus => 0x06,
-            Self::ReceivedData => 0x04,
-            Self::CharacterTimeout => 0x0c,
-            Self::TransmitterEmpty => 0x02,
-            Self::ModemStatus => 0x00,
-        }
-    }
-}
-
-/// IIR with nothing pending.
-const NO_INTERRUPT: u8 = 0x01;
-/// The two bits of IIR that say that the FIFOs work.
-const FIFOS_ENABLED: u8 = 0xc0;
-/// The clock that the divisor divides: a 1.8432 MHz crystal by 16.
-const BAUD_BASE: u64 = 115_200;
-
-/// Whether the FIFOs work (FCR bit 0), and how full the receiver's must be to interrupt.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum FifoMode {
-    /// A 16450: one byte each way.
-    Off,
-    /// Interrupt at this many bytes.
-    On { trigger: usize },
-}
 
 /// A 16550A serial port.
 #[derive(Debug)]
@@ -207,7 +110,7 @@ impl Uart {
     /// be taken all the same, and so would any number of them.
     #[inline]
     pub const fn takes_character(&self) -> bool {
-        self.transmitter.count() < self.depth()
+        self.transmitter.count() < self.fifo_mode.depth()
             || self.divisor_latch()
             || self.modem_control.contains(ModemControl::LOOPBACK)
     }
@@ -369,29 +272,8 @@ impl Uart {
         status
     }
 
-    /// The four lines from the modem: the console is always there, and in loopback the four outputs come back.
     fn modem_lines(&self) -> ModemStatus {
-        if !self.modem_control.contains(ModemControl::LOOPBACK) {
-            return ModemStatus::CTS | ModemStatus::DSR | ModemStatus::DCD;
-        }
-        let mut lines = ModemStatus::empty();
-        lines.set(
-            ModemStatus::CTS,
-            self.modem_control.contains(ModemControl::RTS),
-        );
-        lines.set(
-            ModemStatus::DSR,
-            self.modem_control.contains(ModemControl::DTR),
-        );
-        lines.set(
-            ModemStatus::RI,
-            self.modem_control.contains(ModemControl::OUT1),
-        );
-        lines.set(
-            ModemStatus::DCD,
-            self.modem_control.contains(ModemControl::OUT2),
-        );
-        lines
+        ModemStatus::lines(self.modem_control)
     }
 
     /// A character leaves: outside, or in loopback back in. Unless the wire is busy it is gone at once, so the holding
@@ -422,7 +304,7 @@ impl Uart {
     }
 
     fn loop_back(&mut self, character: Character, now_ns: u64) {
-        if self.fifo.len() >= self.depth() {
+        if self.fifo.len() >= self.fifo_mode.depth() {
             self.overrun = true;
             if self.fifo_mode == FifoMode::Off {
                 // Without FIFOs the new character replaces the unread one; with them it is dropped.
@@ -447,17 +329,7 @@ impl Uart {
     }
 
     fn write_fifo_control(&mut self, value: u8, now_ns: u64, fx: &mut Effects) {
-        let mode = if value & 1 == 0 {
-            FifoMode::Off
-        } else {
-            let trigger = match value >> 6 {
-                0 => 1,
-                1 => 4,
-                2 => 8,
-                _ => 14,
-            };
-            FifoMode::On { trigger }
-        };
+        let mode = FifoMode::from_control(value);
         let was_on = self.fifo_mode != FifoMode::Off;
         let is_on = mode != FifoMode::Off;
         self.fifo_mode = mode;
@@ -498,19 +370,12 @@ impl Uart {
         self.update_line(fx);
     }
 
-    const fn depth(&self) -> usize {
-        match self.fifo_mode {
-            FifoMode::Off => 1,
-            FifoMode::On { .. } => FIFO_BYTES,
-        }
-    }
-
     /// Moves bytes from the backlog into the FIFO while there is room. In loopback the wire is cut off.
     fn fill(&mut self, now_ns: u64) {
         if self.modem_control.contains(ModemControl::LOOPBACK) || self.backlog.is_empty() {
             return;
         }
-        let depth = self.depth();
+        let depth = self.fifo_mode.depth();
         let before = self.fifo.len();
         while self.fifo.len() < depth {
             let Some(byte) = self.backlog.pop_front() else {
@@ -530,35 +395,22 @@ impl Uart {
     fn restart_timeout(&mut self, now_ns: u64) {
         self.timeout_at_ns = match self.fifo_mode {
             FifoMode::On { trigger } if self.fifo.len() > 0 && self.fifo.len() < trigger => {
-                Some(now_ns.saturating_add(4 * self.character_ns()))
+                let character_ns = self.line_control.character_ns(self.divisor);
+                Some(now_ns.saturating_add(4 * character_ns))
             }
             _ => None,
         };
     }
 
-    /// Nanoseconds of one character at the current rate and format.
-    fn character_ns(&self) -> u64 {
-        let control = self.line_control;
-        let data = 5 + u64::from((control & LineControl::WORD_LENGTH).bits());
-        let bits = 1
-            + data
-            + u64::from(control.contains(LineControl::PARITY))
-            + 1
-            + u64::from(control.contains(LineControl::TWO_STOP_BITS));
-        bits * u64::from(self.divisor.max(1)) * 1_000_000_000 / BAUD_BASE
-    }
-
     fn source(&self) -> Option<Source> {
         let enable = self.enable;
-        let trigger = match self.fifo_mode {
-            FifoMode::Off => 1,
-            FifoMode::On { trigger } => trigger,
-        };
         if enable.contains(InterruptEnable::LINE_STATUS)
             && self.line_status().intersects(LineStatus::ERRORS)
         {
             Some(Source::LineStatus)
-        } else if enable.contains(InterruptEnable::RECEIVED) && self.fifo.len() >= trigger {
+        } else if enable.contains(InterruptEnable::RECEIVED)
+            && self.fifo.len() >= self.fifo_mode.trigger()
+        {
             Some(Source::ReceivedData)
         } else if enable.contains(InterruptEnable::RECEIVED) && self.timeout_pending {
             Some(Source::CharacterTimeout)

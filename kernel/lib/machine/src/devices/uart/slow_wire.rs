@@ -6,7 +6,8 @@ use alloc::vec::Vec;
 
 use host::on_its_way::{Congestion, OnItsWay, Queue};
 
-use super::{FIFO_BYTES, InterruptEnable, LineStatus, Uart, WireHold};
+use super::fifo::FIFO_BYTES;
+use super::{InterruptEnable, LineStatus, Uart, WireHold};
 use crate::{Effects, Gsi};
 
 const DATA: u16 = 0;
