@@ -1,6 +1,9 @@
 //! The devices together: who answers where, which line goes where, and whatever a guest may do to them.
 
 use super::*;
+use crate::bus::{self, Port};
+use crate::devices::FirmwareFiles;
+use crate::layout::MachineLayout;
 use crate::{DestinationMode, Request};
 use proptest::prelude::*;
 
