@@ -1,6 +1,7 @@
 //! What the capability MSRs of some processors allow.
 
 use super::*;
+use crate::controls::{PrimaryControls, SecondaryControls};
 use crate::testing::skylake;
 use std::string::ToString;
 use std::vec::Vec;
