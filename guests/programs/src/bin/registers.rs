@@ -12,6 +12,8 @@ use core::arch::{asm, global_asm, naked_asm};
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use plinth_programs::system::{self, call, exit, number};
+
 /// Processes that run side by side.
 const PROCESSES: u8 = 6;
 /// How often each fills its registers and looks at them again, and the signals that must have come by then. On a fast
@@ -23,15 +25,6 @@ const MOST_ROUNDS: u32 = 10_000;
 const SPIN: u64 = 25_000;
 /// Between two signals.
 const SIGNAL_INTERVAL_US: u64 = 1_500;
-
-const WRITE: u64 = 1;
-const RT_SIGACTION: u64 = 13;
-const RT_SIGRETURN: u64 = 15;
-const SCHED_YIELD: u64 = 24;
-const SETITIMER: u64 = 38;
-const FORK: u64 = 57;
-const EXIT: u64 = 60;
-const WAIT4: u64 = 61;
 
 const SIGALRM: u64 = 14;
 const SA_RESTORER: u64 = 0x0400_0000;
@@ -86,51 +79,28 @@ global_asm!(
     main = sym main,
 );
 
-fn syscall(number: u64, arguments: [u64; 4]) -> i64 {
-    let result;
-    // SAFETY: the calls that this program makes touch no memory but what they are given, and that lives long enough.
-    unsafe {
-        asm!(
-            "syscall",
-            inout("rax") number => result,
-            in("rdi") arguments[0],
-            in("rsi") arguments[1],
-            in("rdx") arguments[2],
-            in("r10") arguments[3],
-            out("rcx") _,
-            out("r11") _,
-        );
-    }
-    result
-}
-
 fn say(text: &str) {
-    syscall(WRITE, [1, text.as_ptr() as u64, text.len() as u64, 0]);
-}
-
-fn exit(status: u64) -> ! {
-    loop {
-        syscall(EXIT, [status, 0, 0, 0]);
-    }
+    system::write(1, text.as_bytes());
 }
 
 extern "C" fn main() -> ! {
     let kind = kind();
     KIND.store(kind as u32, Ordering::Relaxed);
     for process in 0..PROCESSES {
-        match syscall(FORK, [0; 4]) {
-            0 => exit(child(process, kind)),
-            result if result < 0 => {
+        match system::fork() {
+            Some(0) => exit(child(process, kind)),
+            Some(_) => {}
+            None => {
                 say("registers: fork failed\n");
                 exit(1);
             }
-            _ => {}
         }
     }
     let mut failed = 0;
     for _ in 0..PROCESSES {
         let mut status = 0u32;
-        let waited = syscall(WAIT4, [u64::MAX, (&raw mut status) as u64, 0, 0]);
+        // SAFETY: the kernel writes the status of whichever child has ended.
+        let waited = unsafe { call(number::WAIT4, [u64::MAX, (&raw mut status) as u64]) };
         if waited < 0 || status != 0 {
             failed += 1;
         }
@@ -215,10 +185,13 @@ fn take_signals() {
         restorer: return_from_signal,
         mask: 0,
     };
-    syscall(RT_SIGACTION, [SIGALRM, (&raw const action) as u64, 0, 8]);
+    let arguments = [SIGALRM, (&raw const action) as u64, 0, 8];
+    // SAFETY: the kernel's own structure for a signal, whose mask has 8 bytes; the handler keeps what it must.
+    unsafe { call(number::RT_SIGACTION, arguments) };
     // Interval and first time, each in seconds and microseconds.
     let times = [0, SIGNAL_INTERVAL_US, 0, SIGNAL_INTERVAL_US];
-    syscall(SETITIMER, [0, times.as_ptr() as u64, 0, 0]);
+    // SAFETY: the kernel reads four numbers.
+    unsafe { call(number::SETITIMER, [0, times.as_ptr() as u64]) };
 }
 
 extern "C" fn on_signal() {
@@ -245,7 +218,7 @@ extern "C" fn on_signal() {
 /// What the kernel has the handler return to.
 #[unsafe(naked)]
 extern "C" fn return_from_signal() {
-    naked_asm!("mov eax, {number}", "syscall", number = const RT_SIGRETURN)
+    naked_asm!("mov eax, {number}", "syscall", number = const number::RT_SIGRETURN)
 }
 
 /// For each register of a kind its load and, in the other macro, its store.
@@ -288,7 +261,7 @@ macro_rules! live_with {
                 rounds = out(reg) _,
                 count = out(reg) _,
                 spin = const SPIN,
-                sched_yield = const SCHED_YIELD,
+                sched_yield = const number::SCHED_YIELD,
                 out("rax") _,
                 out("rcx") _,
                 out("r11") _,

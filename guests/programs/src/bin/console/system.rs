@@ -1,7 +1,8 @@
 //! The calls that `console` needs, with types: [`Descriptor`], [`Terminal`] and its settings, [`Pty`], [`Program`].
 
 use core::ffi::{CStr, c_char};
-use plinth_programs::system::{call, number};
+use plinth_programs::system::{call, number, write};
+pub(crate) use plinth_programs::system::{exit, fork};
 use plinth_programs::window::Size;
 
 const EINTR: i64 = -4;
@@ -27,7 +28,7 @@ impl Descriptor {
     pub(crate) const ERROR: Self = Self(2);
 
     pub(crate) fn read(self, to: &mut [u8]) -> Got {
-        let arguments = [self.0, to.as_mut_ptr() as u64, to.len() as u64, 0];
+        let arguments = [self.0, to.as_mut_ptr() as u64, to.len() as u64];
         // SAFETY: the kernel writes to `to`, which is ours.
         match unsafe { call(number::READ, arguments) } {
             EINTR | EAGAIN => Got::Nothing,
@@ -41,10 +42,7 @@ impl Descriptor {
         if bytes.is_empty() {
             return 0;
         }
-        let arguments = [self.0, bytes.as_ptr() as u64, bytes.len() as u64, 0];
-        // SAFETY: the kernel reads what is lent to us.
-        let count = unsafe { call(number::WRITE, arguments) };
-        usize::try_from(count).unwrap_or(0)
+        usize::try_from(write(self.0, bytes)).unwrap_or(0)
     }
 
     /// Writes all of it. What a line that is gone does not take is lost.
@@ -59,20 +57,20 @@ impl Descriptor {
 
     fn close(self) {
         // SAFETY: touches no memory.
-        unsafe { call(number::CLOSE, [self.0, 0, 0, 0]) };
+        unsafe { call(number::CLOSE, [self.0]) };
     }
 
     /// An `ioctl` with a number for its argument.
     fn control(self, request: u64, argument: u64) -> Option<u64> {
         // SAFETY: the requests of this file that have numbers for arguments touch no memory.
-        let result = unsafe { call(number::IOCTL, [self.0, request, argument, 0]) };
+        let result = unsafe { call(number::IOCTL, [self.0, request, argument]) };
         u64::try_from(result).ok()
     }
 
     /// An `ioctl` that reads or writes a structure.
     fn control_with<T>(self, request: u64, with: &mut T) -> bool {
         // SAFETY: each request of this file is made with the type that belongs to it.
-        unsafe { call(number::IOCTL, [self.0, request, (&raw mut *with) as u64, 0]) == 0 }
+        unsafe { call(number::IOCTL, [self.0, request, (&raw mut *with) as u64]) == 0 }
     }
 }
 
@@ -158,9 +156,9 @@ impl Pty {
     pub(crate) fn open() -> Option<Self> {
         let path = c"/dev/ptmx".as_ptr() as u64;
         // SAFETY: the path is a string.
-        let master = unsafe { call(number::OPEN, [path, Self::READ_WRITE, 0, 0]) };
+        let master = unsafe { call(number::OPEN, [path, Self::READ_WRITE]) };
         let master = Descriptor(u64::try_from(master).ok()?);
-        let flags = [master.0, Self::F_SETFL, Self::O_NONBLOCK, 0];
+        let flags = [master.0, Self::F_SETFL, Self::O_NONBLOCK];
         // SAFETY: touches no memory.
         let waits = unsafe { call(number::FCNTL, flags) } != 0;
         let is_locked = waits || !master.control_with(Self::TIOCSPTLCK, &mut 0u32);
@@ -184,13 +182,13 @@ impl Pty {
     /// Makes its slave this process's terminal, and a session of its own of this process.
     pub(crate) fn enter(self) -> bool {
         // SAFETY: touches no memory.
-        unsafe { call(number::SETSID, [0; 4]) };
+        unsafe { call(number::SETSID, []) };
         self.master.close();
         self.slave.control(Self::TIOCSCTTY, 0);
         let standard = [Descriptor::INPUT, Descriptor::OUTPUT, Descriptor::ERROR];
         let is_there = standard.iter().all(|standard| {
             // SAFETY: touches no memory.
-            unsafe { call(number::DUP2, [self.slave.0, standard.0, 0, 0]) >= 0 }
+            unsafe { call(number::DUP2, [self.slave.0, standard.0]) >= 0 }
         });
         self.slave.close();
         is_there
@@ -258,7 +256,7 @@ impl Ready {
         ];
         let count = files.len() as u64;
         let patience = patience_ms.unwrap_or(u64::MAX);
-        let arguments = [files.as_mut_ptr() as u64, count, patience, 0];
+        let arguments = [files.as_mut_ptr() as u64, count, patience];
         // SAFETY: there are so many of them.
         if unsafe { call(number::POLL, arguments) } == 0 {
             return None;
@@ -310,7 +308,6 @@ impl Program {
             path.as_ptr() as u64,
             self.arguments as u64,
             self.environment as u64,
-            0,
         ];
         // SAFETY: a path with a zero at its end, and lists as `new` was promised.
         unsafe { call(number::EXECVE, arguments) };
@@ -319,20 +316,7 @@ impl Program {
     }
 }
 
-/// The child's number in the parent, 0 in the child.
-pub(crate) fn fork() -> Option<u64> {
-    // SAFETY: the child has a copy of all memory.
-    u64::try_from(unsafe { call(number::FORK, [0; 4]) }).ok()
-}
-
 pub(crate) fn wait(child: u64) {
     // SAFETY: touches no memory: nobody asks for the status.
-    unsafe { call(number::WAIT4, [child, 0, 0, 0]) };
-}
-
-pub(crate) fn exit(status: u64) -> ! {
-    loop {
-        // SAFETY: touches no memory.
-        unsafe { call(number::EXIT, [status, 0, 0, 0]) };
-    }
+    unsafe { call(number::WAIT4, [child]) };
 }

@@ -76,7 +76,7 @@ fn processes(measure: &mut Measure) {
         timed(|| {
             let child = system::fork();
             if child == 0 {
-                system::exit();
+                system::exit(0);
             }
             system::wait(child);
         })
@@ -86,7 +86,7 @@ fn processes(measure: &mut Measure) {
             let child = system::fork();
             if child == 0 {
                 system::exec(c"/init", EXIT);
-                system::exit();
+                system::exit(0);
             }
             system::wait(child);
         })
@@ -151,7 +151,7 @@ fn pipes(measure: &mut Measure) {
             system::read(there.0, &raw mut byte, 1);
             system::write(back.1, &[byte]);
             if byte != 0 {
-                system::exit();
+                system::exit(0);
             }
         }
     }

@@ -117,7 +117,7 @@ extern "C" fn linux_main(start: u64, stack: *const u64) -> ! {
     let (count, second) = unsafe { (*stack, *stack.add(2)) };
     // SAFETY: with two arguments the second is a string.
     if count == 2 && unsafe { core::ffi::CStr::from_ptr(second as *const _) } == EXIT {
-        system::exit();
+        system::exit(0);
     }
     let mut measure = Measure {
         text: Text {
@@ -140,5 +140,5 @@ extern "C" fn linux_main(start: u64, stack: *const u64) -> ! {
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     system::write(1, b"linuxbench: something it needs is not there\n");
-    system::exit()
+    system::exit(0)
 }

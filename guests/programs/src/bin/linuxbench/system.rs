@@ -1,47 +1,15 @@
 //! The system calls that are measured or needed. What fails here cannot be measured: it ends the program.
 
-use core::arch::asm;
-
-mod number {
-    pub(super) const READ: u64 = 0;
-    pub(super) const WRITE: u64 = 1;
-    pub(super) const OPEN: u64 = 2;
-    pub(super) const MMAP: u64 = 9;
-    pub(super) const MUNMAP: u64 = 11;
-    pub(super) const IOCTL: u64 = 16;
-    pub(super) const PIPE: u64 = 22;
-    pub(super) const NANOSLEEP: u64 = 35;
-    pub(super) const GETPID: u64 = 39;
-    pub(super) const FORK: u64 = 57;
-    pub(super) const EXECVE: u64 = 59;
-    pub(super) const EXIT: u64 = 60;
-    pub(super) const WAIT4: u64 = 61;
-    pub(super) const REBOOT: u64 = 169;
-}
+use plinth_programs::system::{self, number};
+pub(crate) use plinth_programs::system::{exit, write};
 
 const READ_WRITE: u64 = 3;
 const PRIVATE_ANONYMOUS: u64 = 0x22;
 
-fn call(number: u64, arguments: [u64; 6]) -> i64 {
-    let result;
-    let [a, b, c, d, e, f] = arguments;
+#[inline]
+fn call<const COUNT: usize>(number: u64, arguments: [u64; COUNT]) -> i64 {
     // SAFETY: the calls of this file change only memory that their callers hand over.
-    unsafe {
-        asm!(
-            "syscall",
-            inout("rax") number => result,
-            in("rdi") a,
-            in("rsi") b,
-            in("rdx") c,
-            in("r10") d,
-            in("r8") e,
-            in("r9") f,
-            out("rcx") _,
-            out("r11") _,
-            options(nostack),
-        );
-    }
-    result
+    unsafe { system::call(number, arguments) }
 }
 
 fn sound(result: i64) -> u64 {
@@ -50,22 +18,15 @@ fn sound(result: i64) -> u64 {
 }
 
 pub(crate) fn getpid() -> u64 {
-    sound(call(number::GETPID, [0; 6]))
-}
-
-pub(crate) fn write(file: u64, bytes: &[u8]) {
-    let _ = call(
-        number::WRITE,
-        [file, bytes.as_ptr() as u64, bytes.len() as u64, 0, 0, 0],
-    );
+    sound(call(number::GETPID, []))
 }
 
 pub(crate) fn read(file: u64, to: *mut u8, bytes: u64) -> u64 {
-    sound(call(number::READ, [file, to as u64, bytes, 0, 0, 0]))
+    sound(call(number::READ, [file, to as u64, bytes]))
 }
 
 pub(crate) fn open(path: &core::ffi::CStr) -> u64 {
-    sound(call(number::OPEN, [path.as_ptr() as u64, 0, 0, 0, 0, 0]))
+    sound(call(number::OPEN, [path.as_ptr() as u64]))
 }
 
 /// A new piece of memory that is all zero.
@@ -78,23 +39,23 @@ pub(crate) fn map(bytes: u64) -> *mut u8 {
 }
 
 pub(crate) fn unmap(at: *mut u8, bytes: u64) {
-    sound(call(number::MUNMAP, [at as u64, bytes, 0, 0, 0, 0]));
+    sound(call(number::MUNMAP, [at as u64, bytes]));
 }
 
 /// The two ends of a pipe: to read from, to write to.
 pub(crate) fn pipe() -> (u64, u64) {
     let mut ends = [0u32; 2];
-    sound(call(number::PIPE, [&raw mut ends as u64, 0, 0, 0, 0, 0]));
+    sound(call(number::PIPE, [&raw mut ends as u64]));
     (u64::from(ends[0]), u64::from(ends[1]))
 }
 
 /// The child's number in the parent, 0 in the child.
 pub(crate) fn fork() -> u64 {
-    sound(call(number::FORK, [0; 6]))
+    sound(call(number::FORK, []))
 }
 
 pub(crate) fn wait(child: u64) {
-    sound(call(number::WAIT4, [child, 0, 0, 0, 0, 0]));
+    sound(call(number::WAIT4, [child]));
 }
 
 /// Becomes a program; comes back only if that fails.
@@ -104,22 +65,13 @@ pub(crate) fn exec(path: &core::ffi::CStr, argument: &core::ffi::CStr) {
     let pointers = (arguments.as_ptr() as u64, environment.as_ptr() as u64);
     let _ = call(
         number::EXECVE,
-        [path.as_ptr() as u64, pointers.0, pointers.1, 0, 0, 0],
+        [path.as_ptr() as u64, pointers.0, pointers.1],
     );
 }
 
 pub(crate) fn sleep(nanoseconds: u64) {
     let time = [0, nanoseconds];
-    sound(call(
-        number::NANOSLEEP,
-        [&raw const time as u64, 0, 0, 0, 0, 0],
-    ));
-}
-
-pub(crate) fn exit() -> ! {
-    loop {
-        let _ = call(number::EXIT, [0; 6]);
-    }
+    sound(call(number::NANOSLEEP, [&raw const time as u64]));
 }
 
 pub(crate) fn power_off() {
@@ -127,6 +79,6 @@ pub(crate) fn power_off() {
     const POWER_OFF: u64 = 0x4321_fedc;
     // Waits until the console has sent everything.
     const TCSBRK: u64 = 0x5409;
-    let _ = call(number::IOCTL, [1, TCSBRK, 1, 0, 0, 0]);
-    let _ = call(number::REBOOT, [MAGIC[0], MAGIC[1], POWER_OFF, 0, 0, 0]);
+    let _ = call(number::IOCTL, [1, TCSBRK, 1]);
+    let _ = call(number::REBOOT, [MAGIC[0], MAGIC[1], POWER_OFF]);
 }
