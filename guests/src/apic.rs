@@ -2,6 +2,7 @@
 
 use crate::cpu::{self, cpuid, leaf1_ecx, leaf1_edx, msr};
 use crate::exceptions::Fault;
+use crate::paging;
 use crate::x86;
 
 /// Where the register page is after a reset.
@@ -106,14 +107,12 @@ pub fn shows_x2apic() -> bool {
 
 /// Reads a register of the page.
 pub fn read(register: u32) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) BASE + u64::from(register), options(nostack, preserves_flags));
-    value
+    paging::peek_32(BASE + u64::from(register))
 }
 
 /// Writes a register of the page.
 pub fn write(register: u32, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) BASE + u64::from(register), in(reg) value, options(nostack, preserves_flags));
+    paging::poke_32(BASE + u64::from(register), value);
 }
 
 /// The MSR that a register is in x2APIC mode.

@@ -1,6 +1,7 @@
 //! The guest's GDT, TSS and IDT.
 //!
-//! The selectors are public, since cases load them; entries from [`SCRATCH`] on are free for a case's own use.
+//! The selectors are public, since cases load them; entries from [`SCRATCH`] on are free for a case's own use, made by
+//! [`segment_descriptor`] and [`gate_descriptor`].
 
 use core::mem::{offset_of, size_of};
 
@@ -28,6 +29,41 @@ pub const KERNEL_DATA16: u16 = 0x40;
 pub const TSS: u16 = 0x48;
 /// The first entry that is left to the cases.
 pub const SCRATCH: u16 = 0x58;
+
+/// Types of descriptors, present and of ring 0, as their byte 5 has them (SDM vol. 3, System Descriptor Types).
+pub mod kind {
+    /// An LDT.
+    pub const LDT: u64 = 0x82;
+    /// A task gate.
+    pub const TASK_GATE: u64 = 0x85;
+    /// A TSS that is available: a 32-bit one, or, in 64-bit mode, a 64-bit one.
+    pub const AVAILABLE_TSS: u64 = 0x89;
+    /// A TSS that is busy.
+    pub const BUSY_TSS: u64 = 0x8b;
+    /// A call gate.
+    pub const CALL_GATE: u64 = 0x8c;
+    /// An interrupt gate.
+    pub const INTERRUPT_GATE: u64 = 0x8e;
+}
+
+/// The descriptor of a segment with this type, its size in bytes; of a system segment in 64-bit mode the lower half.
+pub const fn segment_descriptor(kind: u64, base: u64, limit: u64) -> u64 {
+    limit & 0xffff
+        | (base & 0xff_ffff) << 16
+        | kind << 40
+        | (limit >> 16 & 0xf) << 48
+        | (base >> 24 & 0xff) << 56
+}
+
+/// A gate of this type; of one of the 64-bit IDT the lower half.
+pub const fn gate_descriptor(kind: u64, selector: u16, offset: u64) -> u64 {
+    offset & 0xffff | (selector as u64) << 16 | kind << 40 | (offset >> 16 & 0xffff) << 48
+}
+
+/// A task gate.
+pub const fn task_gate(tss: u16) -> u64 {
+    gate_descriptor(kind::TASK_GATE, tss, 0)
+}
 
 /// Entries in the GDT.
 const GDT_ENTRIES: usize = 32;
@@ -189,15 +225,11 @@ pub fn init() {
             _ => Ist::None,
         };
         let handler = exceptions::stub(vector);
-        let low = handler & 0xffff
-            | u64::from(KERNEL_CODE) << 16
-            | (ist as u64) << 32
-            | 0x8e << 40
-            | (handler >> 16 & 0xffff) << 48;
+        let gate = gate_descriptor(kind::INTERRUPT_GATE, KERNEL_CODE, handler);
         // SAFETY: the table has 256 entries and is not loaded yet.
         unsafe {
             (*IDT.get())[usize::from(vector)] = Gate {
-                low,
+                low: gate | (ist as u64) << 32,
                 high: handler >> 32,
             }
         };
@@ -213,8 +245,7 @@ pub fn init() {
 /// Writes an available TSS descriptor and loads the task register from it.
 fn load_tss(base: u64) {
     let limit = size_of::<Tss64>() as u64 - 1;
-    let low = limit & 0xffff | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
-    set_gdt_entry(TSS, low);
+    set_gdt_entry(TSS, segment_descriptor(kind::AVAILABLE_TSS, base, limit));
     set_gdt_entry(TSS + 8, base >> 32);
     x86!("ltr {:x}", in(reg) TSS);
 }

@@ -1,7 +1,7 @@
 //! KVM's words to its guests, which other hypervisors use, too: where they are found, and what the guests here use of them.
 //! Linux describes them under "KVM CPUID bits" and "KVM-specific MSRs".
 
-use crate::cpu::{self, cpuid};
+use crate::cpu::{self, cpuid, rdtsc};
 
 /// The leaf with KVM's signature where leaf 4000_0000H has the hypervisor's own.
 const SIGNATURE_LEAF: u32 = 0x4000_0100;
@@ -31,4 +31,19 @@ pub fn features() -> Option<u32> {
 /// Whether the hypervisor offers kvm-clock.
 pub fn has_clock() -> bool {
     features().is_some_and(|features| features & CLOCKSOURCE2 != 0)
+}
+
+/// Nanoseconds by kvm-clock, from the 64-bit words that the hypervisor keeps at the place that [`SYSTEM_TIME`] names.
+/// It changes them only while this CPU does not run.
+pub fn clock_ns(word: impl Fn(usize) -> u64) -> u64 {
+    let delta = rdtsc().wrapping_sub(word(1));
+    let factor = word(3);
+    let shift = (factor >> 32) as u8 as i8;
+    let shifted = if shift >= 0 {
+        delta << shift
+    } else {
+        delta >> -shift
+    };
+    let scaled = (u128::from(shifted) * u128::from(factor & 0xffff_ffff)) >> 32;
+    word(2).wrapping_add(scaled as u64)
 }

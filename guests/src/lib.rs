@@ -53,6 +53,7 @@ pub mod kvm;
 pub mod machine;
 pub mod paging;
 pub mod pic;
+pub mod places;
 pub mod power;
 pub mod protected;
 pub mod random;
@@ -63,6 +64,7 @@ pub mod share;
 pub mod siblings;
 pub mod single;
 pub mod start_info;
+pub mod tss32;
 pub mod user;
 
 use core::arch::global_asm;

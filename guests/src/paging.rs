@@ -123,6 +123,18 @@ pub fn poke(address: u64, value: u64) {
     x86!("mov [{}], {}", in(reg) address, in(reg) value, options(nostack, preserves_flags));
 }
 
+/// Reads 4 bytes of memory, or a register of a device.
+pub fn peek_32(address: u64) -> u32 {
+    let value;
+    x86!("mov {:e}, [{}]", out(reg) value, in(reg) address, options(nostack, preserves_flags));
+    value
+}
+
+/// Writes 4 bytes of memory, or a register of a device.
+pub fn poke_32(address: u64, value: u32) {
+    x86!("mov [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags));
+}
+
 /// Drops the translation of one address.
 pub fn invlpg(address: u64) {
     x86!("invlpg [{}]", in(reg) address, options(nostack, preserves_flags));

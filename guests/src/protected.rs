@@ -5,7 +5,7 @@
 use core::arch::global_asm;
 
 use crate::compat::Registers32;
-use crate::descriptors::{self, KERNEL_CODE32};
+use crate::descriptors::{self, KERNEL_CODE32, gate_descriptor, kind};
 use crate::single::Single;
 
 global_asm!(include_str!("protected.S"));
@@ -54,7 +54,7 @@ pub fn reset_gates() {
         let handler = &raw const protected_stubs as u64 + vector as u64 * 16;
         set_gate(
             vector,
-            handler & 0xffff | u64::from(KERNEL_CODE32) << 16 | 0x8e << 40 | (handler >> 16) << 48,
+            gate_descriptor(kind::INTERRUPT_GATE, KERNEL_CODE32, handler),
         );
     }
 }
@@ -95,7 +95,7 @@ pub fn run(code: unsafe extern "C" fn(), registers: Registers32) -> Result<Regis
 /// Declares 32-bit code for [`run`]: `protected_code!(NAME, "instruction", …)`; the near return is added.
 #[macro_export]
 macro_rules! protected_code {
-    ($name:ident, $($line:literal),+ $(,)?) => {
+    ($visible:vis $name:ident, $($line:literal),+ $(,)?) => {
         ::core::arch::global_asm!(
             ".pushsection .text.protected, \"ax\"",
             ".code32",
@@ -108,7 +108,7 @@ macro_rules! protected_code {
         );
         unsafe extern "C" {
             #[link_name = concat!("protected_", stringify!($name))]
-            fn $name();
+            $visible fn $name();
         }
     };
 }

@@ -314,16 +314,7 @@ fn start_kvm_clock() -> bool {
 }
 
 fn kvm_clock_ns() -> u64 {
-    let delta = rdtsc().wrapping_sub(word(1));
-    let factor = word(3);
-    let shift = (factor >> 32) as u8 as i8;
-    let shifted = if shift >= 0 {
-        delta << shift
-    } else {
-        delta >> -shift
-    };
-    let scaled = (u128::from(shifted) * u128::from(factor & 0xffff_ffff)) >> 32;
-    word(2).wrapping_add(scaled as u64)
+    kvm::clock_ns(word)
 }
 
 /// The TSC at the last timer interrupt; 0 for none.

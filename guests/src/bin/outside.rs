@@ -7,6 +7,7 @@
 #![no_main]
 
 use plinth_guests::paging::{self, PageSize, entry};
+use plinth_guests::places::NOTHING;
 use plinth_guests::{Case, Report, StartInfo, Vector, cpu, guest, println, probe, x86};
 
 guest!(main);
@@ -37,11 +38,11 @@ fn main(report: &mut Report, start: StartInfo) {
             if ram_end < 0xc000_0000 {
                 ram_end.next_multiple_of(0x20_0000)
             } else {
-                0xd200_0000
+                NOTHING
             },
         ),
         ("far-above-its-memory", 0x9_0000_0000),
-        ("in-the-hole-below-4-gib", 0xd200_0000),
+        ("in-the-hole-below-4-gib", NOTHING),
         ("below-the-apics", 0xfe40_0000),
         ("at-the-last-page", top - 0x1000),
         ("at-the-middle-of-physical-space", top / 2),
@@ -64,7 +65,7 @@ fn main(report: &mut Report, start: StartInfo) {
             }
             // The x87 reads memory by itself: nobody emulates that.
             let loaded = probe(|| {
-                x86!("fld dword ptr [{}]", in(reg) 0xd200_0000u64);
+                x86!("fld dword ptr [{}]", in(reg) NOTHING);
             });
             case.faults("FLD from a hole", loaded, Vector::InvalidOpcode, 0);
         },
@@ -99,7 +100,7 @@ fn main(report: &mut Report, start: StartInfo) {
         }
     });
     report.case("execution-there-is-survived", |case| {
-        let address = 0xd200_0000u64;
+        let address = NOTHING;
         if claimed(address) {
             return case.skip("not a hole of this machine");
         }

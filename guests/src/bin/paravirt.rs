@@ -76,17 +76,7 @@ fn hypercall(number: u64, first: u64, second: u64) -> i64 {
 
 /// Nanoseconds since the start, by the page, as the guest computes them.
 fn clock_ns() -> u64 {
-    let tsc = rdtsc();
-    let delta = tsc.wrapping_sub(word(&CLOCK, 1));
-    let factor = word(&CLOCK, 3);
-    let shift = (factor >> 32) as u8 as i8;
-    let shifted = if shift >= 0 {
-        delta << shift
-    } else {
-        delta >> -shift
-    };
-    let scaled = (u128::from(shifted) * u128::from(factor & 0xffff_ffff)) >> 32;
-    word(&CLOCK, 2).wrapping_add(scaled as u64)
+    kvm::clock_ns(|index| word(&CLOCK, index))
 }
 
 fn main(report: &mut Report, start: StartInfo) {

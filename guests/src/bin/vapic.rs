@@ -4,75 +4,33 @@
 #![no_std]
 #![no_main]
 
+use plinth_guests::apic::base::{BSP, EN, EXTD};
+use plinth_guests::apic::{self, BASE, SPURIOUS_VECTOR, TO_SELF, open_window, register};
 use plinth_guests::cpu::{self, msr, outb};
 use plinth_guests::exceptions::{Frame, set_handler};
+use plinth_guests::paging::{peek_32, poke_32};
+use plinth_guests::places::IO_APIC;
 use plinth_guests::single::Single;
 use plinth_guests::{Case, Report, StartInfo, guest, x86};
 
 guest!(main);
 
-const PAGE: u64 = 0xfee0_0000;
 const MOVED: u64 = 0xfe00_0000;
-const IO_APIC: u64 = 0xfec0_0000;
 /// The pin of the I/O APIC that ISA interrupt 0 arrives at.
 const PIT_PIN: u32 = 2;
-
-const ID: u32 = 0x02;
-const VERSION: u32 = 0x03;
-const TPR: u32 = 0x08;
-const PPR: u32 = 0x0a;
-const EOI: u32 = 0x0b;
-const SVR: u32 = 0x0f;
-const ISR: u32 = 0x10;
-const IRR: u32 = 0x20;
-const ICR: u32 = 0x30;
-const SELF_IPI: u32 = 0x3f;
 
 const LOW: u8 = 0x41;
 const SAME_CLASS: u8 = 0x42;
 const HIGH: u8 = 0x61;
 const LEVEL: u8 = 0x51;
 
-const ENABLED: u64 = 1 << 11;
-const X2APIC: u64 = 1 << 10;
-
 /// The vectors as they began, and, with bit 0 of the upper byte set, as they ended.
 static LOG: Single<[u16; 16]> = Single::new([0; 16]);
 static LOGGED: Single<usize> = Single::new(0);
 
-fn read_at(address: u64) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) address, options(nostack, preserves_flags));
-    value
-}
-
-fn write_at(address: u64, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) address, in(reg) value, options(nostack, preserves_flags));
-}
-
-fn is_x2apic() -> bool {
-    cpu::rdmsr(msr::IA32_APIC_BASE) & X2APIC != 0
-}
-
-fn read(register: u32) -> u32 {
-    if is_x2apic() {
-        cpu::rdmsr(0x800 + register) as u32
-    } else {
-        read_at(PAGE + u64::from(register) * 16)
-    }
-}
-
-fn write(register: u32, value: u32) {
-    if is_x2apic() {
-        cpu::wrmsr(0x800 + register, u64::from(value));
-    } else {
-        write_at(PAGE + u64::from(register) * 16, value);
-    }
-}
-
 /// Sends an interrupt to itself.
 fn request(vector: u8) {
-    write(ICR, 0x4_0000 | u32::from(vector));
+    apic::set(register::COMMAND, TO_SELF | u32::from(vector));
 }
 
 fn note(what: u16) {
@@ -111,17 +69,12 @@ fn on_low(_: &mut Frame) {
     request(HIGH);
     x86!("sti", "nop", "nop", "cli");
     note(end(LOW));
-    write(EOI, 0);
+    apic::end_of_interrupt();
 }
 
 fn on_other(frame: &mut Frame) {
     note(frame.vector as u16);
-    write(EOI, 0);
-}
-
-/// Lets in what is pending.
-fn open() {
-    x86!("sti", "nop", "nop", "cli");
+    apic::end_of_interrupt();
 }
 
 fn main(report: &mut Report, _: StartInfo) {
@@ -133,9 +86,9 @@ fn main(report: &mut Report, _: StartInfo) {
     }
     set_handler(LOW, Some(on_low));
     set_handler(LEVEL, Some(on_level));
-    set_handler(0xff, Some(|_| ()));
-    write(SVR, 0x1ff);
-    write(TPR, 0);
+    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
+    apic::set(register::SPURIOUS, 0x1ff);
+    apic::set(register::TASK_PRIORITY, 0);
     report.case("xapic-interrupts-nest-by-priority", nesting);
     report.case("xapic-registers-in-a-handler", in_service);
     report.case("xapic-task-priority-holds-back", task_priority);
@@ -144,39 +97,48 @@ fn main(report: &mut Report, _: StartInfo) {
     report.case("xapic-moved-is-there-and-nowhere-else", moved);
     report.case("apic-disabled-leaves-nothing-behind", disabled);
     report.case("x2apic-leaves-no-page-behind", |case| {
-        set_base(PAGE | ENABLED | X2APIC);
-        nothing_at(case, PAGE);
-        case.equal("the version", read(VERSION), 0x0005_0014);
-        case.equal("the ID", read(ID), 0);
-        case.equal("the logical ID", cpu::rdmsr(0x80d), 1);
-        write(SVR, 0x1ff);
+        set_base(BASE | EN | EXTD);
+        nothing_at(case, BASE);
+        case.equal("the version", apic::get(register::VERSION), 0x0005_0014);
+        case.equal("the ID", apic::get(register::ID), 0);
+        case.equal(
+            "the logical ID",
+            apic::get(register::LOGICAL_DESTINATION),
+            1,
+        );
+        apic::set(register::SPURIOUS, 0x1ff);
     });
     report.case("x2apic-interrupts-nest-by-priority", nesting);
     report.case("x2apic-registers-in-a-handler", in_service);
     report.case("x2apic-task-priority-holds-back", task_priority);
     report.case("x2apic-wakes-hlt", wake);
     report.case("x2apic-self-interrupt", |case| {
-        write(SELF_IPI, HIGH.into());
-        write(SELF_IPI, SAME_CLASS.into());
-        open();
+        apic::set(register::SELF_IPI, HIGH.into());
+        apic::set(register::SELF_IPI, SAME_CLASS.into());
+        open_window();
         expect_log(case, "not by priority", &[HIGH.into(), SAME_CLASS.into()]);
     });
     report.case("x2apic-refuses-what-is-reserved", |case| {
         for (register, value) in [
-            (EOI, 1),
-            (TPR, 0x100),
-            (SELF_IPI, 0x100),
-            (PPR, 0),
-            (ISR, 0),
+            (register::EOI, 1),
+            (register::TASK_PRIORITY, 0x100),
+            (register::SELF_IPI, 0x100),
+            (register::PROCESSOR_PRIORITY, 0),
+            (register::IN_SERVICE, 0),
         ] {
             case.ensure(
-                cpu::try_wrmsr(0x800 + register, value).is_err(),
+                apic::try_write_msr(register, value).is_err(),
                 "a reserved bit or a read-only register is written",
             );
         }
-        for register in [EOI, SELF_IPI, 0x0e, 0x31] {
+        for register in [
+            register::EOI,
+            register::SELF_IPI,
+            register::DESTINATION_FORMAT,
+            register::COMMAND_HIGH,
+        ] {
             case.ensure(
-                cpu::try_rdmsr(0x800 + register).is_err(),
+                apic::try_read_msr(register).is_err(),
                 "a register that cannot be read is read",
             );
         }
@@ -186,29 +148,29 @@ fn main(report: &mut Report, _: StartInfo) {
         level,
     );
     report.case("xapic-works-again", |case| {
-        set_base(PAGE);
-        set_base(PAGE | ENABLED);
-        write(SVR, 0x1ff);
+        set_base(BASE);
+        set_base(BASE | EN);
+        apic::set(register::SPURIOUS, 0x1ff);
         nesting(case);
     });
 }
 
 fn set_base(base: u64) {
-    let bsp = cpu::rdmsr(msr::IA32_APIC_BASE) & 1 << 8;
+    let bsp = cpu::rdmsr(msr::IA32_APIC_BASE) & BSP;
     cpu::wrmsr(msr::IA32_APIC_BASE, base | bsp);
 }
 
 /// There is neither a register nor memory at this address.
 fn nothing_at(case: &mut Case, page: u64) {
     for offset in [0x20, 0x30, 0x80, 0x390, 0xff0] {
-        write_at(page + offset, 0x1234_5678);
-        case.equal("what is read", read_at(page + offset), !0);
+        poke_32(page + offset, 0x1234_5678);
+        case.equal("what is read", peek_32(page + offset), !0);
     }
 }
 
 fn nesting(case: &mut Case) {
     request(LOW);
-    open();
+    open_window();
     let expected = [LOW.into(), HIGH.into(), end(LOW), SAME_CLASS.into()];
     expect_log(case, "not in the order of their priorities", &expected);
 }
@@ -218,47 +180,51 @@ static SEEN: Single<[u32; 3]> = Single::new([0; 3]);
 
 fn on_look(_: &mut Frame) {
     request(SAME_CLASS);
-    let seen = [read(PPR), read(ISR + 2), read(IRR + 2)];
+    let seen = [
+        apic::get(register::PROCESSOR_PRIORITY),
+        apic::get(register::IN_SERVICE + 0x20),
+        apic::get(register::REQUEST + 0x20),
+    ];
     // SAFETY: one CPU, and nobody reads it meanwhile.
     unsafe { SEEN.get().write_volatile(seen) };
-    write(EOI, 0);
+    apic::end_of_interrupt();
 }
 
 fn in_service(case: &mut Case) {
     set_handler(LOW, Some(on_look));
     request(LOW);
-    open();
+    open_window();
     set_handler(LOW, Some(on_low));
     // SAFETY: one CPU; interrupts are off.
     let [ppr, isr, irr] = unsafe { SEEN.get().read_volatile() };
     case.equal("PPR", ppr, 0x40);
     case.equal("ISR", isr, 1 << 1);
     case.equal("IRR", irr, 1 << 2);
-    case.equal("PPR afterwards", read(PPR), 0);
-    case.equal("ISR afterwards", read(ISR + 2), 0);
-    case.equal("IRR afterwards", read(IRR + 2), 0);
+    case.equal("PPR afterwards", apic::get(register::PROCESSOR_PRIORITY), 0);
+    case.equal("ISR afterwards", apic::get(register::IN_SERVICE + 0x20), 0);
+    case.equal("IRR afterwards", apic::get(register::REQUEST + 0x20), 0);
     expect_log(case, "the second is lost", &[SAME_CLASS.into()]);
 }
 
 fn task_priority(case: &mut Case) {
     cpu::write_cr8(6);
-    case.equal("the register", read(TPR), 0x60);
+    case.equal("the register", apic::get(register::TASK_PRIORITY), 0x60);
     request(HIGH);
-    open();
+    open_window();
     expect_log(case, "it came through", &[]);
-    case.equal("IRR", read(IRR + 3), 1 << 1);
+    case.equal("IRR", apic::get(register::REQUEST + 0x30), 1 << 1);
     x86!("sti");
     cpu::write_cr8(5);
     x86!("nop", "cli");
     expect_log(case, "CR8 did not let it in", &[HIGH.into()]);
-    write(TPR, 0x6f);
+    apic::set(register::TASK_PRIORITY, 0x6f);
     case.equal("CR8", cpu::read_cr8(), 6);
-    case.equal("PPR", read(PPR), 0x6f);
+    case.equal("PPR", apic::get(register::PROCESSOR_PRIORITY), 0x6f);
     request(HIGH);
-    open();
+    open_window();
     expect_log(case, "it came through", &[]);
     x86!("sti");
-    write(TPR, 0);
+    apic::set(register::TASK_PRIORITY, 0);
     x86!("nop", "cli");
     expect_log(case, "the register did not let it in", &[HIGH.into()]);
 }
@@ -271,14 +237,14 @@ fn wake(case: &mut Case) {
 
 fn set_pin(low: u32, high: u32) {
     for (register, value) in [(0x11, high), (0x10, low)] {
-        write_at(IO_APIC, register + 2 * PIT_PIN);
-        write_at(IO_APIC + 0x10, value);
+        poke_32(IO_APIC, register + 2 * PIT_PIN);
+        poke_32(IO_APIC + 0x10, value);
     }
 }
 
 fn pin() -> u32 {
-    write_at(IO_APIC, 0x10 + 2 * PIT_PIN);
-    read_at(IO_APIC + 0x10)
+    poke_32(IO_APIC, 0x10 + 2 * PIT_PIN);
+    peek_32(IO_APIC + 0x10)
 }
 
 /// Starts a shot of the PIT: its output goes low now, and high for good after the count.
@@ -292,7 +258,7 @@ fn on_level(_: &mut Frame) {
     note(LEVEL.into());
     note(if pin() & 1 << 14 != 0 { 1 } else { 0 });
     outb(0x43, 0x30);
-    write(EOI, 0);
+    apic::end_of_interrupt();
 }
 
 fn level(case: &mut Case) {
@@ -302,7 +268,7 @@ fn level(case: &mut Case) {
     for _ in 0..2 {
         shoot(20);
         x86!("sti", "hlt", "cli");
-        open();
+        open_window();
         expect_log(
             case,
             "other than one interrupt in service",
@@ -314,34 +280,34 @@ fn level(case: &mut Case) {
 }
 
 fn moved(case: &mut Case) {
-    set_base(MOVED | ENABLED);
-    case.equal("the version", read_at(MOVED + 0x30), 0x0005_0014);
-    nothing_at(case, PAGE);
+    set_base(MOVED | EN);
+    case.equal("the version", peek_32(MOVED + 0x30), 0x0005_0014);
+    nothing_at(case, BASE);
     // Requested and ended at the new place.
     set_handler(
         HIGH,
         Some(|_| {
             note(HIGH.into());
-            write_at(MOVED + 0xb0, 0);
+            poke_32(MOVED + 0xb0, 0);
         }),
     );
     for _ in 0..2 {
-        write_at(MOVED + 0x300, 0x4_0000 | u32::from(HIGH));
-        open();
+        poke_32(MOVED + 0x300, 0x4_0000 | u32::from(HIGH));
+        open_window();
         expect_log(case, "no interrupt", &[HIGH.into()]);
     }
     set_handler(HIGH, Some(on_other));
-    set_base(PAGE | ENABLED);
-    case.equal("the version", read(VERSION), 0x0005_0014);
+    set_base(BASE | EN);
+    case.equal("the version", apic::get(register::VERSION), 0x0005_0014);
     nothing_at(case, MOVED);
 }
 
 fn disabled(case: &mut Case) {
-    set_base(PAGE);
-    nothing_at(case, PAGE);
+    set_base(BASE);
+    nothing_at(case, BASE);
     cpu::write_cr8(3);
     case.equal("CR8", cpu::read_cr8(), 3);
-    set_base(PAGE | ENABLED);
-    case.equal("the version", read(VERSION), 0x0005_0014);
+    set_base(BASE | EN);
+    case.equal("the version", apic::get(register::VERSION), 0x0005_0014);
     cpu::write_cr8(0);
 }

@@ -10,9 +10,11 @@
 
 use core::hint::black_box;
 
+use plinth_guests::apic::{self, PERIODIC, register};
 use plinth_guests::cpu::{self, cpuid, inb, msr, outb, outl, rdtsc};
 use plinth_guests::exceptions::{Frame, set_handler};
-use plinth_guests::paging::{peek, poke};
+use plinth_guests::paging::{peek_32, poke, poke_32};
+use plinth_guests::places::IO_APIC;
 use plinth_guests::share::Share;
 use plinth_guests::single::Single;
 use plinth_guests::{Case, Report, StartInfo, guest, println, x86};
@@ -22,8 +24,6 @@ guest!(main);
 /// How long it goes on if nobody says otherwise: long enough for some turns.
 const USUAL_TICKS: u64 = 5_000_000;
 
-const APIC: u64 = 0xfee0_0000;
-const IO_APIC: u64 = 0xfec0_0000;
 const TIMER_VECTOR: u8 = 0x60;
 /// Ticks of the timer in a second.
 const TIMER_HZ: u64 = 50;
@@ -88,11 +88,7 @@ fn value(cell: &Single<u64>) -> u64 {
 
 fn on_timer(_: &mut Frame) {
     count(&TIMER_TICKS);
-    apic_write(0xb0, 0);
-}
-
-fn apic_write(offset: u64, value: u64) {
-    x86!("mov [{}], {:e}", in(reg) APIC + offset, in(reg) value, options(nostack));
+    apic::write(register::EOI, 0);
 }
 
 fn main(report: &mut Report, start: StartInfo) {
@@ -303,22 +299,22 @@ impl Watch {
         poke(IO_APIC, 0x2a);
         case.equal(
             "an entry of the I/O APIC",
-            peek(IO_APIC + 0x10) as u32,
+            peek_32(IO_APIC + 0x10),
             0x1_0077,
         );
         case.equal(
             "the local APIC's task priority",
-            peek(APIC + 0x80) as u32,
+            apic::read(register::TASK_PRIORITY),
             0x20,
         );
         case.equal(
             "the local APIC's error entry",
-            peek(APIC + 0x370) as u32,
+            apic::read(register::LVT_ERROR),
             0x1_0033,
         );
         case.equal(
             "the local APIC's logical name",
-            peek(APIC + 0xd0) as u32,
+            apic::read(register::LOGICAL_DESTINATION),
             0x4200_0000,
         );
     }
@@ -339,13 +335,16 @@ fn tsc_hz() -> u64 {
 }
 
 fn start_timer() {
-    apic_write(0xf0, 0x1ff);
-    apic_write(0x80, 0x20);
-    apic_write(0x370, 0x1_0033);
-    apic_write(0xd0, 0x4200_0000);
-    apic_write(0x3e0, 0b1011);
-    apic_write(0x320, 1 << 17 | u64::from(TIMER_VECTOR));
-    apic_write(0x380, u64::from(cpuid(0x15, 0).ecx) / TIMER_HZ);
+    apic::write(register::SPURIOUS, 0x1ff);
+    apic::write(register::TASK_PRIORITY, 0x20);
+    apic::write(register::LVT_ERROR, 0x1_0033);
+    apic::write(register::LOGICAL_DESTINATION, 0x4200_0000);
+    apic::write(register::DIVIDE, 0b1011);
+    apic::write(register::LVT_TIMER, PERIODIC | u32::from(TIMER_VECTOR));
+    apic::write(
+        register::INITIAL_COUNT,
+        cpuid(0x15, 0).ecx / TIMER_HZ as u32,
+    );
 }
 
 /// Patterns in registers of devices that keep what is written there.
@@ -355,7 +354,7 @@ fn devices() {
     outb(0xa1, 0xff);
     outl(0xcf8, 0x8000_1234);
     poke(IO_APIC, 0x2a);
-    x86!("mov dword ptr [{}], 0x10077", in(reg) IO_APIC + 0x10, options(nostack));
+    poke_32(IO_APIC + 0x10, 0x1_0077);
 }
 
 fn pattern(index: usize, pass: u64) -> u64 {

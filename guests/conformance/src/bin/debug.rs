@@ -8,6 +8,7 @@ use plinth_guests::cpu::{self, cr4, msr};
 use plinth_guests::descriptors::KERNEL_DATA;
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::paging::{self, PageSize, entry};
+use plinth_guests::places;
 use plinth_guests::single::Single;
 use plinth_guests::user::{self, Start};
 use plinth_guests::{Case, Report, StartInfo, Vector, fault_of, guest, probe, user_code, x86};
@@ -157,7 +158,7 @@ fn single_step(report: &mut Report) {
         one_step(case, "MOV to CR4", next);
     });
     report.case("step-over-memory-that-is-not-there", |case| {
-        let hole = 0xd200_0000u64;
+        let hole = places::NOTHING;
         let next = stepped!("mov {0:e}, [{1}]", out(reg) _, in(reg) hole);
         one_step(case, "a read", next);
         let next = stepped!("mov [{0}], {1:e}", in(reg) hole, in(reg) 0);

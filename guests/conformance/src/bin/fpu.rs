@@ -7,6 +7,7 @@
 
 use plinth_guests::cpu::{self, cpuid, cr0, cr4, leaf1_ecx, msr};
 use plinth_guests::paging::{self, PageSize, entry};
+use plinth_guests::places;
 use plinth_guests::{Case, Report, StartInfo, Vector, fault_of, guest, probe, x86};
 
 guest!(main);
@@ -47,7 +48,7 @@ const EXITS: [(&str, fn()); 12] = [
         let _ = cpu::try_rdmsr(0x4141_4141);
     }),
     ("memory that is not there", || {
-        let _ = paging::peek(0xd200_0000);
+        let _ = paging::peek(places::NOTHING);
     }),
     ("CR0", || {
         let value = cpu::read_cr0();

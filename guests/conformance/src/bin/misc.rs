@@ -303,7 +303,7 @@ fn tables(report: &mut Report) {
         let base = table.as_mut_ptr() as u64;
         set_gdt_entry(
             SCRATCH,
-            15 | (base & 0xff_ffff) << 16 | 0x82 << 40 | (base >> 24 & 0xff) << 56,
+            descriptors::segment_descriptor(descriptors::kind::LDT, base, 15),
         );
         set_gdt_entry(SCRATCH + 8, base >> 32);
         let loaded = fault_of!("lldt {:x}", in(reg) SCRATCH);

@@ -5,6 +5,9 @@
 #![no_std]
 #![no_main]
 
+use plinth_guests::apic::{
+    self, DEADLINE_MODE, MASKED, PERIODIC, SOFTWARE_ENABLE, SPURIOUS_VECTOR, register,
+};
 use plinth_guests::cpu::{self, cpuid, inb, leaf1_ecx, leaf1_edx, msr, outb, rdtsc};
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::single::Single;
@@ -16,8 +19,6 @@ const PIT_HZ: u64 = 1_193_182;
 const TICK_HZ: u64 = 100;
 const PIC_VECTOR: u8 = 0x20;
 const APIC_VECTOR: u8 = 0x41;
-const SPURIOUS_VECTOR: u8 = 0xff;
-const APIC: u64 = 0xfee0_0000;
 
 /// Ticks that have arrived.
 static TICKS: Single<u64> = Single::new(0);
@@ -39,7 +40,7 @@ fn on_pic(_: &mut Frame) {
 
 fn on_apic(_: &mut Frame) {
     count_tick();
-    apic_write(0xb0, 0);
+    apic::write(register::EOI, 0);
 }
 
 fn main(report: &mut Report, _: StartInfo) {
@@ -244,30 +245,16 @@ fn wait_pit_wraps(count: u32) {
     }
 }
 
-fn apic_read(offset: u64) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) APIC + offset, options(nostack, preserves_flags));
-    value
-}
-
-fn apic_write(offset: u64, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) APIC + offset, in(reg) value, options(nostack, preserves_flags));
-}
-
-const LVT_TIMER: u64 = 0x320;
-const INITIAL_COUNT: u64 = 0x380;
-const CURRENT_COUNT: u64 = 0x390;
-const PERIODIC: u32 = 1 << 17;
-const TSC_DEADLINE: u32 = 2 << 17;
-const MASKED: u32 = 1 << 16;
-
 fn apic(report: &mut Report) {
     let shown = cpuid(1, 0).edx & leaf1_edx::APIC != 0;
-    let present = shown && apic_read(0x30) != !0;
+    let present = shown && apic::read(register::VERSION) != !0;
     if present {
-        apic_write(0xf0, 0x100 | u32::from(SPURIOUS_VECTOR));
-        apic_write(0x3e0, 0xb);
-        apic_write(0x80, 0);
+        apic::write(
+            register::SPURIOUS,
+            SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR),
+        );
+        apic::write(register::DIVIDE, 0xb);
+        apic::write(register::TASK_PRIORITY, 0);
         set_handler(APIC_VECTOR, Some(on_apic));
     }
     let mut apic_case = |name: &str, body: fn(&mut Case)| {
@@ -281,49 +268,53 @@ fn apic(report: &mut Report) {
     };
     apic_case("apic-one-shot", |case| {
         let before = ticks();
-        apic_write(LVT_TIMER, u32::from(APIC_VECTOR));
-        apic_write(INITIAL_COUNT, 100_000);
+        apic::write(register::LVT_TIMER, u32::from(APIC_VECTOR));
+        apic::write(register::INITIAL_COUNT, 100_000);
         case.ensure(
-            apic_read(CURRENT_COUNT) <= 100_000,
+            apic::read(register::CURRENT_COUNT) <= 100_000,
             "the count starts above its initial value",
         );
         wait_halted(1);
-        case.equal("the count after the shot", apic_read(CURRENT_COUNT), 0);
+        case.equal(
+            "the count after the shot",
+            apic::read(register::CURRENT_COUNT),
+            0,
+        );
         for _ in 0..10_000 {
             x86!("sti", "pause", "cli");
         }
         case.equal("the ticks", ticks(), before + 1);
     });
     apic_case("apic-count-goes-down", |case| {
-        apic_write(LVT_TIMER, MASKED);
-        apic_write(INITIAL_COUNT, u32::MAX);
-        let first = apic_read(CURRENT_COUNT);
+        apic::write(register::LVT_TIMER, MASKED);
+        apic::write(register::INITIAL_COUNT, u32::MAX);
+        let first = apic::read(register::CURRENT_COUNT);
         for _ in 0..1000 {
             x86!("pause");
         }
-        let second = apic_read(CURRENT_COUNT);
-        apic_write(INITIAL_COUNT, 0);
+        let second = apic::read(register::CURRENT_COUNT);
+        apic::write(register::INITIAL_COUNT, 0);
         case.ensure(second < first, "the count stands still");
         case.equal(
             "the count after it was stopped",
-            apic_read(CURRENT_COUNT),
+            apic::read(register::CURRENT_COUNT),
             0,
         );
     });
     apic_case("apic-periodic", |case| {
         let before = ticks();
-        apic_write(LVT_TIMER, PERIODIC | u32::from(APIC_VECTOR));
-        apic_write(INITIAL_COUNT, 50_000);
+        apic::write(register::LVT_TIMER, PERIODIC | u32::from(APIC_VECTOR));
+        apic::write(register::INITIAL_COUNT, 50_000);
         wait_halted(10);
-        apic_write(LVT_TIMER, MASKED);
-        apic_write(INITIAL_COUNT, 0);
+        apic::write(register::LVT_TIMER, MASKED);
+        apic::write(register::INITIAL_COUNT, 0);
         case.ensure(ticks() >= before + 10, "fewer than ten ticks");
     });
     apic_case("apic-masked-timer-stays-silent", |case| {
         let before = ticks();
-        apic_write(LVT_TIMER, MASKED | u32::from(APIC_VECTOR));
-        apic_write(INITIAL_COUNT, 1000);
-        while apic_read(CURRENT_COUNT) != 0 {
+        apic::write(register::LVT_TIMER, MASKED | u32::from(APIC_VECTOR));
+        apic::write(register::INITIAL_COUNT, 1000);
+        while apic::read(register::CURRENT_COUNT) != 0 {
             x86!("sti", "pause", "cli");
         }
         case.equal("the ticks", ticks(), before);
@@ -331,16 +322,16 @@ fn apic(report: &mut Report) {
     apic_case("apic-priority-holds-the-timer-back", |case| {
         let before = ticks();
         cpu::write_cr8(u64::from(APIC_VECTOR >> 4));
-        apic_write(LVT_TIMER, u32::from(APIC_VECTOR));
-        apic_write(INITIAL_COUNT, 1000);
-        while apic_read(CURRENT_COUNT) != 0 {
+        apic::write(register::LVT_TIMER, u32::from(APIC_VECTOR));
+        apic::write(register::INITIAL_COUNT, 1000);
+        while apic::read(register::CURRENT_COUNT) != 0 {
             x86!("sti", "pause", "cli");
         }
         x86!("sti", "nop", "nop", "cli");
         case.equal("the ticks with the priority raised", ticks(), before);
         case.equal(
             "the task priority register",
-            apic_read(0x80),
+            apic::read(register::TASK_PRIORITY),
             u32::from(APIC_VECTOR & 0xf0),
         );
         cpu::write_cr8(0);
@@ -352,7 +343,7 @@ fn apic(report: &mut Report) {
             return case.skip("no TSC deadline mode");
         }
         const DEADLINE: u32 = 0x6e0;
-        apic_write(LVT_TIMER, TSC_DEADLINE | u32::from(APIC_VECTOR));
+        apic::write(register::LVT_TIMER, DEADLINE_MODE | u32::from(APIC_VECTOR));
         for distance in [10_000u64, 200_000, 1_000_000] {
             let before = ticks();
             let target = rdtsc() + distance;
@@ -376,20 +367,24 @@ fn apic(report: &mut Report) {
             x86!("sti", "pause", "cli");
         }
         case.equal("the ticks of a cancelled deadline", ticks(), before + 1);
-        apic_write(LVT_TIMER, MASKED);
+        apic::write(register::LVT_TIMER, MASKED);
     });
     apic_case("apic-self-interrupt", |case| {
         let before = ticks();
-        apic_write(0x300, 0x4_0000 | u32::from(APIC_VECTOR));
+        apic::write(register::COMMAND, 0x4_0000 | u32::from(APIC_VECTOR));
         x86!("sti", "nop", "nop", "cli");
         case.equal("the ticks", ticks(), before + 1);
     });
     apic_case("apic-id-agrees-with-cpuid", |case| {
-        case.equal("the APIC id", apic_read(0x20) >> 24, cpuid(1, 0).ebx >> 24);
+        case.equal(
+            "the APIC id",
+            apic::read(register::ID) >> 24,
+            cpuid(1, 0).ebx >> 24,
+        );
         case.equal(
             "the base",
             cpu::rdmsr(msr::IA32_APIC_BASE) & 0xffff_f000,
-            APIC,
+            apic::BASE,
         );
     });
 }

@@ -6,7 +6,7 @@ use crate::vectors::{self, Handlers};
 use plinth_guests::cpu::{self, cpuid, leaf1_ecx, msr, rdtsc};
 use plinth_guests::x86;
 
-pub(crate) const XAPIC: u64 = 0xfee0_0000;
+pub(crate) use plinth_guests::apic::BASE as XAPIC;
 /// Of the interrupts that are measured.
 pub(crate) const VECTOR: u8 = 0x61;
 

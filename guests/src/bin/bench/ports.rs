@@ -3,11 +3,10 @@
 use crate::measure::bench;
 use crate::ticks;
 use plinth_guests::cpu::inb;
+use plinth_guests::places::{IO_APIC, NOTHING};
 
 /// A window for PCI devices, where no device is.
-const UNBACKED: u64 = 0xd200_0000;
-const IOAPIC: u64 = 0xfec0_0000;
-const IOAPIC_WINDOW: u64 = IOAPIC + 0x10;
+const IOAPIC_WINDOW: u64 = IO_APIC + 0x10;
 const PIC_MASK: u64 = 0x21;
 
 pub(crate) fn measure() {
@@ -30,13 +29,13 @@ pub(crate) fn measure() {
     );
     bench(
         "mmio-read-unbacked",
-        || ticks!(UNBACKED, 0u64; "mov eax, [rdi]"),
+        || ticks!(NOTHING, 0u64; "mov eax, [rdi]"),
     );
     bench(
         "mmio-write-unbacked",
-        || ticks!(UNBACKED, 0u64; "mov [rdi], eax"),
+        || ticks!(NOTHING, 0u64; "mov [rdi], eax"),
     );
-    bench("ioapic-write", || ticks!(IOAPIC, 1u64; "mov [rdi], esi"));
+    bench("ioapic-write", || ticks!(IO_APIC, 1u64; "mov [rdi], esi"));
     bench(
         "ioapic-read",
         || ticks!(IOAPIC_WINDOW, 0u64; "mov eax, [rdi]"),

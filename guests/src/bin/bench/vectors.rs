@@ -1,7 +1,7 @@
 //! Interrupt handlers with as few instructions as possible: the runtime's own would be most of what is measured.
 
 use core::arch::global_asm;
-use plinth_guests::descriptors::{KERNEL_CODE, gate, set_gate};
+use plinth_guests::descriptors::{KERNEL_CODE, gate, gate_descriptor, kind, set_gate};
 use plinth_guests::single::Single;
 
 // `taken` is the TSC when the last interrupt was handled, `count` how many were. Each handler keeps all registers.
@@ -121,8 +121,10 @@ pub(crate) fn x2apic() -> Handlers {
 /// Points a vector to a handler and returns the gate that was there.
 pub(crate) fn set(vector: u8, Handler(at): Handler) -> u64 {
     let old = gate(vector);
-    let low = at & 0xffff | u64::from(KERNEL_CODE) << 16 | 0x8e << 40 | (at >> 16 & 0xffff) << 48;
-    set_gate(vector, low);
+    set_gate(
+        vector,
+        gate_descriptor(kind::INTERRUPT_GATE, KERNEL_CODE, at),
+    );
     old
 }
 

@@ -1,13 +1,11 @@
 //! The local APIC: all its registers with all kinds of values, in both modes, and the switches between them.
 
+use plinth_guests::apic::BASE;
+use plinth_guests::apic::base::{BSP, EN, EXTD};
 use plinth_guests::cpu::{self, msr};
+use plinth_guests::places::{IO_APIC, NOTHING};
 use plinth_guests::random::Random;
 use plinth_guests::{paging, probe, x86};
-
-const BASE: u64 = 0xfee0_0000;
-/// IA32_APIC_BASE: x2APIC mode, and the enable bit.
-const EXTD: u64 = 1 << 10;
-const ENABLED: u64 = 1 << 11;
 
 const ROUNDS: u64 = 6000;
 /// RAM of this guest that it does not use.
@@ -29,8 +27,8 @@ pub(crate) fn sweep(random: &mut Random) {
     base(random);
     x2apic(random);
     // Back to where it began, in steps that are allowed.
-    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | 0x100);
-    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | ENABLED | 0x100);
+    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | BSP);
+    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | EN | BSP);
     mmio(random);
 }
 
@@ -70,23 +68,15 @@ fn base(random: &mut Random) {
     for _ in 0..ROUNDS / 20 {
         let place = random.one_of(&[
             BASE,
-            0xfec0_0000,
+            IO_APIC,
             OWN_MEMORY,
-            0xd200_0000,
+            NOTHING,
             0x1_0000_0000,
             0x40_0000_0000,
         ]);
-        let bits = random.one_of(&[
-            0,
-            0x100,
-            ENABLED,
-            ENABLED | 0x100,
-            EXTD,
-            EXTD | ENABLED,
-            0xff,
-        ]);
+        let bits = random.one_of(&[0, BSP, EN, EN | BSP, EXTD, EXTD | EN, 0xff]);
         let value = if random.below(4) == 0 {
-            random.value() & !0xfff_f000 | 0xfee0_0000
+            random.value() & !0xfff_f000 | BASE
         } else {
             place | bits
         };
@@ -96,12 +86,12 @@ fn base(random: &mut Random) {
             paging::poke(BASE + 0x80, 0);
         });
     }
-    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | 0x100);
-    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | ENABLED | 0x100);
+    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | BSP);
+    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | EN | BSP);
 }
 
 fn x2apic(random: &mut Random) {
-    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | ENABLED | EXTD | 0x100);
+    let _ = cpu::try_wrmsr(msr::IA32_APIC_BASE, BASE | EN | EXTD | BSP);
     for _ in 0..3 {
         for register in 0..=0xffu64 {
             let _ = cpu::try_rdmsr(0x800 + register as u32);

@@ -1,13 +1,12 @@
 //! Memory that is not RAM: devices, and where nothing is at all.
 
 use plinth_guests::paging::{self, PageSize, entry};
+use plinth_guests::places::{IO_APIC, LOCAL_APIC, NOTHING};
 use plinth_guests::random::Random;
 use plinth_guests::{probe, x86};
 
 /// Where holes above 4 GiB are mapped.
 const WINDOW: u64 = 0x180_0000_0000;
-
-const IO_APIC: u64 = 0xfec0_0000;
 
 /// Places that a PC may have a device at, or that lie at an edge.
 pub(crate) const PLACES: [u64; 16] = [
@@ -15,17 +14,17 @@ pub(crate) const PLACES: [u64; 16] = [
     0xc_0000,
     0xf_fff0,
     0xc000_0000,
-    0xd200_0000,
+    NOTHING,
     0xdfff_fff8,
     0xe000_0000,
     0xe010_0000,
     0xefff_fff8,
-    0xfec0_0000,
-    0xfec0_0010,
+    IO_APIC,
+    IO_APIC + 0x10,
     0xfed0_0000,
     0xfed0_00f0,
-    0xfee0_0000,
-    0xfee0_0ff8,
+    LOCAL_APIC,
+    LOCAL_APIC + 0xff8,
     0xffff_fff0,
 ];
 
@@ -62,7 +61,7 @@ fn io_apic(random: &mut Random) {
         } else {
             random.value()
         };
-        x86!("mov [{}], {:e}", in(reg) IO_APIC + 0x10, in(reg) value, options(nostack));
+        paging::poke_32(IO_APIC + 0x10, value as u32);
     }
     for offset in 0..0x1000 {
         x86!("mov [{}], {}", in(reg) IO_APIC + offset, in(reg_byte) random.value() as u8, options(nostack));
@@ -73,7 +72,7 @@ fn io_apic(random: &mut Random) {
 /// sends may be the end (`ruin`).
 fn touch(address: u64, random: &mut Random) {
     let offset = address & 0xfff;
-    if address & !0xfff == 0xfee0_0000 && (0x2f0..0x320).contains(&offset) {
+    if address & !0xfff == LOCAL_APIC && (0x2f0..0x320).contains(&offset) {
         return;
     }
     let value = random.value();

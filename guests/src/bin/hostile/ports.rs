@@ -1,5 +1,6 @@
 //! Ports: every one of them, in every width, and in strings.
 
+use plinth_guests::places::{IO_APIC, LOCAL_APIC, NOTHING};
 use plinth_guests::random::Random;
 use plinth_guests::{cpu, probe, x86};
 
@@ -86,9 +87,9 @@ pub(crate) fn sweep(random: &mut Random) {
         let mut address = buffer.0.as_mut_ptr() as u64 + 512;
         if random.below(4) == 0 {
             address = random.one_of(&[
-                0xfee0_0080,
-                0xfec0_0000,
-                0xd200_0000,
+                LOCAL_APIC + 0x80,
+                IO_APIC,
+                NOTHING,
                 0x7fff_ffff_f000,
                 1 << 63,
             ]);

@@ -2,12 +2,10 @@
 
 use plinth_guests::descriptors::{self, TablePointer};
 use plinth_guests::paging::{self, FRAME_BYTES, PageSize, entry};
+use plinth_guests::places::{IO_APIC, LOCAL_APIC, NOTHING};
 use plinth_guests::random::Random;
 use plinth_guests::{cpu, probe, x86};
 
-const APIC: u64 = 0xfee0_0000;
-const IO_APIC: u64 = 0xfec0_0000;
-const NOTHING: u64 = 0xd200_0000;
 /// A slot of the top page table that nobody uses.
 const SLOT: u64 = 0x1_0000_0000_0000 >> 1;
 
@@ -23,7 +21,7 @@ fn fill(frame: u64, random: &mut Random) {
 }
 
 pub(crate) fn idt_in_device() {
-    load_idt(APIC);
+    load_idt(LOCAL_APIC);
     x86!("int3");
 }
 
@@ -52,7 +50,7 @@ pub(crate) fn idt_of_garbage() {
 pub(crate) fn gdt_in_device() {
     let pointer = TablePointer {
         limit: 0xffff,
-        base: APIC,
+        base: LOCAL_APIC,
     };
     x86!("lgdt [{}]", in(reg) &pointer);
     let _ = probe(|| x86!("mov ds, {:x}", in(reg) 0x20u16));
@@ -62,7 +60,7 @@ pub(crate) fn gdt_in_device() {
 /// The stack of a double fault then has to be read from a device.
 pub(crate) fn tss_in_device() {
     let base = IO_APIC;
-    let low = 0x67 | (base & 0xff_ffff) << 16 | 0x89 << 40 | (base >> 24 & 0xff) << 56;
+    let low = descriptors::segment_descriptor(descriptors::kind::AVAILABLE_TSS, base, 0x67);
     descriptors::set_gdt_entry(descriptors::SCRATCH, low);
     descriptors::set_gdt_entry(descriptors::SCRATCH + 8, base >> 32);
     x86!("ltr {:x}", in(reg) descriptors::SCRATCH);
@@ -82,21 +80,21 @@ pub(crate) fn stack_in_device() {
         "leave",
         "int3",
         "ud2",
-        in(reg) APIC + 0x400,
+        in(reg) LOCAL_APIC + 0x400,
         options(noreturn),
     );
 }
 
 pub(crate) fn code_in_device() {
-    for address in [APIC, IO_APIC, NOTHING, 0xffff_fff0] {
+    for address in [LOCAL_APIC, IO_APIC, NOTHING, 0xffff_fff0] {
         let _ = probe(|| x86!("call {}", in(reg) address, clobber_abi("C")));
     }
-    x86!("jmp {}", in(reg) APIC + 0xff0, options(noreturn));
+    x86!("jmp {}", in(reg) LOCAL_APIC + 0xff0, options(noreturn));
 }
 
 /// Page walks through devices, at every level, and at last all of them.
 pub(crate) fn tables_in_device() {
-    for table in [APIC, IO_APIC, NOTHING, 0x40_0000_0000] {
+    for table in [LOCAL_APIC, IO_APIC, NOTHING, 0x40_0000_0000] {
         let lower = paging::new_frame();
         for slot in 0..512 {
             paging::poke(lower + slot * 8, table | 7);
@@ -110,7 +108,7 @@ pub(crate) fn tables_in_device() {
             }
         }
     }
-    cpu::write_cr3(APIC);
+    cpu::write_cr3(LOCAL_APIC);
 }
 
 pub(crate) fn tables_in_nothing() {
@@ -126,7 +124,7 @@ pub(crate) fn tables_of_garbage() {
             fill(frame, &mut random);
             for slot in 0..16 {
                 // Some lead on, to each other or to where no RAM is.
-                let target = random.one_of(&[frames[0], frames[1], frames[2], APIC, NOTHING]);
+                let target = random.one_of(&[frames[0], frames[1], frames[2], LOCAL_APIC, NOTHING]);
                 paging::poke(frame + slot * 8, target | random.bits() & 0xfff | 1);
             }
         }
@@ -173,7 +171,7 @@ pub(crate) fn tables_of_themselves() {
 
 /// An INIT at itself: the bootstrap processor begins at the reset vector, where nothing is.
 pub(crate) fn init_to_itself() {
-    x86!("mov dword ptr [{}], 0", in(reg) APIC + 0x310);
-    x86!("mov dword ptr [{}], 0x4500", in(reg) APIC + 0x300);
+    x86!("mov dword ptr [{}], 0", in(reg) LOCAL_APIC + 0x310);
+    x86!("mov dword ptr [{}], 0x4500", in(reg) LOCAL_APIC + 0x300);
     x86!("nop", "nop");
 }

@@ -7,13 +7,17 @@
 use core::arch::global_asm;
 
 use plinth_guests::compat::Registers32;
+use plinth_guests::descriptors::kind::{AVAILABLE_TSS, BUSY_TSS};
 use plinth_guests::descriptors::{
-    self, KERNEL_CODE, KERNEL_CODE32, KERNEL_DATA, SCRATCH, set_gdt_entry,
+    self, KERNEL_CODE, KERNEL_CODE32, KERNEL_DATA, SCRATCH, gate_descriptor, kind,
+    segment_descriptor, set_gdt_entry, task_gate,
 };
 use plinth_guests::paging::{self, FRAME_BYTES, FrameBytes};
+use plinth_guests::places::{LOCAL_APIC, NOTHING};
 use plinth_guests::protected;
 use plinth_guests::random::Random;
 use plinth_guests::single::Single;
+use plinth_guests::tss32::{self, FIELDS, Tss32, field};
 use plinth_guests::{probe, protected_code, x86};
 
 /// Loads and transfers in 64-bit mode, and task switches.
@@ -31,15 +35,6 @@ const GDT_END: u16 = 0x100;
 const LDT_ENTRIES: u64 = 64;
 /// A selector's bit for the LDT.
 const LOCAL: u16 = 1 << 2;
-
-const APIC: u64 = 0xfee0_0000;
-const NOTHING: u64 = 0xd200_0000;
-
-/// Descriptor types: an LDT, an available 32-bit TSS, a task gate, a call gate; all of them present.
-const LDT_TYPE: u64 = 0x82;
-const TSS_TYPE: u64 = 0x89;
-const TASK_GATE: u64 = 0x85;
-const CALL_GATE: u64 = 0x8c;
 
 // Where transfers of control lead: a breakpoint in every mode of the processor.
 global_asm!(
@@ -67,28 +62,23 @@ fn stop() -> u64 {
     segments_stop as *const () as u64
 }
 
-fn system(base: u64, limit: u64, kind: u64) -> u64 {
-    limit & 0xffff
-        | (base & 0xff_ffff) << 16
-        | kind << 40
-        | (limit >> 16 & 0xf) << 48
-        | (base >> 24 & 0xff) << 56
-}
-
 /// Any descriptor. Code begins at 0, or the way to [`stop`] would lead anywhere.
 fn garbage(random: &mut Random) -> u64 {
     let present = u64::from(random.below(4) != 0) << 47;
     match random.below(4) {
         0 => {
             let selector = random.one_of(&[KERNEL_CODE, KERNEL_CODE32, GARBAGE, 0, 0xfff8]);
-            let kind = random.one_of(&[CALL_GATE, TASK_GATE, 0x8e, 0xec]);
-            let offset = stop();
-            offset & 0xffff | u64::from(selector) << 16 | kind << 40 | (offset >> 16) << 48
+            let kind =
+                random.one_of(&[kind::CALL_GATE, kind::TASK_GATE, kind::INTERRUPT_GATE, 0xec]);
+            gate_descriptor(kind, selector, stop())
         }
         1 => {
             let anywhere = random.bits() & 0xffff_ffff;
-            let base = random.one_of(&[APIC, NOTHING, anywhere]);
-            system(base, random.bits(), random.below(16)) | present
+            let base = random.one_of(&[LOCAL_APIC, NOTHING, anywhere]);
+            {
+                let (limit, kind) = (random.bits(), random.below(16));
+                segment_descriptor(kind, base, limit) | present
+            }
         }
         _ => {
             let any = random.bits() | present;
@@ -110,7 +100,8 @@ fn fill(random: &mut Random, ldt: u64) {
     for entry in 0..LDT_ENTRIES {
         paging::poke(ldt + entry * 8, garbage(random));
     }
-    set_gdt_entry(LDT, system(ldt, random.value() & 0xf_ffff, LDT_TYPE));
+    let limit = random.value() & 0xf_ffff;
+    set_gdt_entry(LDT, segment_descriptor(kind::LDT, ldt, limit));
     set_gdt_entry(LDT + 8, 0);
 }
 
@@ -165,37 +156,22 @@ protected_code!(call_away, "ltr ax", "call fword ptr [edi]", "int3");
 protected_code!(jump_away, "ltr ax", "jmp fword ptr [edi]", "int3");
 protected_code!(raise_away, "ltr ax", "int 0x30", "int3");
 
-/// A 32-bit TSS as its 26 double words, and what may be behind it.
-#[repr(C, align(128))]
-struct Tss32([u32; 32]);
-
-static TSSS: Single<[Tss32; 3]> = Single::new([const { Tss32([0; 32]) }; 3]);
-
-/// Double words of a TSS: the stack pointer and segment of ring 0, where the general registers begin, the segments.
-const ESP0: usize = 1;
-const SS0: usize = 2;
-const EIP: usize = 8;
-const EFLAGS: usize = 9;
-const ESP: usize = 14;
-const SEGMENTS: [usize; 6] = [18, 19, 20, 21, 22, 23];
-const CS: usize = 19;
-const LDTR: usize = 24;
-const FIELDS: u64 = 26;
+static TSSS: Single<[Tss32; 3]> = Single::new([const { Tss32::ZERO }; 3]);
 
 /// Makes a TSS with which a task runs from here on; returns its address.
 fn make_tss(place: usize, eip: u64, stack: u64) -> u64 {
     // SAFETY: no task runs while Rust does, and there are three.
     let tss = unsafe { &mut (*TSSS.get())[place].0 };
     tss.fill(0);
-    for segment in SEGMENTS {
+    for segment in field::SEGMENTS {
         tss[segment] = u32::from(KERNEL_DATA);
     }
-    tss[CS] = u32::from(KERNEL_CODE32);
-    tss[SS0] = u32::from(KERNEL_DATA);
-    tss[ESP0] = stack as u32 + 0x800;
-    tss[EIP] = eip as u32;
-    tss[EFLAGS] = 2;
-    tss[ESP] = stack as u32 + 0x800;
+    tss[field::CS] = u32::from(KERNEL_CODE32);
+    tss[field::SS0] = u32::from(KERNEL_DATA);
+    tss[field::ESP0] = stack as u32 + 0x800;
+    tss[field::EIP] = eip as u32;
+    tss[field::EFLAGS] = 2;
+    tss[field::ESP] = stack as u32 + 0x800;
     tss.as_ptr() as u64
 }
 
@@ -216,23 +192,34 @@ fn tasks(random: &mut Random, ldt: u64) {
             spoil(random);
         }
         let base = match random.below(8) {
-            0 => random.one_of(&[APIC, NOTHING, 0xffff_ff80, stacks[1] + 0xfc0]),
+            0 => random.one_of(&[LOCAL_APIC, NOTHING, 0xffff_ff80, stacks[1] + 0xfc0]),
             _ => b,
         };
         let limit = random.one_of(&[0x67, 0x67, 0x67, 0x66, 0x2b, 0, 0xf_ffff]);
-        let kind = random.one_of(&[TSS_TYPE, TSS_TYPE, TSS_TYPE, 0x8b, 0x81, 0x83, LDT_TYPE]);
-        set_gdt_entry(TSS_A, system(a, 0x67, TSS_TYPE));
-        set_gdt_entry(TSS_B, system(base, limit, kind));
-        set_gdt_entry(RESCUE, system(rescuer, 0x67, TSS_TYPE));
+        let kind = random.one_of(&[
+            AVAILABLE_TSS,
+            AVAILABLE_TSS,
+            AVAILABLE_TSS,
+            BUSY_TSS,
+            0x81,
+            0x83,
+            kind::LDT,
+        ]);
+        set_gdt_entry(TSS_A, segment_descriptor(AVAILABLE_TSS, a, tss32::LIMIT));
+        set_gdt_entry(TSS_B, segment_descriptor(kind, base, limit));
+        set_gdt_entry(
+            RESCUE,
+            segment_descriptor(AVAILABLE_TSS, rescuer, tss32::LIMIT),
+        );
         protected::reset_gates();
         for vector in RESCUED {
-            protected::set_gate(vector, u64::from(RESCUE) << 16 | TASK_GATE << 40);
+            protected::set_gate(vector, task_gate(RESCUE));
         }
         let to = match random.below(4) {
             0 => selector(random),
             _ => TSS_B,
         };
-        protected::set_gate(0x30, u64::from(to) << 16 | TASK_GATE << 40);
+        protected::set_gate(0x30, task_gate(to));
         let far: [u64; 2] = [stop() | u64::from(to) << 32, 0];
         let code = random.one_of(&[call_away as unsafe extern "C" fn(), jump_away, raise_away]);
         let registers = Registers32 {
@@ -248,16 +235,16 @@ fn tasks(random: &mut Random, ldt: u64) {
 /// Garbage in one field of the TSS of B. Where it goes on stays as it is, or it could be anywhere.
 fn spoil(random: &mut Random) {
     let field = match random.below(4) {
-        0 => LDTR,
-        1 => random.one_of(&SEGMENTS),
-        _ => random.below(FIELDS) as usize,
+        0 => field::LDTR,
+        1 => random.one_of(&field::SEGMENTS),
+        _ => random.below(FIELDS as u64) as usize,
     };
     let value = match random.below(3) {
         0 => u32::from(LDT),
         1 => u32::from(selector(random)),
         _ => random.value() as u32,
     };
-    if field != EIP {
+    if field != field::EIP {
         // SAFETY: no task runs while Rust does, and the field is one of 26.
         unsafe { (*TSSS.get())[1].0[field] = value };
     }
@@ -265,8 +252,8 @@ fn spoil(random: &mut Random) {
 
 /// An LDT whose entries have to be read from a device.
 pub(crate) fn ldt_in_device() {
-    for base in [NOTHING, APIC] {
-        set_gdt_entry(LDT, system(base, 0xfff, LDT_TYPE));
+    for base in [NOTHING, LOCAL_APIC] {
+        set_gdt_entry(LDT, segment_descriptor(kind::LDT, base, 0xfff));
         set_gdt_entry(LDT + 8, 0);
         x86!("lldt {:x}", in(reg) LDT);
         for entry in 0..64 {

@@ -4,15 +4,16 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use plinth_guests::apic::BASE;
+use plinth_guests::apic::base::{EN, EXTD};
 use plinth_guests::cpu::{self, msr};
 use plinth_guests::exceptions::{Frame, set_handler};
+use plinth_guests::places::{IO_APIC, NOTHING};
 use plinth_guests::random::Random;
 use plinth_guests::{apic, descriptors, siblings, x86};
 
 /// CPUs beside the first.
 const OTHERS: u32 = 2;
-/// Memory that is not there: each access is an exit, and an instruction to be emulated.
-const NOWHERE: u64 = 0xd200_0000;
 /// An instruction on RDI and a return, in 8 bytes each; some of them access no memory.
 const INSTRUCTIONS: [[u8; 8]; 6] = [
     [0x89, 0x07, 0xc3, 0xc3, 0xc3, 0xc3, 0xc3, 0xc3], // mov [rdi], eax
@@ -32,17 +33,14 @@ static CODE: Code = Code(AtomicU64::new(u64::from_le_bytes(INSTRUCTIONS[0])));
 /// How long it stays as it is: an emulator is slow where code changes all the time.
 const STAYS: u32 = 3000;
 
-const BASE: u64 = 0xfee0_0000;
-const EXTD: u64 = 1 << 10;
-const ENABLED: u64 = 1 << 11;
 /// Where an APIC may be put: its usual place, devices, this guest's own memory, and places where nothing is.
 const PLACES: [u64; 6] = [
     BASE,
-    0xfec0_0000,
-    NOWHERE,
+    IO_APIC,
+    NOTHING,
     0x50_0000,
     0xe000_0000,
-    0xfee0_1000,
+    BASE + 0x1000,
 ];
 
 /// An instruction that nobody wrote: half of one and half of another. The call has to end.
@@ -74,14 +72,14 @@ fn move_apic(random: &mut Random) {
     let place = random.one_of(&PLACES);
     // INIT leaves it in whatever mode it was.
     cpu::wrmsr(msr::IA32_APIC_BASE, place);
-    cpu::wrmsr(msr::IA32_APIC_BASE, place | ENABLED);
+    cpu::wrmsr(msr::IA32_APIC_BASE, place | EN);
     x86!("mov dword ptr [{}], 0x1ff", in(reg) place + 0xf0);
     x86!("mov eax, [{}]", in(reg) BASE + 0x20, out("eax") _);
     if random.below(4) == 0 {
-        cpu::wrmsr(msr::IA32_APIC_BASE, place | ENABLED | EXTD);
+        cpu::wrmsr(msr::IA32_APIC_BASE, place | EN | EXTD);
         cpu::wrmsr(0x80f, 0x1ff);
         cpu::wrmsr(msr::IA32_APIC_BASE, place);
-        cpu::wrmsr(msr::IA32_APIC_BASE, place | ENABLED);
+        cpu::wrmsr(msr::IA32_APIC_BASE, place | EN);
     }
 }
 
@@ -109,7 +107,7 @@ pub(crate) fn fight() {
         siblings::start(OTHERS, other);
         for _ in 0..60 {
             for _ in 0..30 {
-                x86!("call {}", in(reg) CODE.0.as_ptr(), in("rdi") NOWHERE, inout("rax") 0u64 => _);
+                x86!("call {}", in(reg) CODE.0.as_ptr(), in("rdi") NOTHING, inout("rax") 0u64 => _);
             }
             let command = command(&mut random);
             // Not to itself by the way of the destination: that would be the end.

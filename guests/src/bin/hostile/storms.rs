@@ -1,27 +1,25 @@
 //! What goes on for ever: exits, interrupts, output, as fast as they come.
 
+use plinth_guests::apic::{self, PERIODIC, SOFTWARE_ENABLE, SPURIOUS_VECTOR, register};
 use plinth_guests::cpu::{self, cpuid, msr, outb};
 use plinth_guests::exceptions::Frame;
+use plinth_guests::places::{IO_APIC, NOTHING};
 use plinth_guests::random::Random;
 use plinth_guests::{paging, print, probe, x86};
 
-const APIC: u64 = 0xfee0_0000;
-const IO_APIC: u64 = 0xfec0_0000;
-const VECTOR: u64 = 0x50;
-const SPURIOUS_VECTOR: u64 = 0xff;
-
-fn apic_write(offset: u64, value: u64) {
-    x86!("mov [{}], {:e}", in(reg) APIC + offset, in(reg) value, options(nostack));
-}
+const VECTOR: u32 = 0x50;
 
 /// What is done with each interrupt: the local APIC hears that it is over, its source hears nothing.
 pub(crate) fn acknowledge(_: &mut Frame) {
-    apic_write(0xb0, 0);
+    apic::write(register::EOI, 0);
 }
 
 fn enable_apic() {
-    apic_write(0xf0, 0x100 | SPURIOUS_VECTOR);
-    apic_write(0x80, 0);
+    apic::write(
+        register::SPURIOUS,
+        SOFTWARE_ENABLE | u32::from(SPURIOUS_VECTOR),
+    );
+    apic::write(register::TASK_PRIORITY, 0);
 }
 
 /// Every kind of exit that needs no more than one instruction.
@@ -30,7 +28,7 @@ pub(crate) fn exits() {
         let _ = cpuid(0, 0);
         outb(0x80, cpu::inb(0x80));
         let _ = cpu::rdmsr(msr::IA32_APIC_BASE);
-        let _ = paging::peek(0xd200_0000);
+        let _ = paging::peek(NOTHING);
         x86!("mov cr8, {}", in(reg) 0u64);
         let _ = probe(|| x86!("vmcall", inout("rax") !0u64 => _));
         x86!("wbinvd");
@@ -42,23 +40,23 @@ pub(crate) fn self_ipi() {
     x86!("sti");
     loop {
         // Fixed, to itself by shorthand.
-        apic_write(0x300, 0x4_4000 | VECTOR);
+        apic::write(register::COMMAND, 0x4_4000 | VECTOR);
     }
 }
 
 pub(crate) fn self_nmi() {
     enable_apic();
     loop {
-        apic_write(0x300, 0x4_4400);
+        apic::write(register::COMMAND, 0x4_4400);
     }
 }
 
 /// A periodic timer with the shortest period that there is.
 fn start_timer() {
     enable_apic();
-    apic_write(0x3e0, 0b1011);
-    apic_write(0x320, 1 << 17 | VECTOR);
-    apic_write(0x380, 1);
+    apic::write(register::DIVIDE, 0b1011);
+    apic::write(register::LVT_TIMER, PERIODIC | VECTOR);
+    apic::write(register::INITIAL_COUNT, 1);
     x86!("sti");
 }
 
@@ -85,7 +83,7 @@ pub(crate) fn line() {
             (0x10 + 2 * pin, 1 << 15 | 1 << 13 | VECTOR),
         ] {
             paging::poke(IO_APIC, index);
-            x86!("mov [{}], {:e}", in(reg) IO_APIC + 0x10, in(reg) value, options(nostack));
+            paging::poke_32(IO_APIC + 0x10, value);
         }
     }
     // And a UART whose transmitter is empty all the time.
@@ -122,13 +120,13 @@ pub(crate) fn faults() {
 pub(crate) fn strings() {
     loop {
         let _ = probe(|| {
-            x86!("rep stosb", inout("rcx") !0u64 => _, in("al") 0u8, inout("rdi") 0xd200_0000u64 => _);
+            x86!("rep stosb", inout("rcx") !0u64 => _, in("al") 0u8, inout("rdi") NOTHING => _);
         });
         let _ = probe(|| {
             x86!("rep outsb", in("dx") 0x80u16, inout("rcx") !0u64 => _, inout("rsi") 0x10_0000u64 => _);
         });
         let _ = probe(|| {
-            x86!("rep insd", in("dx") 0x80u16, inout("rcx") !0u64 => _, inout("rdi") 0xd200_0000u64 => _);
+            x86!("rep insd", in("dx") 0x80u16, inout("rcx") !0u64 => _, inout("rdi") NOTHING => _);
         });
     }
 }

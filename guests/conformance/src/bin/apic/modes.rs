@@ -3,7 +3,7 @@
 use plinth_guests::apic::{self, base, register as reg};
 use plinth_guests::cpu::{self, cpuid, leaf1_edx, msr};
 use plinth_guests::paging::{self, peek, poke};
-use plinth_guests::{Case, Report, Vector, x86};
+use plinth_guests::{Case, Report, Vector};
 
 use crate::{LOW, came, prepare, taken};
 
@@ -30,13 +30,11 @@ fn leave_x2apic() {
 
 /// A register of a page elsewhere.
 fn read_at(page: u64, register: u32) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) page + u64::from(register), options(nostack, preserves_flags));
-    value
+    paging::peek_32(page + u64::from(register))
 }
 
 fn write_at(page: u64, register: u32, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) page + u64::from(register), in(reg) value, options(nostack, preserves_flags));
+    paging::poke_32(page + u64::from(register), value);
 }
 
 /// Checks the state that a reset of the APIC leaves (SDM vol. 3, Local APIC State After Power-Up or Reset).

@@ -4,6 +4,8 @@ use core::arch::global_asm;
 
 use plinth_guests::apic::{self, ASSERT};
 use plinth_guests::cpu::{rdtsc, read_cr3};
+use plinth_guests::descriptors::{KERNEL_CODE, gate_descriptor, kind};
+use plinth_guests::paging::{peek_32, poke_32};
 use plinth_guests::single::Single;
 
 global_asm!(include_str!("ap.S"));
@@ -105,16 +107,6 @@ fn base(page: u8) -> u64 {
     u64::from(page) << 12
 }
 
-fn read_32(address: u64) -> u32 {
-    // SAFETY: the pages are RAM that nobody else uses, and identity-mapped.
-    unsafe { (address as *const u32).read_volatile() }
-}
-
-fn write_32(address: u64, value: u32) {
-    // SAFETY: as above.
-    unsafe { (address as *mut u32).write_volatile(value) };
-}
-
 /// Reads a variable that the other processor writes.
 fn look<T: Copy>(variable: *const T) -> T {
     // SAFETY: only the addresses of the statics above come here.
@@ -133,24 +125,24 @@ pub(super) fn prepare() {
             core::ptr::write_bytes(to as *mut u8, 0, 4096);
             core::ptr::copy_nonoverlapping(start, to as *mut u8, length);
         }
-        write_32(to + SPACE, read_cr3() as u32);
-        write_32(to + ENTRY, ap_long as *const () as u32);
+        poke_32(to + SPACE, read_cr3() as u32);
+        poke_32(to + ENTRY, ap_long as *const () as u32);
         let gdt = [0u64, 0x00af_9b00_0000_ffff, 0x00cf_9300_0000_ffff];
         for (index, entry) in gdt.into_iter().enumerate() {
             let at = to + GDT + index as u64 * 8;
-            write_32(at, entry as u32);
-            write_32(at + 4, (entry >> 32) as u32);
+            poke_32(at, entry as u32);
+            poke_32(at + 4, (entry >> 32) as u32);
         }
         let linear = (to + GDT) as u32;
-        write_32(to + GDT_POINTER, 23 | linear << 16);
-        write_32(to + GDT_POINTER + 4, linear >> 16);
+        poke_32(to + GDT_POINTER, 23 | linear << 16);
+        poke_32(to + GDT_POINTER + 4, linear >> 16);
     }
     for vector in 0..256u64 {
         let handler = &raw const ap_stubs as u64 + vector * 16;
         // SAFETY: the other processor does not run yet.
         unsafe {
             (*IDT.get())[vector as usize * 2] =
-                handler & 0xffff | 8 << 16 | 0x8e << 40 | (handler >> 16 & 0xffff) << 48;
+                gate_descriptor(kind::INTERRUPT_GATE, KERNEL_CODE, handler);
             (*IDT.get())[vector as usize * 2 + 1] = handler >> 32;
         }
     }
@@ -190,7 +182,7 @@ pub(super) fn start(page: u8) -> bool {
 
 /// How often it has started at a page.
 pub(super) fn starts(page: u8) -> u32 {
-    read_32(base(page) + STARTS)
+    peek_32(base(page) + STARTS)
 }
 
 /// What it found the last time it started there.
@@ -201,7 +193,7 @@ pub(super) fn found(page: u8) -> Found {
 
 /// Tells it what to do in real mode.
 pub(super) fn tell_real(page: u8, command: RealCommand) {
-    write_32(base(page) + COMMAND, command as u32);
+    poke_32(base(page) + COMMAND, command as u32);
 }
 
 /// Tells it what to do in 64-bit mode.
@@ -237,7 +229,7 @@ pub(super) fn count(vector: u8) -> u32 {
 /// Whether its heart beats: in real mode at a page, or in 64-bit mode.
 pub(super) fn is_alive(page: Option<u8>) -> bool {
     let heart = || match page {
-        Some(page) => read_32(base(page) + HEARTBEAT),
+        Some(page) => peek_32(base(page) + HEARTBEAT),
         None => look(&raw const ap_heartbeat),
     };
     let before = heart();

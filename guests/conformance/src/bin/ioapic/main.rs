@@ -13,12 +13,13 @@ mod pins;
 use plinth_guests::apic::{self, SPURIOUS_VECTOR};
 use plinth_guests::cpu::{inb, outb};
 use plinth_guests::exceptions::set_handler;
+use plinth_guests::paging::{peek_32, poke_32};
+use plinth_guests::places::IO_APIC;
 use plinth_guests::recorder::{self, came, taken};
-use plinth_guests::{Case, Report, StartInfo, guest, pic, x86};
+use plinth_guests::{Case, Report, StartInfo, guest, pic};
 
 guest!(main);
 
-const IOAPIC: u64 = 0xfec0_0000;
 /// Offsets of the select register, the window, and the EOI register of versions from 0x20 on.
 const SELECT: u64 = 0x00;
 const WINDOW: u64 = 0x10;
@@ -41,18 +42,12 @@ const IER: u16 = 0x3f9;
 const MCR: u16 = 0x3fc;
 const LSR: u16 = 0x3fd;
 
-fn access(offset: u64) -> u64 {
-    IOAPIC + offset
-}
-
 fn read_at(offset: u64) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) access(offset), options(nostack, preserves_flags));
-    value
+    peek_32(IO_APIC + offset)
 }
 
 fn write_at(offset: u64, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) access(offset), in(reg) value, options(nostack, preserves_flags));
+    poke_32(IO_APIC + offset, value);
 }
 
 fn read(register: u8) -> u32 {

@@ -3,7 +3,7 @@
 //! Both kinds of memory are reached by a segment whose base is where they are, so that all registers are the same.
 
 use plinth_guests::compat::{self, Registers32};
-use plinth_guests::descriptors::{KERNEL_CODE32, SCRATCH, set_gdt_entry};
+use plinth_guests::descriptors::{KERNEL_CODE32, SCRATCH, segment_descriptor, set_gdt_entry};
 use plinth_guests::exceptions::Fault;
 use plinth_guests::{Case, Report, Vector, compat_code};
 
@@ -157,11 +157,8 @@ fn both(memory: Memory, kind: Kind, code: Code, offset: u32) -> [Result<Register
         for word in 0..0x100u64 {
             plinth_guests::paging::poke(base + word * 8, word * 0x0101_0101_0101_0101);
         }
-        let descriptor = LIMIT & 0xffff
-            | (base & 0xff_ffff) << 16
-            | kind.0 << 40
-            | 0x40 << 48
-            | (base >> 24 & 0xff) << 56;
+        // Of 32 bits.
+        let descriptor = segment_descriptor(kind.0, base, LIMIT) | 0x40 << 48;
         set_gdt_entry(SCRATCH, descriptor);
         compat::run(
             KERNEL_CODE32,

@@ -9,10 +9,10 @@ mod control_registers;
 use plinth_guests::compat::{self, Registers32};
 use plinth_guests::cpu::{self, cr0, cr4, efer, msr};
 use plinth_guests::descriptors::{KERNEL_CODE32, SCRATCH, set_gdt_entry};
-use plinth_guests::paging::{entry, new_frame, peek, poke};
+use plinth_guests::paging::{entry, new_frame, peek, peek_32, poke, poke_32};
 use plinth_guests::protected::{self, Fault32};
 use plinth_guests::{
-    Case, Report, StartInfo, Vector, compat_code, fault_of, guest, protected_code, x86,
+    Case, Report, StartInfo, Vector, compat_code, fault_of, guest, protected_code,
 };
 
 guest!(main);
@@ -285,9 +285,9 @@ fn protected_mode(report: &mut Report) {
 fn directory_32() -> u64 {
     let directory = new_frame();
     for index in 0..4u64 {
-        write_32(directory + index * 4, (index << 22 | 0x83) as u32);
+        poke_32(directory + index * 4, (index << 22 | 0x83) as u32);
     }
-    write_32(directory + u64::from(WINDOW >> 22) * 4, LARGE as u32 | 0x83);
+    poke_32(directory + u64::from(WINDOW >> 22) * 4, LARGE as u32 | 0x83);
     directory
 }
 
@@ -301,16 +301,6 @@ fn table_pae() -> u64 {
     }
     poke(high, LARGE | 0x83);
     pointers
-}
-
-fn write_32(address: u64, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) address, in(reg) value);
-}
-
-fn read_32(address: u64) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) address);
-    value
 }
 
 fn legacy_paging(report: &mut Report) {
@@ -334,35 +324,35 @@ fn legacy_paging(report: &mut Report) {
         case.equal(
             "a read of another page",
             after.eax,
-            read_32(LARGE + 0x12_3450),
+            peek_32(LARGE + 0x12_3450),
         );
         let after = finished(
             case,
             protected::run(paged, at(directory, pse, WINDOW + 0x123_450)),
         );
         case.equal("the word read", after.eax, 0xcafe);
-        case.equal("the word written", read_32(LARGE + 0x123_454), 0x5151);
+        case.equal("the word written", peek_32(LARGE + 0x123_454), 0x5151);
         case.equal("CR3", u64::from(after.edi), directory);
         case.equal("CR0.PG", u64::from(after.esi) & cr0::PG, cr0::PG);
-        let used = read_32(directory + u64::from(WINDOW >> 22) * 4);
+        let used = peek_32(directory + u64::from(WINDOW >> 22) * 4);
         case.equal("accessed and dirty", used & 0x60, 0x60);
     });
     report.case("32-bit-paging-with-4-kib-pages", |case| {
         let table = new_frame();
         let target = new_frame();
-        write_32(directory + 4 * 0x140, table as u32 | 3);
-        write_32(table + 4 * 5, target as u32 | 3);
-        write_32(target + 8, 0xbeef);
+        poke_32(directory + 4 * 0x140, table as u32 | 3);
+        poke_32(table + 4 * 5, target as u32 | 3);
+        poke_32(target + 8, 0xbeef);
         let after = finished(case, protected::run(paged, at(directory, pse, 0x5000_5008)));
         case.equal("the word read", after.eax, 0xbeef);
-        case.equal("the word written", read_32(target + 12), 0x5151);
-        case.equal("accessed and dirty", read_32(table + 4 * 5) & 0x60, 0x60);
+        case.equal("the word written", peek_32(target + 12), 0x5151);
+        case.equal("accessed and dirty", peek_32(table + 4 * 5) & 0x60, 0x60);
         case.equal(
             "the table's accessed bit",
-            read_32(directory + 4 * 0x140) & 0x60,
+            peek_32(directory + 4 * 0x140) & 0x60,
             0x20,
         );
-        write_32(table + 4 * 5, target as u32 | 1);
+        poke_32(table + 4 * 5, target as u32 | 1);
         let outcome = protected::run(paged, at(directory, pse, 0x5000_5008));
         let fault = faulted(
             case,
@@ -377,32 +367,32 @@ fn legacy_paging(report: &mut Report) {
         // Entry 0 maps this code, so it has to be a table when PSE is off.
         let (plain, low) = (new_frame(), new_frame());
         for index in 0..1024u64 {
-            write_32(low + index * 4, (index << 12 | 3) as u32);
+            poke_32(low + index * 4, (index << 12 | 3) as u32);
         }
-        write_32(plain, low as u32 | 0x83);
-        write_32(plain + 4 * u64::from(WINDOW >> 22), low as u32 | 0x83);
+        poke_32(plain, low as u32 | 0x83);
+        poke_32(plain + 4 * u64::from(WINDOW >> 22), low as u32 | 0x83);
         let after = finished(
             case,
             protected::run(paged, at(plain, 0, WINDOW + 0x3f_f000)),
         );
-        case.equal("the word read", after.eax, read_32(0x3f_f000));
+        case.equal("the word read", after.eax, peek_32(0x3f_f000));
     });
     report.case("32-bit-paging-faults", |case| {
         let outcome = protected::run(paged, at(directory, pse, 0x6000_0010));
         let fault = faulted(case, "a read of no page", outcome, Vector::PageFault, 0);
         case.equal("CR2", fault.cr2, 0x6000_0010);
-        write_32(directory + 4 * 0x1c0, 0x83 | 1 << 21);
+        poke_32(directory + 4 * 0x1c0, 0x83 | 1 << 21);
         let outcome = protected::run(paged, at(directory, pse, 0x7000_0000));
         faulted(case, "a reserved bit", outcome, Vector::PageFault, 9);
     });
     report.case("pae-paging", |case| {
-        write_32(LARGE + 0x10, 0xfeed);
+        poke_32(LARGE + 0x10, 0xfeed);
         let after = finished(
             case,
             protected::run(paged, at(pointers, pae, WINDOW + 0x10)),
         );
         case.equal("the word read", after.eax, 0xfeed);
-        case.equal("the word written", read_32(LARGE + 0x14), 0x5151);
+        case.equal("the word written", peek_32(LARGE + 0x14), 0x5151);
         let outcome = protected::run(paged, at(pointers, pae, 0x8000_0000));
         let fault = faulted(
             case,
@@ -434,7 +424,7 @@ fn legacy_paging(report: &mut Report) {
         }
         let slot = (peek(pointers + 8) & entry::ADDRESS) + 8;
         poke(slot, LARGE | 0x83 | entry::XD);
-        write_32(LARGE + 0x40, 0xc3);
+        poke_32(LARGE + 0x40, 0xc3);
         let outcome = protected::run(paged_call, at(pointers, pae, WINDOW + 0x20_0040));
         faulted(case, "a call", outcome, Vector::PageFault, 0x11);
         poke(slot, LARGE | 0x83);
@@ -450,7 +440,7 @@ fn round_trips(report: &mut Report) {
         let directory = directory_32();
         let pointers = table_pae();
         for round in 0..40u32 {
-            write_32(LARGE + 0x80, round);
+            poke_32(LARGE + 0x80, round);
             let registers = Registers32 {
                 ebx: directory as u32,
                 esi: pointers as u32,

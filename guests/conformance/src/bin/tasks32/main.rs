@@ -6,301 +6,28 @@
 #![no_std]
 #![no_main]
 
-use core::arch::global_asm;
+mod tasks;
 
 use plinth_guests::compat::Registers32;
-use plinth_guests::descriptors::{KERNEL_CODE32, KERNEL_DATA, SCRATCH, gdt_entry, set_gdt_entry};
-use plinth_guests::paging::new_frame;
+use plinth_guests::descriptors::kind::{AVAILABLE_TSS, BUSY_TSS};
+use plinth_guests::descriptors::{
+    KERNEL_CODE32, KERNEL_DATA, gdt_entry, kind, segment_descriptor, set_gdt_entry, task_gate,
+};
+use plinth_guests::paging::{new_frame, peek_32, poke_32};
 use plinth_guests::protected::{self, Fault32};
-use plinth_guests::single::Single;
-use plinth_guests::{Case, Report, StartInfo, Vector, guest, protected_code, x86};
+use plinth_guests::tss32::{self, field};
+use plinth_guests::{Case, Report, StartInfo, Vector, cpu, guest};
+
+use tasks::*;
 
 guest!(main);
 
-/// The selectors of the two TSSs, a task gate for B, an LDT, and what a case wants to break.
-const TSS_A: u16 = SCRATCH + 0x10;
-const TSS_B: u16 = SCRATCH + 0x18;
-const GATE_B: u16 = SCRATCH + 0x20;
-const LDT: u16 = SCRATCH + 0x28;
-const BROKEN: u16 = SCRATCH + 0x30;
-
-/// The types of a TSS descriptor.
-const AVAILABLE: u64 = 0x89;
-const BUSY: u64 = 0x8b;
 /// EFLAGS.NT.
 const NT: u32 = 1 << 14;
-
-/// A 32-bit TSS as its 26 double words.
-#[repr(C, align(128))]
-struct Tss32([u32; 32]);
-
-static A: Single<Tss32> = Single::new(Tss32([0; 32]));
-static B: Single<Tss32> = Single::new(Tss32([0; 32]));
-static STACK_B: Single<[u32; 256]> = Single::new([0; 256]);
-
-/// The fields of a TSS, as indexes of its double words.
-mod field {
-    pub(crate) const LINK: usize = 0;
-    pub(crate) const CR3: usize = 7;
-    pub(crate) const EIP: usize = 8;
-    pub(crate) const EFLAGS: usize = 9;
-    pub(crate) const EAX: usize = 10;
-    pub(crate) const ECX: usize = 11;
-    pub(crate) const EDX: usize = 12;
-    pub(crate) const EBX: usize = 13;
-    pub(crate) const ESP: usize = 14;
-    pub(crate) const EBP: usize = 15;
-    pub(crate) const ESI: usize = 16;
-    pub(crate) const EDI: usize = 17;
-    pub(crate) const ES: usize = 18;
-    pub(crate) const CS: usize = 19;
-    pub(crate) const SS: usize = 20;
-    pub(crate) const DS: usize = 21;
-    pub(crate) const FS: usize = 22;
-    pub(crate) const GS: usize = 23;
-    pub(crate) const LDTR: usize = 24;
-    pub(crate) const TRAP: usize = 25;
-}
-
-/// What task B notes: in the order of the stores in `task_b`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default)]
-struct Seen {
-    count: u32,
-    eax: u32,
-    ebx: u32,
-    ecx: u32,
-    edx: u32,
-    esi: u32,
-    edi: u32,
-    ebp: u32,
-    esp: u32,
-    eflags: u32,
-    tr: u32,
-    ldtr: u32,
-    cr0: u32,
-    cr3: u32,
-    fs: u32,
-    word: u32,
-    tss_a: u32,
-    tss_b: u32,
-}
-
-// Task B. `task_b` ends with IRET, `task_b_jump` with a jump to A, `task_b_error` takes an error code off its
-// stack first. Each goes on where it stopped when it is entered again.
-global_asm!(
-    ".macro note",
-    "mov [seen + 4], eax",
-    "mov [seen + 8], ebx",
-    "mov [seen + 12], ecx",
-    "mov [seen + 16], edx",
-    "mov [seen + 20], esi",
-    "mov [seen + 24], edi",
-    "mov [seen + 28], ebp",
-    "mov [seen + 32], esp",
-    "pushfd",
-    "pop dword ptr [seen + 36]",
-    "str eax",
-    "mov [seen + 40], eax",
-    "sldt eax",
-    "mov [seen + 44], eax",
-    "mov eax, cr0",
-    "mov [seen + 48], eax",
-    "mov eax, cr3",
-    "mov [seen + 52], eax",
-    "xor eax, eax",
-    "mov ax, fs",
-    "mov [seen + 56], eax",
-    "mov eax, [seen_pointer]",
-    "mov eax, [eax]",
-    "mov [seen + 60], eax",
-    "mov eax, [gdt_of_a]",
-    "mov ecx, [eax + 4]",
-    "mov [seen + 64], ecx",
-    "mov ecx, [eax + 12]",
-    "mov [seen + 68], ecx",
-    "inc dword ptr [seen]",
-    ".endm",
-    ".pushsection .text.tasks, \"ax\"",
-    ".code32",
-    ".global task_b",
-    "task_b:",
-    "note",
-    "iretd",
-    "jmp task_b",
-    ".global task_b_jump",
-    "task_b_jump:",
-    "note",
-    ".byte 0xea",
-    ".long 0",
-    ".short {tss_a}",
-    "jmp task_b_jump",
-    ".global task_b_error",
-    "task_b_error:",
-    "note",
-    "pop dword ptr [seen + 60]",
-    "mov eax, [saved_edi_of_a]",
-    "mov dword ptr [eax], 0",
-    "iretd",
-    "jmp task_b_error",
-    ".code64",
-    ".popsection",
-    ".pushsection .bss.tasks, \"aw\", @nobits",
-    ".balign 8",
-    ".global seen",
-    "seen: .skip 72",
-    ".global seen_pointer",
-    "seen_pointer: .skip 4",
-    ".global gdt_of_a",
-    "gdt_of_a: .skip 4",
-    ".global saved_edi_of_a",
-    "saved_edi_of_a: .skip 4",
-    ".popsection",
-    tss_a = const TSS_A,
-);
-
-unsafe extern "C" {
-    fn task_b();
-    fn task_b_jump();
-    fn task_b_error();
-    static mut seen: Seen;
-    static mut seen_pointer: u32;
-    static mut gdt_of_a: u32;
-    static mut saved_edi_of_a: u32;
-}
-
-// The A side: each takes the selector of A in EAX, loads TR with it, clears CR0.TS, and switches. EBX and ESI are
-// values that must come back; ECX returns the flags after the switch and EDX the CR0.
-macro_rules! side_a {
-    ($name:ident, $($switch:literal),+) => {
-        protected_code!(
-            $name,
-            "ltr ax", "clts", "mov ebp, 0x5b5b5b5b", $($switch,)+
-            "pushfd", "pop ecx", "mov edx, cr0", "xor eax, eax", "str ax", "mov edi, ebp",
-            "pushfd", "and dword ptr [esp], 0xffffbfff", "popfd"
-        );
-    };
-}
-side_a!(call_task, ".byte 0x9a", ".long 0xdeadbeef", ".short 0x70");
-side_a!(jump_task, ".byte 0xea", ".long 0xdeadbeef", ".short 0x70");
-side_a!(call_gate, ".byte 0x9a", ".long 0xdeadbeef", ".short 0x78");
-side_a!(jump_gate, ".byte 0xea", ".long 0xdeadbeef", ".short 0x78");
-side_a!(call_broken, ".byte 0x9a", ".long 0xdeadbeef", ".short 0x88");
-side_a!(jump_broken, ".byte 0xea", ".long 0xdeadbeef", ".short 0x88");
-side_a!(call_self, ".byte 0x9a", ".long 0xdeadbeef", ".short 0x68");
-side_a!(interrupt, "int 0x30");
-side_a!(
-    call_twice,
-    ".byte 0x9a",
-    ".long 0",
-    ".short 0x70",
-    ".byte 0x9a",
-    ".long 0",
-    ".short 0x70"
-);
-// A #GP by a selector beyond the GDT. The task that takes it puts a null selector into A's saved EDI, with which the
-// instruction then succeeds.
-side_a!(raise_fault, "mov edi, 0x7f8", "mov gs, edi");
-side_a!(
-    return_nested,
-    "pushfd",
-    "or dword ptr [esp], 0x4000",
-    "popfd",
-    "iretd"
-);
-// With 32-bit paging: EDI is the page directory. EBP comes back from a page that the two tasks see differently.
-side_a!(
-    call_paged,
-    "mov cr3, edi",
-    "mov edx, cr4",
-    "or edx, 0x10",
-    "mov cr4, edx",
-    "mov edx, cr0",
-    "or edx, 0x80000000",
-    "mov cr0, edx",
-    ".byte 0x9a",
-    ".long 0",
-    ".short 0x70",
-    "mov ebp, [0x40000000]"
-);
-
-const _: () = assert!(TSS_A == 0x68 && TSS_B == 0x70 && GATE_B == 0x78 && BROKEN == 0x88);
-
-fn tss_descriptor(tss: *mut Tss32, kind: u64, limit: u64) -> u64 {
-    let base = tss as u64;
-    limit | (base & 0xff_ffff) << 16 | kind << 40 | (base >> 24 & 0xff) << 56
-}
-
-fn task_gate(selector: u16) -> u64 {
-    u64::from(selector) << 16 | 0x85 << 40
-}
-
-fn field_of(tss: *mut Tss32, index: usize) -> u32 {
-    // SAFETY: both TSSs have 32 double words; volatile, since the processor writes them.
-    unsafe { (&raw const (*tss).0[index]).read_volatile() }
-}
-
-fn set_field(tss: *mut Tss32, index: usize, value: u32) {
-    // SAFETY: as above; no task runs while Rust does.
-    unsafe { (&raw mut (*tss).0[index]).write_volatile(value) };
-}
-
-/// Makes both TSSs, their descriptors and gates anew, with B starting at `entry`.
-fn prepare(entry: unsafe extern "C" fn()) {
-    for index in 0..32 {
-        set_field(A.get(), index, 0);
-        set_field(B.get(), index, 0);
-    }
-    for (index, value) in [
-        (field::EIP, entry as usize as u32),
-        (field::EFLAGS, 0x2),
-        (field::EAX, 0xb0b0_0001),
-        (field::ECX, 0xb0b0_0002),
-        (field::EDX, 0xb0b0_0003),
-        (field::EBX, 0xb0b0_0004),
-        (field::ESP, STACK_B.get() as u32 + 1024),
-        (field::EBP, 0xb0b0_0006),
-        (field::ESI, 0xb0b0_0007),
-        (field::EDI, 0xb0b0_0008),
-        (field::CS, u32::from(KERNEL_CODE32)),
-    ] {
-        set_field(B.get(), index, value);
-    }
-    for index in [field::ES, field::SS, field::DS, field::FS, field::GS] {
-        set_field(B.get(), index, u32::from(KERNEL_DATA));
-    }
-    set_gdt_entry(TSS_A, tss_descriptor(A.get(), AVAILABLE, 0x67));
-    set_gdt_entry(TSS_B, tss_descriptor(B.get(), AVAILABLE, 0x67));
-    set_gdt_entry(GATE_B, task_gate(TSS_B));
-    protected::reset_gates();
-    // SAFETY: no task runs while Rust does.
-    unsafe {
-        seen = Seen::default();
-        seen_pointer = &raw const seen as u32;
-        gdt_of_a = plinth_guests::descriptors::gdt_pointer().base as u32 + u32::from(TSS_A);
-        saved_edi_of_a = &raw const (*A.get()).0[field::EDI] as u32;
-    }
-}
-
-fn noted() -> Seen {
-    // SAFETY: no task runs while Rust does; volatile, since the tasks wrote it.
-    unsafe { (&raw const seen).read_volatile() }
-}
 
 /// The type byte of a descriptor's upper half.
 fn kind_of(upper_half: u32) -> u64 {
     u64::from(upper_half >> 8 & 0xff)
-}
-
-fn run(code: unsafe extern "C" fn()) -> Result<Registers32, Fault32> {
-    let registers = Registers32 {
-        eax: u32::from(TSS_A),
-        ebx: 0xa0a0_0001,
-        esi: 0xa0a0_0002,
-        edi: 0,
-        ..Registers32::default()
-    };
-    protected::run(code, registers)
 }
 
 /// Checks what holds for every switch to B and back: registers on both sides, TS, and the task register.
@@ -339,13 +66,17 @@ fn nested(case: &mut Case, b: Seen) {
         field_of(B.get(), field::LINK) & 0xffff,
         u32::from(TSS_A),
     );
-    case.equal("A's type while B runs", kind_of(b.tss_a), BUSY);
-    case.equal("B's type while B runs", kind_of(b.tss_b), BUSY);
-    case.equal("A's type afterwards", gdt_entry(TSS_A) >> 40 & 0xff, BUSY);
+    case.equal("A's type while B runs", kind_of(b.tss_a), BUSY_TSS);
+    case.equal("B's type while B runs", kind_of(b.tss_b), BUSY_TSS);
+    case.equal(
+        "A's type afterwards",
+        gdt_entry(TSS_A) >> 40 & 0xff,
+        BUSY_TSS,
+    );
     case.equal(
         "B's type afterwards",
         gdt_entry(TSS_B) >> 40 & 0xff,
-        AVAILABLE,
+        AVAILABLE_TSS,
     );
 }
 
@@ -383,13 +114,17 @@ fn switches(report: &mut Report) {
         let b = switched(case, outcome);
         case.equal("NT in B", b.eflags & NT, 0);
         case.equal("B's link", field_of(B.get(), field::LINK), 0);
-        case.equal("A's type while B runs", kind_of(b.tss_a), AVAILABLE);
-        case.equal("B's type while B runs", kind_of(b.tss_b), BUSY);
-        case.equal("A's type afterwards", gdt_entry(TSS_A) >> 40 & 0xff, BUSY);
+        case.equal("A's type while B runs", kind_of(b.tss_a), AVAILABLE_TSS);
+        case.equal("B's type while B runs", kind_of(b.tss_b), BUSY_TSS);
+        case.equal(
+            "A's type afterwards",
+            gdt_entry(TSS_A) >> 40 & 0xff,
+            BUSY_TSS,
+        );
         case.equal(
             "B's type afterwards",
             gdt_entry(TSS_B) >> 40 & 0xff,
-            AVAILABLE,
+            AVAILABLE_TSS,
         );
     });
     report.case("call-through-a-task-gate", |case| {
@@ -426,10 +161,7 @@ fn switches(report: &mut Report) {
         prepare(task_b);
         let mut table = [0u64, 0x00cf_9300_0000_ffff];
         let base = table.as_mut_ptr() as u64;
-        set_gdt_entry(
-            LDT,
-            15 | (base & 0xff_ffff) << 16 | 0x82 << 40 | (base >> 24 & 0xff) << 56,
-        );
+        set_gdt_entry(LDT, segment_descriptor(kind::LDT, base, 15));
         set_field(B.get(), field::LDTR, u32::from(LDT));
         set_field(B.get(), field::FS, 0xc);
         let outcome = run(call_task);
@@ -440,11 +172,11 @@ fn switches(report: &mut Report) {
     report.case("trap-bit-of-the-tss", |case| {
         prepare(task_b);
         set_field(B.get(), field::TRAP, 1);
-        plinth_guests::cpu::write_dr6(0xffff_0ff0);
+        cpu::write_dr6(0xffff_0ff0);
         let outcome = run(call_task);
         fault_is(case, outcome, Vector::Debug, 0);
-        let dr6 = plinth_guests::cpu::read_dr6();
-        plinth_guests::cpu::write_dr6(0xffff_0ff0);
+        let dr6 = cpu::read_dr6();
+        cpu::write_dr6(0xffff_0ff0);
         case.equal("DR6.BT", dr6 & 1 << 15, 1 << 15);
         case.equal("the times that B ran", noted().count, 0);
     });
@@ -490,7 +222,7 @@ fn refusals(report: &mut Report) {
     let broken = u32::from(BROKEN);
     report.case("busy-tss-is-refused", |case| {
         prepare(task_b);
-        set_gdt_entry(BROKEN, tss_descriptor(B.get(), BUSY, 0x67));
+        set_gdt_entry(BROKEN, tss_descriptor(B.get(), BUSY_TSS, tss32::LIMIT));
         fault_is(case, run(call_broken), Vector::GeneralProtection, broken);
         prepare(task_b);
         fault_is(case, run(jump_broken), Vector::GeneralProtection, broken);
@@ -504,12 +236,18 @@ fn refusals(report: &mut Report) {
     });
     report.case("absent-tss-is-refused", |case| {
         prepare(task_b);
-        set_gdt_entry(BROKEN, tss_descriptor(B.get(), AVAILABLE & !0x80, 0x67));
+        set_gdt_entry(
+            BROKEN,
+            tss_descriptor(B.get(), AVAILABLE_TSS & !0x80, tss32::LIMIT),
+        );
         fault_is(case, run(call_broken), Vector::SegmentNotPresent, broken);
     });
     report.case("short-tss-is-refused", |case| {
         prepare(task_b);
-        set_gdt_entry(BROKEN, tss_descriptor(B.get(), AVAILABLE, 0x66));
+        set_gdt_entry(
+            BROKEN,
+            tss_descriptor(B.get(), AVAILABLE_TSS, tss32::LIMIT - 1),
+        );
         fault_is(case, run(call_broken), Vector::InvalidTss, broken);
     });
     report.case("gate-to-no-tss-is-refused", |case| {
@@ -559,13 +297,13 @@ fn with_paging(report: &mut Report) {
         let spaces = [0x40_0000u32, 0].map(|target| {
             let directory = new_frame();
             for index in 0..2u64 {
-                write_32(directory + index * 4, (index << 22 | 0x83) as u32);
+                poke_32(directory + index * 4, (index << 22 | 0x83) as u32);
             }
-            write_32(directory + 0x100 * 4, target | 0x83);
+            poke_32(directory + 0x100 * 4, target | 0x83);
             directory
         });
-        write_32(0x40_0000, 0x5b5b_5b5b);
-        let at_zero = read_32(0);
+        poke_32(0x40_0000, 0x5b5b_5b5b);
+        let at_zero = peek_32(0);
         set_field(A.get(), field::CR3, spaces[0] as u32);
         set_field(B.get(), field::CR3, spaces[1] as u32);
         // SAFETY: no task runs while Rust does.
@@ -587,14 +325,4 @@ fn with_paging(report: &mut Report) {
             u32::from(TSS_A),
         );
     });
-}
-
-fn write_32(address: u64, value: u32) {
-    x86!("mov [{}], {:e}", in(reg) address, in(reg) value);
-}
-
-fn read_32(address: u64) -> u32 {
-    let value;
-    x86!("mov {:e}, [{}]", out(reg) value, in(reg) address);
-    value
 }
