@@ -1,8 +1,10 @@
-//! One vCPU and its run loop: settle what it is to take, enter, handle the exit, and again.
+//! One vCPU and its run loop: settle what it is to take (`settle.rs`), enter, handle the exit (`round.rs`), and again.
 
 mod describe;
 mod last_exits;
 mod restart;
+mod round;
+mod settle;
 mod stop;
 mod timing;
 
@@ -10,27 +12,24 @@ use alloc::sync::Arc;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Rflags;
-use arch::machine_check::{Interrupted, Verdict};
 use machine::devices::lapic::Role;
+use vmm::VcpuState;
 use vmm::freeze::Pause;
-use vmm::handle::{Next, handle, write_deadline};
-use vmm::inject::{Activity, Delivery, decide};
+use vmm::inject::Activity;
 use vmm::metrics::{ExitKind, Metrics};
 use vmm::panic_watch::Sight;
 use vmm::trace::Trace;
-use vmm::{GuestFault, VcpuState, VmExit};
 
-use crate::backend::{Backend, ExitVisitor, LoadedVcpu, Pauses, Windows};
-use crate::cpu::{self, exceptions, interrupts, machine_check};
+use crate::backend::{Backend, LoadedVcpu, Pauses};
+use crate::cpu;
 use crate::crew::Seating;
 use crate::hw::clock;
-use crate::panic;
 use crate::startup;
-use crate::vm::{Stance, Vm, VmPort, Whereabouts};
+use crate::vm::{Stance, Vm, Whereabouts};
 
 use self::last_exits::LastExits;
 pub(crate) use self::last_exits::write_last_exits;
-use self::stop::stop;
+use self::round::{Flow, Round};
 use self::timing::Timing;
 
 /// A vCPU: what the hardware keeps of it, what the handlers keep, and the VM that it belongs to.
@@ -276,123 +275,6 @@ impl<B: Backend> Vcpu<B> {
     }
 }
 
-/// What follows an exit.
-enum Flow {
-    /// The next entry.
-    Enter,
-    /// A decision what the vCPU takes at the next entry.
-    Settle,
-    /// Nothing: the turn is over, and why stands in [`Inner::end`].
-    End,
-}
-
-/// One exit of a vCPU.
-struct Round<'a, B: Backend> {
-    vm: &'a Vm<B>,
-    inner: &'a mut Inner,
-    turn_end: &'a AtomicU64,
-}
-
-impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
-    type Outcome = Flow;
-
-    #[inline(always)]
-    fn visit(self, cpu: &mut C, exit: VmExit) -> Flow {
-        let Self {
-            vm,
-            inner,
-            turn_end,
-        } = self;
-        let exit_tsc = clock::tsc();
-        let kind = ExitKind::of(&exit);
-        inner.exit_tsc = exit_tsc;
-        inner.exit_kind = kind;
-        inner.trace.record(cpu, &exit, kind, exit_tsc);
-        let is_over = || exit_tsc >= turn_end.load(Ordering::Relaxed);
-        match exit {
-            VmExit::HostTimer if is_over() => return inner.ends(Turn::Expired),
-            VmExit::HostTimer => return inner.fire(vm, cpu, exit_tsc),
-            VmExit::HostInterrupt(vector) => {
-                match vector {
-                    Some(vector) => interrupts::acknowledged(vector),
-                    None => interrupts::let_in(),
-                }
-                // Where the processor has no preemption timer, this was the end of the turn; or somebody has rung
-                // for this CPU, which ends it, too.
-                return if is_over() {
-                    inner.ends(Turn::Expired)
-                } else {
-                    Flow::Settle
-                };
-            }
-            VmExit::HostNmi => {
-                exceptions::take_nmi();
-                return Flow::Settle;
-            }
-            VmExit::HostMachineCheck | VmExit::EntryMachineCheck
-                if survives_machine_check(exit) =>
-            {
-                inner.state.pending.interrupted(cpu.interrupted_event());
-                return Flow::Settle;
-            }
-            // The event that was being delivered comes again, unless the handler raises another.
-            VmExit::Memory(_)
-            | VmExit::Exception(_)
-            | VmExit::TaskSwitch(_)
-            | VmExit::ApicAccess { .. }
-            | VmExit::DirtyLogFull
-            | VmExit::MemoryMapped => {
-                let event = cpu.interrupted_event();
-                inner.state.unsettled |= event.is_some();
-                inner.state.pending.interrupted(event);
-            }
-            _ => {}
-        }
-        let mut port = VmPort {
-            vm,
-            vcpu: inner.index,
-        };
-        if matches!(exit, VmExit::WriteMsr)
-            && let Some(armed) = write_deadline(cpu, &mut inner.state, &port)
-        {
-            return inner.armed(vm, cpu, armed, exit_tsc);
-        }
-        match handle(cpu, &mut inner.state, &mut port, exit) {
-            Ok(Next::Resume) => match exit {
-                // These concern nothing else.
-                VmExit::Cpuid
-                | VmExit::PortIo(_)
-                | VmExit::Hypercall
-                | VmExit::Xsetbv
-                | VmExit::Wbinvd => Flow::Enter,
-                // These may have to do with the local APIC, and then they say so.
-                VmExit::ReadMsr | VmExit::WriteMsr | VmExit::Memory(_)
-                    if !inner.state.unsettled =>
-                {
-                    Flow::Enter
-                }
-                _ => Flow::Settle,
-            },
-            Ok(Next::Halt) => {
-                inner.activity = Activity::Halted;
-                Flow::Settle
-            }
-            Ok(next) => inner.go_on(vm, cpu, next),
-            Err(fault) => inner.raise(vm, cpu, fault),
-        }
-    }
-}
-
-/// Whether the guest goes on after a machine check; one that met an entry has left it in a state between two. What ends
-/// otherwise is this guest, or the machine.
-#[cold]
-fn survives_machine_check(exit: VmExit) -> bool {
-    match machine_check::take(Interrupted::Guest) {
-        Ok(verdict) => verdict == Verdict::GoOn && exit == VmExit::HostMachineCheck,
-        Err(registers) => panic::by_machine_check(&registers, None),
-    }
-}
-
 impl Inner {
     /// Enters the guest again and again until its turn is over. In a function of its own, whose registers are for this
     /// alone.
@@ -465,45 +347,6 @@ impl Inner {
         }
     }
 
-    /// The turn is over.
-    const fn ends(&mut self, why: Turn) -> Flow {
-        self.end = why;
-        Flow::End
-    }
-
-    /// What the rarer ends of an exit are followed by.
-    #[inline(never)]
-    fn go_on<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &C, next: Next) -> Flow {
-        match next {
-            Next::Resume => {}
-            Next::Halt => self.activity = Activity::Halted,
-            Next::Yield => return self.ends(Turn::Yielded),
-            Next::Inject(event) => {
-                // The hardware tells INT1 from other #DB, and knows the length of the instruction.
-                let event = cpu.exiting_event().unwrap_or(event);
-                if let Err(error) = self.state.pending.reflect(event, cpu) {
-                    stop(vm, cpu, &self.trace, error);
-                }
-            }
-            Next::Stop(error) => stop(vm, cpu, &self.trace, error),
-        }
-        Flow::Settle
-    }
-
-    /// An exception is the guest's.
-    #[inline(never)]
-    fn raise<B: Backend, C: LoadedVcpu>(
-        &mut self,
-        vm: &Vm<B>,
-        cpu: &mut C,
-        fault: GuestFault,
-    ) -> Flow {
-        if let Err(error) = self.state.pending.raise(fault, cpu) {
-            stop(vm, cpu, &self.trace, error);
-        }
-        Flow::Settle
-    }
-
     /// What the VM's time has stood still since this vCPU last ran, its TSC has not gone on either.
     #[inline]
     fn make_up_for_pauses<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
@@ -511,71 +354,6 @@ impl Inner {
         if origin_tsc != self.origin_tsc {
             cpu.move_tsc_origin(self.origin_tsc, origin_tsc);
             self.origin_tsc = origin_tsc;
-        }
-    }
-
-    /// Fires the timers that are due, takes what others have left, and prepares what the vCPU takes at its next
-    /// entry. It may be awake or asleep after this.
-    fn settle<B: Backend, C: LoadedVcpu>(&mut self, vm: &Vm<B>, cpu: &mut C) {
-        self.state.unsettled = false;
-        let now_tsc = clock::tsc();
-        if vm.board_deadline_tsc(self.index) <= now_tsc {
-            vm.expire_board();
-        }
-        let was = self.activity;
-        let due_tsc = self.timing.due_tsc(was, now_tsc);
-        if due_tsc.is_some() {
-            self.expire_timer(vm, cpu, now_tsc);
-        }
-        let signals = vm.mailbox(self.index).drain(&mut self.state.lapic);
-        if signals.wake() {
-            self.state.paravirt.wake();
-        }
-        if signals.a20() {
-            cpu.set_a20(vm.memory().a20());
-        }
-        if let Some(restart) =
-            self.state
-                .pending
-                .note(signals, self.activity, self.state.lapic.role())
-        {
-            self.restart(restart, vm, cpu);
-        }
-        let state = &mut self.state;
-        state.paravirt.eoi().collect(vm.memory(), &mut state.lapic);
-        let decision = decide(
-            &mut self.state.pending,
-            cpu,
-            &mut self.state.lapic,
-            self.activity,
-            cpu.delivery(),
-            || vm.acknowledge_pic(self.index),
-        );
-        if decision.wake_from_halt
-            || self.activity == Activity::Halted && self.state.paravirt.take_wake()
-        {
-            self.activity = Activity::Active;
-        }
-        // Where the local APIC is out of the hardware's reach, it may be software's although the flag is not shown.
-        if cpu.delivery() == Delivery::Software {
-            let state = &mut self.state;
-            state.paravirt.eoi().offer(vm.memory(), &state.lapic);
-        }
-        if let Some(event) = decision.event {
-            cpu.inject(event);
-        }
-        let mut windows = Windows::empty();
-        windows.set(Windows::INTERRUPT, decision.want_interrupt_window);
-        windows.set(Windows::NMI, decision.want_nmi_window);
-        cpu.request_windows(windows);
-        cpu.present(&mut self.state.lapic);
-        self.look_ahead(vm, cpu, now_tsc);
-        if let Some(due_tsc) = due_tsc {
-            if self.activity == Activity::Active {
-                self.timing.meet(cpu, due_tsc, was);
-            } else {
-                timing::wait_until(due_tsc);
-            }
         }
     }
 
