@@ -6,6 +6,8 @@
 //! devices, then the host's console); interrupts in the mailboxes, each with the whereabouts of its vCPU; how the VM
 //! ends in one word that the first to end it sets.
 
+mod devices;
+mod life;
 mod mailbox;
 mod port;
 mod wishes;
@@ -14,30 +16,26 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::fmt;
-use core::mem;
 use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bundle::PanicPolicy;
 use host::Tail;
+use machine::devices::TextView;
 use machine::devices::lapic::Kick;
 use machine::devices::routing::{RoutingTable, VcpuSet};
-use machine::devices::{TextView, WireHold};
 use machine::{Board, BoardConfig, Display, Effects, InterruptMessage, Level};
 use spin::{Mutex, Once};
 use vmm::VmError;
-use vmm::freeze::{Freeze, Pause};
+use vmm::freeze::Freeze;
 use vmm::inject::PicAnswer;
 use vmm::panic_watch::{PanicWatch, Sight};
 
 use crate::backend::{AddressSpace, Backend};
-use crate::cpu;
-use crate::doorbell;
 use crate::hw::clock;
-use crate::hw::console::{Congestion, GuestConsole, GuestStyle};
-use crate::keeper;
+use crate::hw::console::{GuestConsole, GuestStyle};
 use crate::memory::GuestRam;
 
+pub(crate) use self::life::{End, Stance};
 use self::mailbox::Mailbox;
 pub(crate) use self::mailbox::Whereabouts;
 pub(crate) use self::port::VmPort;
@@ -48,35 +46,6 @@ pub(crate) struct VmId(pub(crate) u32);
 
 /// The vCPU that looks after the board's timers, and that the 8259A is wired to.
 const BOOT_VCPU: u8 = 0;
-
-/// How a VM ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum End {
-    /// The guest switched itself off.
-    PowerOff,
-    /// The guest asked for a reset.
-    Reset,
-    /// The guest ended itself with a status, through the debug-exit device.
-    Exit(u32),
-    /// The VM could not go on.
-    Crash(VmError),
-    /// The operator has ended it.
-    Stopped,
-}
-
-impl fmt::Display for End {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::PowerOff => f.write_str("poweroff: the guest switched itself off"),
-            Self::Reset => f.write_str("reset: the guest asked for a reset"),
-            Self::Exit(status) => {
-                write!(f, "exit: the guest ended itself with status {status}")
-            }
-            Self::Crash(error) => write!(f, "crash: {error}"),
-            Self::Stopped => f.write_str("killed: the operator has stopped it"),
-        }
-    }
-}
 
 /// What a new VM is made of.
 pub(crate) struct VmParts<B: Backend> {
@@ -115,18 +84,6 @@ pub(crate) struct Vm<B: Backend> {
     freeze: Mutex<Freeze>,
     on_panic: PanicPolicy,
     panic_watch: PanicWatch,
-}
-
-/// What the vCPUs of a VM are to do.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub(crate) enum Stance {
-    /// Run.
-    Run = 0,
-    /// Stay where they are.
-    Pause = 1,
-    /// Leave.
-    End = 2,
 }
 
 /// What stands behind the VM's one lock.
@@ -219,86 +176,6 @@ impl<B: Backend> Vm<B> {
         self.mailbox(vcpu).whereabouts()
     }
 
-    /// What its vCPUs are to do.
-    #[inline]
-    pub(crate) fn stance(&self) -> Stance {
-        match self.stance.load(Ordering::SeqCst) {
-            0 => Stance::Run,
-            1 => Stance::Pause,
-            _ => Stance::End,
-        }
-    }
-
-    /// Ends it, unless something has ended it already. Its vCPUs see that before they next enter the guest.
-    #[cold]
-    pub(crate) fn finish(&self, end: End) {
-        self.end.call_once(|| end);
-        // Under the lock, lest a vCPU come to a stand for a pause that is over.
-        let freeze = self.freeze.lock();
-        self.stance.store(Stance::End as u8, Ordering::SeqCst);
-        drop(freeze);
-        self.kick_all();
-        keeper::tell();
-    }
-
-    /// How it ended, if it has.
-    pub(crate) fn end(&self) -> Option<End> {
-        self.end.get().copied()
-    }
-
-    /// Its time begins now, and not when it was made. No vCPU has run yet.
-    pub(crate) fn begin_time(&self) {
-        self.origin_tsc.store(clock::tsc(), Ordering::Relaxed);
-    }
-
-    /// Makes its vCPUs stand still, and its time once they do.
-    pub(crate) fn pause(&self) {
-        let mut freeze = self.freeze.lock();
-        if self.stance() == Stance::Run {
-            freeze.pause();
-            self.stance.store(Stance::Pause as u8, Ordering::SeqCst);
-        }
-        drop(freeze);
-        self.kick_all();
-    }
-
-    /// A vCPU has come to a stand that did so last in this pause, or in none; returns the pause, or nothing where that
-    /// is over.
-    pub(crate) fn park(&self, parked: Option<Pause>) -> Option<Pause> {
-        let mut freeze = self.freeze.lock();
-        if self.stance() != Stance::Pause {
-            return None;
-        }
-        freeze.park(parked, clock::tsc())
-    }
-
-    /// Whether a vCPU that stands still in this pause, or in none, has to come to a stand.
-    pub(crate) fn wants_to_pause(&self, parked: Option<Pause>) -> bool {
-        self.freeze.lock().wants(parked)
-    }
-
-    /// Whether its time stands still.
-    pub(crate) fn is_frozen(&self) -> bool {
-        self.freeze.lock().is_frozen()
-    }
-
-    /// Lets its vCPUs go on, and its time where it had stopped.
-    pub(crate) fn resume(&self) {
-        let mut freeze = self.freeze.lock();
-        if self.stance() != Stance::Pause {
-            return;
-        }
-        let stood_still = freeze.resume(clock::tsc());
-        if stood_still != 0 {
-            let mut devices = self.devices.lock();
-            self.origin_tsc.fetch_add(stood_still, Ordering::Relaxed);
-            self.set_deadline(&mut devices);
-        }
-        self.stance.store(Stance::Run as u8, Ordering::SeqCst);
-        drop(freeze);
-        self.kick_all();
-    }
-
     /// Shows all that the guest has said, ended by a line end or not.
     pub(crate) fn flush_console(&self) {
         self.devices.lock().console.flush();
@@ -314,28 +191,6 @@ impl<B: Backend> Vm<B> {
     pub(crate) fn into_ram(self) -> GuestRam {
         self.space.finish();
         self.ram
-    }
-
-    /// A vCPU falls asleep, and only another one of the VM can wake it. When that becomes true of all, it is the end.
-    ///
-    /// Whoever is woken takes itself out before it takes out of its mailbox what has woken it; and whoever wakes another
-    /// does that before it falls asleep itself. So a mailbox is not empty while somebody in the set has been woken.
-    #[cold]
-    pub(crate) fn rests(&self, vcpu: u8) {
-        let all_rest = {
-            let mut resting = self.resting.lock();
-            resting.insert(vcpu);
-            resting.len() == self.mailboxes.len() && !self.mailboxes.iter().any(Mailbox::is_called)
-        };
-        if all_rest && !self.devices.lock().board.may_send_nmi() {
-            self.finish(End::Crash(VmError::HaltedForEver));
-        }
-    }
-
-    /// The opposite of [`rests`](Self::rests).
-    #[cold]
-    pub(crate) fn rests_no_more(&self, vcpu: u8) {
-        self.resting.lock().remove(vcpu);
     }
 
     /// Whether its kernel has said that it has panicked, and nothing since.
@@ -418,72 +273,6 @@ impl<B: Backend> Vm<B> {
         PicAnswer { vector, intr }
     }
 
-    /// Calls a device, and does what it wants done.
-    #[inline]
-    fn with_board<R>(&self, call: impl FnOnce(&mut Board, u64, &mut Effects) -> R) -> R {
-        let mut devices = self.devices.lock();
-        // Read behind the lock: for devices, time never goes back from one vCPU's call to another's.
-        let now_ns = self.now_ns();
-        let Devices {
-            board,
-            console,
-            effects,
-            ..
-        } = &mut *devices;
-        if board.wire_is_due(now_ns) {
-            tend_wire(board, console, now_ns, effects);
-        }
-        let result = call(board, now_ns, effects);
-        if !effects.output.is_empty() {
-            console.write(&effects.output);
-            effects.output.clear();
-            if console.may_have_had_its_share() && !board.wire_is_busy(now_ns) {
-                tend_wire(board, console, now_ns, effects);
-            }
-            if console.is_last_word() && self.on_panic == PanicPolicy::Crash {
-                self.panic_watch.begin(now_ns);
-                // The turn may have no end otherwise; the next ones are short.
-                doorbell::ring(cpu::this().id());
-            } else {
-                self.panic_watch.end();
-            }
-        }
-        let asserted = devices.board.pic_asserted();
-        if asserted != devices.pic_asserted {
-            devices.pic_asserted = asserted;
-            if self
-                .mailbox(BOOT_VCPU)
-                .posted()
-                .set_intr(Level::asserted_if(asserted))
-                == Kick::Needed
-            {
-                self.kick(BOOT_VCPU);
-            }
-        }
-        if devices.board.deadline_ns() != devices.deadline_ns {
-            self.set_deadline(&mut devices);
-        }
-        if !devices.effects.messages.is_empty() || devices.effects.request.is_some() {
-            let effects = mem::take(&mut devices.effects);
-            drop(devices);
-            self.apply(&effects);
-        }
-        result
-    }
-
-    fn set_deadline(&self, devices: &mut Devices) {
-        let old_tsc = self.board_deadline_tsc.load(Ordering::Relaxed);
-        devices.deadline_ns = devices.board.deadline_ns();
-        let tsc = match devices.deadline_ns {
-            u64::MAX => u64::MAX,
-            ns => self.tsc_at(ns),
-        };
-        self.board_deadline_tsc.store(tsc, Ordering::Relaxed);
-        if tsc < old_tsc && self.mailbox(BOOT_VCPU).posted().post_timer() == Kick::Needed {
-            self.kick(BOOT_VCPU);
-        }
-    }
-
     fn deliver(&self, message: &InterruptMessage, targets: VcpuSet) {
         for vcpu in targets {
             self.mailbox(vcpu).send(message);
@@ -500,15 +289,4 @@ impl<B: Backend> Vm<B> {
             self.kick(vcpu);
         }
     }
-}
-
-/// Looks whether the host's serial port has sent enough of what the guest has said.
-#[cold]
-fn tend_wire(board: &mut Board, console: &mut GuestConsole, now_ns: u64, effects: &mut Effects) {
-    let hold = match console.congestion() {
-        Congestion::None => WireHold::Not,
-        Congestion::OwnShare => WireHold::WhileDriversWait,
-        Congestion::NoRoom => WireHold::UntilFree,
-    };
-    board.tend_wire(hold, now_ns, effects);
 }
