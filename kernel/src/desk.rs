@@ -4,31 +4,31 @@
 //! Nothing here waits: the desk is attended between turns, and what takes longer than a moment goes on at the next
 //! one. Bytes for a guest wait until it takes them, whatever else is typed meanwhile.
 
+mod drill;
+mod live;
 mod tables;
 
 use alloc::collections::VecDeque;
-use alloc::string::String;
-use core::sync::atomic::Ordering;
 
 use ::log::LevelFilter;
 use vmm::monitor::command::{self, COMMANDS, Command, LogLevel};
 use vmm::monitor::keys::{self, Key, Keyboard, Reader, Shortcut};
-use vmm::monitor::top::{BEGIN_PAGE, CpuSample, END_PAGE, Sample, View, over_the_last};
-use vmm::monitor::{Edit, Line, Presses};
-use vmm::power::{Drill, DrillStep, Power, Seen};
+use vmm::monitor::{Edit, Line};
 use vmm::scheduler::NEVER;
 
 use crate::backend::Backend;
 use crate::crash;
-use crate::crew::{About, Crew, Question, Seat};
+use crate::crew::{About, Crew, Question};
 use crate::hw::console::Refresh;
 use crate::hw::screen::Colour;
 use crate::hw::{clock, console, power};
 use crate::keeper::{self, Attended, Keeper, NotDone};
-use crate::memory;
 use crate::startup;
 use crate::viewer::Viewer;
 use crate::vm::{Stance, VmId};
+
+use self::drill::Running;
+use self::live::Top;
 
 /// Typed ahead at most for a guest that takes nothing; what comes after that is lost, as on any terminal.
 const TYPED_AHEAD: usize = 4096;
@@ -36,9 +36,6 @@ const TYPED_AHEAD: usize = 4096;
 const FED_AGAIN_NS: u64 = 1_000_000;
 /// A command line that others have spoken into is shown again after so long.
 const SHOWN_AGAIN_NS: u64 = 200_000_000;
-/// The live view is shown anew so often, and waits for a CPU's answer for so long.
-const REFRESHED_NS: u64 = 1_000_000_000;
-const ANSWER_NS: u64 = 200_000_000;
 /// Lines of a guest's console that `tail` shows.
 const TAIL_LINES: usize = 10;
 
@@ -60,26 +57,6 @@ pub(crate) struct Desk<'a, B: Backend> {
     /// It was said that nothing runs.
     idle_was_told: bool,
     is_done: bool,
-}
-
-/// The live view.
-struct Top {
-    before: Sample,
-    /// When the CPUs were asked, as long as they have not answered.
-    asked_ns: Option<u64>,
-    due_ns: u64,
-    /// Who had the keys before.
-    reader: Reader,
-    presses: Presses,
-}
-
-/// A drill that is going on.
-struct Running {
-    name: String,
-    drill: Drill,
-    rounds: u32,
-    /// What was there after a tenth of the rounds, which have brought every list to its usual size.
-    before: Option<memory::Usage>,
 }
 
 impl<'a, B: Backend> Desk<'a, B> {
@@ -112,10 +89,7 @@ impl<'a, B: Backend> Desk<'a, B> {
     pub(crate) fn due_tsc(&self) -> u64 {
         // A drill waits for moments that nobody announces.
         let drill_ns = self.drill.is_some().then(|| clock::now_ns() + 100_000);
-        let top_ns = self.top.as_ref().map(|top| match top.asked_ns {
-            Some(asked_ns) => asked_ns + ANSWER_NS,
-            None => top.due_ns,
-        });
+        let top_ns = self.top.as_ref().map(Top::due_ns);
         let escape_ns = self
             .top
             .as_ref()
@@ -268,75 +242,6 @@ impl<'a, B: Backend> Desk<'a, B> {
         }
     }
 
-    fn begin_top(&mut self) {
-        if self.top.is_none() {
-            self.top = Some(Top {
-                before: Sample::default(),
-                asked_ns: None,
-                due_ns: 0,
-                reader: self.keyboard.reader(),
-                presses: Presses::new(),
-            });
-            self.keyboard.set_reader(Reader::Monitor);
-            console::page(BEGIN_PAGE.as_bytes());
-        }
-    }
-
-    /// Asks the CPUs for their figures when it is time, and shows them once they have answered.
-    fn go_on_with_top(&mut self) {
-        let Some(top) = &mut self.top else { return };
-        let now_ns = clock::now_ns();
-        if top
-            .presses
-            .escape_due_ns()
-            .is_some_and(|due_ns| now_ns >= due_ns)
-        {
-            return self.end_top();
-        }
-        let Some(asked_ns) = top.asked_ns else {
-            if now_ns >= top.due_ns {
-                top.asked_ns = Some(now_ns);
-                self.crew.ask(Question {
-                    about: About::Figures,
-                    vm: None,
-                });
-            }
-            return;
-        };
-        if self.crew.is_asking() && now_ns < asked_ns + ANSWER_NS {
-            return;
-        }
-        let busy_ns = |seat: &Seat<B>| seat.figures.busy_ns.load(Ordering::Relaxed);
-        let now = Sample {
-            at_ns: now_ns,
-            cpus: self
-                .crew
-                .seats()
-                .map(|seat| CpuSample {
-                    cpu: seat.cpu.0,
-                    busy_ns: busy_ns(seat),
-                })
-                .collect(),
-            vcpus: self.crew.samples(),
-            free_mib: memory::usage().free_frames >> 8,
-        };
-        let text = alloc::format!("{}", View::new(&top.before, &now));
-        console::page(over_the_last(&text).as_bytes());
-        top.before = now;
-        top.asked_ns = None;
-        top.due_ns = now_ns + REFRESHED_NS;
-    }
-
-    fn end_top(&mut self) {
-        if let Some(top) = self.top.take() {
-            self.keyboard.set_reader(top.reader);
-            console::end_page(END_PAGE.as_bytes());
-            if top.reader == Reader::Monitor {
-                self.show_line(&[]);
-            }
-        }
-    }
-
     /// A byte of the command line.
     fn edit(&mut self, byte: u8) {
         if let Some(top) = &mut self.top {
@@ -398,19 +303,7 @@ impl<'a, B: Backend> Desk<'a, B> {
                 self.keeper.command(&name, event)?;
                 self.look_around();
             }
-            Command::Cycle(name, rounds) => {
-                let power = self.keeper.machine(&name)?.power;
-                if power == Power::Off {
-                    self.drill = Some(Running {
-                        name,
-                        drill: Drill::new(rounds),
-                        rounds,
-                        before: None,
-                    });
-                } else {
-                    say(format_args!("{name} is {power}: stop it first"));
-                }
-            }
+            Command::Cycle(name, rounds) => self.begin_drill(name, rounds)?,
             Command::Console(name) => {
                 self.focus = Some(self.keeper.machine(&name)?.id);
                 self.close();
@@ -434,57 +327,6 @@ impl<'a, B: Backend> Desk<'a, B> {
         let id = self.keeper.machine(name)?.id;
         self.ask(about, Some(id));
         Ok(())
-    }
-
-    fn go_on_with_drill(&mut self) {
-        let Some(mut running) = self.drill.take() else {
-            return;
-        };
-        let seen = match self.keeper.machine(&running.name) {
-            Ok(machine) => Seen {
-                power: machine.power,
-                lives: machine.life().is_some(),
-                is_frozen: machine.life().is_some_and(|vm| vm.is_frozen()),
-                lived_ns: clock::now_ns().saturating_sub(machine.began_ns),
-            },
-            Err(_) => Seen {
-                power: Power::Gone,
-                lives: false,
-                is_frozen: false,
-                lived_ns: 0,
-            },
-        };
-        match running.drill.next(seen) {
-            DrillStep::Wait => {}
-            DrillStep::Do(event) => {
-                if let Err(error) = self.keeper.command(&running.name, event) {
-                    say(format_args!("the cycle ends: {error}"));
-                    self.look_around();
-                    return;
-                }
-            }
-            DrillStep::RoundOver(left) => {
-                let now = memory::usage();
-                if running.rounds - left == (running.rounds / 10).max(1) {
-                    running.before = Some(now);
-                }
-                if left == 0 {
-                    let before = running.before.unwrap_or(now);
-                    say(format_args!(
-                        "cycle of {}, {} rounds: free frames {} before, {} after; bytes of heap in use {} before, {} after",
-                        running.name,
-                        running.rounds,
-                        before.free_frames,
-                        now.free_frames,
-                        before.heap_used_bytes,
-                        now.heap_used_bytes
-                    ));
-                    self.look_around();
-                    return;
-                }
-            }
-        }
-        self.drill = Some(running);
     }
 
     /// Sees whether all has ended, or nothing happens any more by itself, of which it is told once.
