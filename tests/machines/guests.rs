@@ -315,7 +315,7 @@ fn stolen_time() -> Result<()> {
 
 /// The same guest twice on one CPU, with a third one that takes all of its turns to the end: the two use the same
 /// registers, the same guest-physical addresses and the same MSRs, and each must find its own.
-fn twins(name: &str) -> Result<()> {
+pub(crate) fn twins(name: &str) -> Result<()> {
     let mut machine = Boot::tiny(&[name, name, "spin"])?
         .with_guests(|guests| {
             for (guest, twin) in guests.iter_mut().zip(["one", "other"]) {

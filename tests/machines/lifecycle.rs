@@ -31,7 +31,9 @@ pub(crate) fn trials() -> Vec<Trial> {
             "a_guest_that_nobody_listens_to_is_heard_when_it_crashes",
             last_words,
         ),
-        trial("ticks_of_a_guest_beside_another_are_not_lost", timers),
+        trial("ticks_of_a_guest_beside_another_are_not_lost", || {
+            crate::guests::twins("timer")
+        }),
         trial("a_vcpu_with_a_cpu_of_its_own_is_left_alone_there", own_cpu),
         trial(
             "a_guest_that_writes_more_than_a_log_holds_loses_none_of_it",
@@ -285,19 +287,6 @@ fn last_words() -> Result<()> {
         "its console was to be silent"
     );
     Ok(())
-}
-
-/// Two that count their ticks, and one that takes all of its turns to the end, on one CPU.
-fn timers() -> Result<()> {
-    let mut machine = Boot::tiny(&["timer", "timer", "spin"])?
-        .with_guests(|guests| {
-            for (guest, twin) in guests.iter_mut().zip(["one", "other"]) {
-                guest.config.name = twin.to_owned();
-            }
-        })
-        .start()?;
-    machine.expect_all_passed("one")?;
-    machine.expect_all_passed("other")
 }
 
 /// The turns of a vCPU that owns its CPU have no end, and nobody else gets one there.

@@ -4,6 +4,7 @@
 //! each other's work: the host's own, the bare machine's, and that of the program which makes disk images.
 
 use crate::bare::starter_disk;
+use crate::output::output_of;
 use crate::paths::Paths;
 use crate::report::say;
 use crate::toolchain::{BARE_ARGUMENTS, BARE_TARGET, Toolchain, plain_cargo};
@@ -187,24 +188,15 @@ pub fn conformance_guests(paths: &Paths) -> Result<Vec<String>> {
 }
 
 /// What cargo says about this workspace.
-fn metadata(paths: &Paths) -> Result<serde_json::Value> {
-    let output = plain_cargo(paths)
-        .args([
-            "metadata",
-            "--no-deps",
-            "--format-version",
-            "1",
-            "--offline",
-        ])
-        .output()
-        .context("cannot run cargo metadata")?;
-    if !output.status.success() {
-        bail!(
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
-    }
-    Ok(serde_json::from_slice(&output.stdout)?)
+pub fn metadata(paths: &Paths) -> Result<serde_json::Value> {
+    let output = output_of(plain_cargo(paths).args([
+        "metadata",
+        "--no-deps",
+        "--format-version",
+        "1",
+        "--offline",
+    ]))?;
+    Ok(serde_json::from_slice(&output)?)
 }
 
 /// The programs of a package of this workspace.

@@ -89,3 +89,41 @@ fn execute(command: &Command) -> Result<ExitCode> {
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The words of a line of a README: quotes hold some together, what is in brackets may be left out, and a remark
+    /// may follow.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(" # ").next().unwrap_or(line);
+        let unquoted = line.split('"').step_by(2);
+        let quoted = line.split('"').skip(1).step_by(2);
+        let mut words = Vec::new();
+        for (index, part) in unquoted.enumerate() {
+            words.extend(part.split_whitespace().map(str::to_owned));
+            words.extend(quoted.clone().nth(index).map(str::to_owned));
+        }
+        words.retain(|word| !word.starts_with('['));
+        words
+    }
+
+    #[test]
+    fn the_readmes_commands_are_those_that_there_are() {
+        let readme = std::fs::read_to_string(Paths::of_checkout().root().join("README.md"));
+        let mut count = 0;
+        for line in readme.unwrap().lines() {
+            let Some(command) = line.strip_prefix("    cargo xtask ") else {
+                continue;
+            };
+            count += 1;
+            let parsed =
+                Line::try_parse_from(std::iter::once("xtask".to_owned()).chain(words(command)));
+            if let Err(error) = parsed {
+                assert!(!error.use_stderr(), "{line}\n{error}");
+            }
+        }
+        assert!(count > 20, "only {count} commands were found");
+    }
+}

@@ -4,6 +4,7 @@
 //! `target/`; nothing is installed. The first three draw on a text screen, the others speak on the serial port.
 
 use crate::guests::Guest;
+use crate::output::output_of;
 use crate::paths::Paths;
 use crate::report::{Step, say};
 use crate::system::apt::{Apt, can_fetch_packages};
@@ -218,16 +219,9 @@ fn unpack_kernel(root: &Path) -> Result<()> {
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|extension| extension == "gz"))
         .with_context(|| format!("there is no kernel in {}", root.display()))?;
-    let unpacked = Command::new("gzip")
-        .arg("-dc")
-        .arg(&compressed)
-        .output()
-        .context("cannot run gzip")?;
-    if !unpacked.status.success() {
-        let why = String::from_utf8_lossy(&unpacked.stderr);
-        bail!("{} cannot be unpacked: {why}", compressed.display());
-    }
-    fs::write(root.join("kernel"), unpacked.stdout)?;
+    let unpacked = output_of(Command::new("gzip").arg("-dc").arg(&compressed))
+        .with_context(|| format!("{} cannot be unpacked", compressed.display()))?;
+    fs::write(root.join("kernel"), unpacked)?;
     Ok(())
 }
 

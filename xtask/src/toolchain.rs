@@ -7,6 +7,7 @@
 //! `core` and `alloc` are built from source, which stable Rust only does with `RUSTC_BOOTSTRAP=1`. That variable
 //! is set for these builds and for nothing else; our own code uses no unstable feature.
 
+use crate::output::output_of;
 use crate::paths::Paths;
 use crate::report::{Step, say};
 use crate::system::apt::Apt;
@@ -51,16 +52,14 @@ impl Active {
     /// Asks the `rustc` that cargo uses in this checkout.
     pub fn find(paths: &Paths) -> Result<Self> {
         let ask = |arguments: &[&str]| -> Result<String> {
-            let output = Command::new("rustc")
+            let mut rustc = Command::new("rustc");
+            rustc
                 .args(arguments)
                 .current_dir(paths.root())
-                .env_remove("RUSTC_BOOTSTRAP")
-                .output()
-                .context("cannot run rustc: install Rust with rustup (https://rustup.rs)")?;
-            if !output.status.success() {
-                bail!("rustc: {}", String::from_utf8_lossy(&output.stderr).trim());
-            }
-            Ok(String::from_utf8(output.stdout)?)
+                .env_remove("RUSTC_BOOTSTRAP");
+            let output = output_of(&mut rustc)
+                .context("rustc does not answer: install Rust with rustup (https://rustup.rs)")?;
+            Ok(String::from_utf8(output)?)
         };
         let version = ask(&["-vV"])?;
         let field = |name: &str| {
@@ -144,18 +143,9 @@ impl Toolchain {
             return Ok(());
         }
         let tools = tools_of(&self.sysroot, &self.host);
-        let output = Command::new(tools.join("llvm-objcopy"))
-            .arg("--strip-all")
-            .args([from, to])
-            .output()
-            .context("cannot run llvm-objcopy")?;
-        if !output.status.success() {
-            bail!(
-                "cannot strip {}: {}",
-                from.display(),
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
+        let mut objcopy = Command::new(tools.join("llvm-objcopy"));
+        output_of(objcopy.arg("--strip-all").args([from, to]))
+            .with_context(|| format!("cannot strip {}", from.display()))?;
         Ok(())
     }
 }

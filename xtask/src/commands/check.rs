@@ -1,7 +1,8 @@
 //! `cargo xtask check`: formatting, lints with warnings denied, and the rules of the house.
 
-use crate::build::{CONFORMANCE, GUEST_PROFILE, GUESTS, KERNEL, PROGRAMS};
-use crate::check::{Violation, layers, source};
+use crate::build::{CONFORMANCE, GUEST_PROFILE, GUESTS, KERNEL, PROGRAMS, metadata};
+use crate::check::readme::Inventory;
+use crate::check::{Violation, layers, readme, source};
 use crate::paths::Paths;
 use crate::report::say;
 use crate::toolchain::{BARE_ARGUMENTS, Toolchain, plain_cargo};
@@ -104,21 +105,34 @@ fn boot_lints(paths: &Paths, toolchain: &Toolchain) -> Command {
     cargo
 }
 
+/// Where the sources are, and what else stands beside them.
+const FOLDERS: [&str; 5] = ["boot", "guests", "kernel", "tests", "xtask"];
+const ROOT_FILES: [&str; 3] = ["Cargo.toml", "README.md", "rust-toolchain.toml"];
+
 fn rules(paths: &Paths) -> Result<bool> {
-    let output = plain_cargo(paths)
-        .args(["metadata", "--no-deps", "--format-version", "1"])
-        .output()
-        .context("cannot run cargo metadata")?;
-    if !output.status.success() {
-        bail!(
-            "cargo metadata: {}",
-            String::from_utf8_lossy(&output.stderr).trim()
-        );
+    let mut files = Vec::new();
+    for folder in FOLDERS {
+        collect(paths.root(), &paths.root().join(folder), &mut files)?;
     }
-    let metadata = serde_json::from_slice(&output.stdout)?;
-    let mut violations = layers::violations(&metadata);
-    for folder in ["boot", "guests", "kernel", "tests", "xtask"] {
-        check_folder(paths.root(), &paths.root().join(folder), &mut violations)?;
+    for name in ROOT_FILES {
+        files.push((
+            name.to_owned(),
+            fs::read_to_string(paths.root().join(name))?,
+        ));
+    }
+    let mut inventory = Inventory::default();
+    for (path, text) in &files {
+        inventory.add(path, if path.ends_with(".rs") { text } else { "" });
+    }
+    let mut violations = layers::violations(&metadata(paths)?);
+    for (path, text) in &files {
+        if path.ends_with(".rs") {
+            violations.extend(source::violations(path, text));
+        } else if path.ends_with("/Cargo.toml") {
+            violations.extend(manifest_violation(path, text));
+        } else if path.ends_with("README.md") {
+            violations.extend(readme::violations(path, text, &inventory));
+        }
     }
     for violation in &violations {
         eprintln!("{violation}");
@@ -126,24 +140,19 @@ fn rules(paths: &Paths) -> Result<bool> {
     Ok(violations.is_empty())
 }
 
-fn check_folder(root: &Path, folder: &Path, violations: &mut Vec<Violation>) -> Result<()> {
+/// All files below a folder that are text, by their paths relative to the checkout.
+fn collect(root: &Path, folder: &Path, files: &mut Vec<(String, String)>) -> Result<()> {
     let mut entries: Vec<_> = fs::read_dir(folder)?
         .flatten()
         .map(|entry| entry.path())
         .collect();
     entries.sort();
     for path in entries {
-        let relative = path
-            .strip_prefix(root)
-            .unwrap_or(&path)
-            .to_string_lossy()
-            .into_owned();
         if path.is_dir() {
-            check_folder(root, &path, violations)?;
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            violations.extend(source::violations(&relative, &fs::read_to_string(&path)?));
-        } else if path.file_name().is_some_and(|name| name == "Cargo.toml") {
-            violations.extend(manifest_violation(&relative, &fs::read_to_string(&path)?));
+            collect(root, &path, files)?;
+        } else if let Ok(text) = fs::read_to_string(&path) {
+            let relative = path.strip_prefix(root).unwrap_or(&path);
+            files.push((relative.to_string_lossy().into_owned(), text));
         }
     }
     Ok(())

@@ -38,12 +38,7 @@ pub struct DebugOptions {
 
 /// Starts the machine and gdb, and stays until gdb leaves.
 pub fn debug(paths: &Paths, options: &DebugOptions) -> Result<()> {
-    let content = options.guest.content(
-        paths,
-        options.machine.for_configuration(),
-        None,
-        options.machine.usual_options(),
-    )?;
+    let content = options.guest.content_on(paths, &options.machine)?;
     let artifacts = &content.artifacts;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, options.port.unwrap_or(0)))
         .context("the port for gdb is in use")?;

@@ -4,6 +4,7 @@ use super::image::{ContentOptions, default_place, make};
 use crate::flash::sysfs::Kernel;
 use crate::flash::verdict::{Insistence, description, verdict};
 use crate::flash::write::write_and_verify;
+use crate::output::output_of;
 use crate::paths::Paths;
 use crate::report::say;
 use anyhow::{Context, Result, bail};
@@ -120,14 +121,8 @@ fn overwrite(
 
 /// Takes away what is mounted of a disk that somebody insisted on: the device is only written to when nobody uses it.
 fn unmount(place: &str) -> Result<()> {
-    let output = Command::new("umount")
-        .args(["--", place])
-        .output()
-        .context("cannot run umount")?;
-    if !output.status.success() {
-        let why = String::from_utf8_lossy(&output.stderr);
-        bail!("{place} cannot be unmounted: {}", why.trim());
-    }
+    output_of(Command::new("umount").args(["--", place]))
+        .with_context(|| format!("{place} cannot be unmounted"))?;
     Ok(())
 }
 

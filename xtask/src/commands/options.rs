@@ -205,6 +205,16 @@ impl GuestOptions {
         self.config.is_some()
     }
 
+    /// Everything that the options describe, for this machine.
+    pub(super) fn content_on(&self, paths: &Paths, machine: &MachineOptions) -> Result<Content> {
+        self.content(
+            paths,
+            machine.for_configuration(),
+            None,
+            machine.usual_options(),
+        )
+    }
+
     /// Everything that the options describe. A configuration is checked before anything is built.
     pub(super) fn content(
         &self,

@@ -48,12 +48,7 @@ pub struct ProfileOptions {
 
 /// Takes the profile, lists the functions that take most, and writes the flame graph.
 pub fn profile(paths: &Paths, options: &ProfileOptions) -> Result<()> {
-    let content = options.guest.content(
-        paths,
-        options.machine.for_configuration(),
-        None,
-        options.machine.usual_options(),
-    )?;
+    let content = options.guest.content_on(paths, &options.machine)?;
     let names: Vec<_> = content
         .guests
         .iter()

@@ -68,12 +68,7 @@ pub const CANNOT_RUN: u8 = 125;
 
 /// Builds what is needed, boots it, and stays until the guests have ended.
 pub fn run(paths: &Paths, options: &RunOptions) -> Result<ExitCode> {
-    let mut content = options.guest.content(
-        paths,
-        options.machine.for_configuration(),
-        None,
-        options.machine.usual_options(),
-    )?;
+    let mut content = options.guest.content_on(paths, &options.machine)?;
     let has_screen = content
         .guests
         .iter()

@@ -5,8 +5,9 @@
 //! machines of Debian's kin have the packages of their own sources, as these are.
 
 use super::distribution::Distribution;
+use crate::output::output_of;
 use crate::report::Step;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -125,19 +126,9 @@ impl Apt {
     }
 
     fn query(&self, arguments: &[&str]) -> Result<String> {
-        let output = self
-            .command("apt-cache")
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .context("cannot run apt-cache")?;
-        if !output.status.success() {
-            bail!(
-                "apt-cache: {}",
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let mut command = self.command("apt-cache");
+        let output = output_of(command.args(arguments).stdin(Stdio::null()))?;
+        Ok(String::from_utf8_lossy(&output).into_owned())
     }
 
     /// Fetches `package` (a name, or name=version) and unpacks it into `into`.

@@ -19,10 +19,10 @@ pub const KEYS: &str =
 
 /// All of them.
 pub const HELP: [&str; 4] = [
-    "Ctrl-A x, q     leave: the emulator is ended",
-    "Ctrl-A Ctrl-A   send Ctrl-A to the guest",
-    "Ctrl-A h        show this",
-    "Ctrl-] ?        show the keys of Plinth itself: its monitor, live figures, other guests",
+    "Ctrl-A x, q        leave: the emulator is ended",
+    "Ctrl-A Ctrl-A, a   send Ctrl-A to the guest",
+    "Ctrl-A h, ?        show this",
+    "Ctrl-] ?           show the keys of Plinth itself: its monitor, live figures, other guests",
 ];
 
 /// Whether somebody sits before this program.
@@ -174,6 +174,13 @@ mod tests {
     #[test]
     fn ctrl_a_twice_sends_one() {
         assert_eq!(keys(b"\x01\x01x"), [Key::Send(1), Key::Send(b'x')]);
+    }
+
+    #[test]
+    fn what_the_help_names_does_what_it_says() {
+        assert_eq!(keys(b"\x01q\x01X"), [Key::Leave, Key::Leave]);
+        assert_eq!(keys(b"\x01a"), [Key::Send(1)]);
+        assert_eq!(keys(b"\x01h\x01?"), [Key::Help, Key::Help]);
     }
 
     #[test]
