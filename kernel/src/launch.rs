@@ -24,7 +24,7 @@ use vmm::inject::Delivery;
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
 use vmm::scheduler::balance::CpuSet;
-use vmm::scheduler::{Cap, Group, Share, Weight};
+use vmm::scheduler::{Account, Cap, Share, Weight};
 use vmm::tsc::{self, GuestTsc, Rate};
 use vmm::{Cpu, VcpuState, paravirt};
 
@@ -246,8 +246,9 @@ pub(crate) fn vm<B: Backend>(
     }));
     // A BIOS leaves the timer running: from now on it is looked after.
     vm.expire_board();
-    // A VM's weight and cap are those of all its vCPUs together.
-    let weight = Weight::new(config.weight).divided(u32::from(cpus));
+    // A VM's weight and cap are those of all its vCPUs together, but for those that own their CPU.
+    let weight = Weight::new(config.weight);
+    let account = (cpus > 1).then(|| Arc::new(Account::new(weight)));
     let cap = config
         .cap_percent
         .map(|percent| Arc::new(Cap::percent(percent)));
@@ -258,7 +259,10 @@ pub(crate) fn vm<B: Backend>(
             let seating = plan.seatings.get(usize::from(index)).copied();
             let seating = seating.unwrap_or(Seating::Shared(CpuSet::EMPTY));
             let vcpu = vcpu(backend, &vm, index, seating, rate, paravirt, &loaded.state)?;
-            let share = Share::new(weight, cap.clone()).in_group(Group(vm.id().0));
+            let share = match (&account, seating) {
+                (Some(account), Seating::Shared(_)) => Share::of_several(account, cap.clone()),
+                (None, _) | (_, Seating::Owner(_)) => Share::new(weight, cap.clone()),
+            };
             Ok((vcpu, share))
         })
         .collect::<Result<_, LaunchError>>()?;

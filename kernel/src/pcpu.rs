@@ -308,9 +308,10 @@ impl<B: Backend> Turns<'_, B> {
         queue.give_way(vcpu, share, left_ns, |other| other.is_called());
     }
 
-    fn lay_to_sleep(&mut self, member: Member<B>) {
-        let is_loaded = self.crew.backend.is_loaded(member.0.backend());
-        let slot = self.sleepers.insert(member, NEVER);
+    fn lay_to_sleep(&mut self, (vcpu, mut share): Member<B>) {
+        let is_loaded = self.crew.backend.is_loaded(vcpu.backend());
+        share.sleep();
+        let slot = self.sleepers.insert((vcpu, share), NEVER);
         if is_loaded {
             self.resident = Resident::Asleep(slot);
         }

@@ -28,6 +28,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("shares_of_four_cpus_are_as_unequal_weights", || {
             weights(4, &[2, 3, 3, 2, 3, 3])
         }),
+        trial("a_vm_has_its_weight_though_most_of_its_cpus_sleep", || {
+            weights_of(1, &[(1, 4), (3, 2), (2, 1)])
+        }),
+        trial(
+            "a_vm_has_its_weight_on_two_cpus_though_most_of_its_cpus_sleep",
+            || weights_of(2, &[(2, 4), (3, 2), (3, 1)]),
+        ),
         trial(
             "who_weighs_more_than_a_cpu_gets_one_and_the_others_the_rest",
             heavy,
@@ -78,14 +85,18 @@ fn told_share(machine: &mut Session, name: &str, word: usize) -> Result<u64> {
 /// is 140 turns. One turn more or less is well within the two percent.
 const MEASURED: [u64; 3] = [10_000_000, 110_000_000, 120_000_000];
 
-/// What machines of these weights get of so many CPUs, in thousandths of one, while all are always busy.
-fn shares(cpus: u32, weights: &[u32]) -> Result<Vec<u64>> {
-    let names: Vec<_> = (0..weights.len())
+/// What machines of these weights and numbers of vCPUs get of so many CPUs, in thousandths of one, while the first vCPU
+/// of each is always busy and the others sleep.
+fn shares(cpus: u32, machines: &[(u32, u32)]) -> Result<Vec<u64>> {
+    let names: Vec<_> = (0..machines.len())
         .map(|place| format!("vm-{place}"))
         .collect();
-    let guests = names.iter().zip(weights).map(|(name, weight)| {
+    let guests = names.iter().zip(machines).map(|(name, (weight, vcpus))| {
         let mut guest = share(name, 6 << 20, MEASURED)?;
         guest.config.weight = 256 * weight;
+        guest.config.cpus = *vcpus;
+        let asleep = vcpus - 1;
+        guest.config.cmdline += &format!(" asleep={asleep}");
         Ok(guest)
     });
     let guests = guests.collect::<Result<_>>()?;
@@ -104,10 +115,15 @@ fn shares(cpus: u32, weights: &[u32]) -> Result<Vec<u64>> {
 
 /// Within two percent of what is due, which is never more than a CPU here.
 fn weights(cpus: u32, weights: &[u32]) -> Result<()> {
-    let shares = shares(cpus, weights)?;
+    let machines: Vec<_> = weights.iter().map(|weight| (*weight, 1)).collect();
+    weights_of(cpus, &machines)
+}
+
+fn weights_of(cpus: u32, machines: &[(u32, u32)]) -> Result<()> {
+    let shares = shares(cpus, machines)?;
     let all: u64 = shares.iter().sum();
-    let sum: u32 = weights.iter().sum();
-    for (share, weight) in shares.iter().zip(weights) {
+    let sum: u32 = machines.iter().map(|(weight, _)| weight).sum();
+    for (share, (weight, _)) in shares.iter().zip(machines) {
         let due = all as f64 * f64::from(*weight) / f64::from(sum);
         // A guest tells whole thousandths, rounded down.
         let got = *share as f64 + 0.5;
@@ -122,7 +138,7 @@ fn weights(cpus: u32, weights: &[u32]) -> Result<()> {
 /// Two thirds of two CPUs are due to the first one, and it can use one. What it leaves is shared by the others. (A CPU has
 /// less than a thousand thousandths: what ends a turn and begins the next is part of it, on the boot CPU a tenth.)
 fn heavy() -> Result<()> {
-    let shares = shares(2, &[6, 1, 1, 1])?;
+    let shares = shares(2, &[(6, 1), (1, 1), (1, 1), (1, 1)])?;
     let others = &shares[1..];
     let mean = others.iter().sum::<u64>() / 3;
     ensure!(

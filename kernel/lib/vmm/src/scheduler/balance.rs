@@ -362,6 +362,11 @@ impl Elsewhere {
         }
     }
 
+    /// Whether nobody runs or waits there.
+    pub(super) const fn is_deserted(&self) -> bool {
+        matches!(self, Self::Calm { reached: None, .. })
+    }
+
     /// The virtual time that the other CPUs have reached: that of those who wait. One who runs all the time may have a
     /// weight that is worth more than a CPU, and of one that waits it may be worth nearly nothing, but not all of those
     /// who run are behind.

@@ -1,4 +1,4 @@
-//! Which vCPU runs on a CPU, and for how long. Policy only: it knows no lock, no timer and no vCPU's insides.
+//! Which vCPU runs on a CPU, and for how long. Policy only: it knows no queue's lock, no timer and no vCPU's insides.
 //!
 //! The algorithm is borrowed virtual time (Kenneth J. Duda and David R. Cheriton, "Borrowed-Virtual-Time (BVT)
 //! scheduling: supporting latency-sensitive threads in a general-purpose scheduler", SOSP 1999). Every vCPU has
@@ -10,6 +10,7 @@
 //! correct shares only from period to period.
 //!
 //! - [`RunQueue`] has the vCPUs that are ready on one CPU. Choosing costs the logarithm of their number.
+//! - An [`Account`] makes the vCPUs of a VM have its weight together, however many of them are awake.
 //! - [`Sleepers`] has those that wait for something, and the times at which they wake up by themselves.
 //! - [`Cap`] limits what all vCPUs of a VM use together, even where nobody else wants the CPU.
 //! - A vCPU that spins [gives way](RunQueue::give_way) to one of its own VM that can do something.
@@ -22,10 +23,12 @@
 //! is never far behind those that wait elsewhere, and what one runs while nobody waits anywhere is charged to nobody:
 //! else hours alone would be held against it, or for it, once others come.
 
+mod account;
 pub mod balance;
 mod cap;
 mod heap;
 mod queue;
+mod share;
 #[cfg(test)]
 mod simulator;
 mod sleepers;
@@ -35,14 +38,12 @@ mod tests;
 mod turn;
 mod waiting;
 
-use alloc::sync::Arc;
-
+pub use account::Account;
 pub use cap::{Cap, Grant};
 pub use queue::{Arrival, RunQueue, Use};
+pub use share::Share;
 pub use sleepers::{NEVER, Sleepers, Slot};
 pub use turn::{Preemption, Slice, Turn};
-
-use self::spinning::Spins;
 
 /// In how much time everybody that is ready gets a turn, as long as that leaves turns worth taking.
 const ROUND_NS: u64 = 10_000_000;
@@ -93,9 +94,9 @@ impl Weight {
         self.0
     }
 
-    /// The share of each of `vcpus` vCPUs in the weight of a VM, to the nearest part.
+    /// What each of `vcpus` vCPUs has of the weight of a VM, to the nearest part.
     #[must_use]
-    pub const fn divided(self, vcpus: u32) -> Self {
+    const fn divided(self, vcpus: u32) -> Self {
         match (self.0 + vcpus / 2).checked_div(vcpus) {
             None => self,
             Some(0) => Self(1),
@@ -145,95 +146,15 @@ impl VirtualTime {
     const fn saturating_sub(self, other: Self) -> Self {
         Self(self.0.saturating_sub(other.0))
     }
-}
 
-/// What the scheduler knows of one vCPU; it travels with the vCPU from queue to queue.
-#[derive(Clone, Debug)]
-pub struct Share {
-    weight: Weight,
-    cap: Option<Arc<Cap>>,
-    virtual_time: VirtualTime,
-    /// Run time that may still be on borrowed time.
-    borrowing_ns: u64,
-    /// What nobody had wanted of its CPU when it last ran there.
-    unclaimed: Option<VirtualTime>,
-    group: Option<Group>,
-    spins: Spins,
-}
-
-/// The vCPUs of one VM, which may wait for each other.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Group(pub u32);
-
-impl Share {
-    /// A vCPU that has not run yet and waits for nobody.
-    pub const fn new(weight: Weight, cap: Option<Arc<Cap>>) -> Self {
-        Self {
-            weight,
-            cap,
-            virtual_time: VirtualTime(0),
-            borrowing_ns: 0,
-            unclaimed: None,
-            group: None,
-            spins: Spins::NONE,
-        }
+    const fn saturating_add_signed(self, other: i64) -> Self {
+        Self(self.0.saturating_add_signed(other))
     }
 
-    /// One that has siblings.
-    #[must_use]
-    pub const fn in_group(mut self, group: Group) -> Self {
-        self.group = Some(group);
-        self
-    }
-
-    /// Its weight.
-    pub const fn weight(&self) -> Weight {
-        self.weight
-    }
-
-    /// Gives it another weight; what it has used stays as it was charged.
-    pub const fn set_weight(&mut self, weight: Weight) {
-        self.weight = weight;
-    }
-
-    /// Its virtual time.
-    pub const fn virtual_time(&self) -> VirtualTime {
-        self.virtual_time
-    }
-
-    /// The virtual time that decides its turn in a queue with such rounds.
-    fn effective(&self, round: VirtualTime) -> VirtualTime {
-        if self.borrowing_ns > 0 {
-            self.virtual_time.saturating_sub(round.times(BORROW_ROUNDS))
-        } else {
-            self.virtual_time
-        }
-    }
-
-    /// It leaves its CPU. What nobody wants there is no longer its business.
-    pub const fn leave(&mut self) {
-        self.unclaimed = None;
-    }
-
-    fn charge(&mut self, ran_ns: u64, charged_ns: u64) {
-        self.virtual_time = self
-            .virtual_time
-            .saturating_add(VirtualTime::of(charged_ns, self.weight));
-        self.borrowing_ns = self.borrowing_ns.saturating_sub(ran_ns);
-    }
-
-    /// Pays what it is ahead of the others by time that nobody wanted.
-    fn give_back(&mut self, unclaimed_ns: u64, passed: VirtualTime) {
-        let paid = VirtualTime::of(unclaimed_ns, self.weight);
-        let least = self.virtual_time.saturating_sub(paid).max(passed);
-        self.virtual_time = self.virtual_time.min(least);
-    }
-
-    /// One of a greater weight than a whole CPU is worth does not get what he is due, and the rest is lost: who comes
-    /// later does not make up for it. All others, here and elsewhere, have `reached` this time.
-    fn lift(&mut self, reached: VirtualTime, round: VirtualTime) {
-        let round = round.min(VirtualTime::of(ROUND_NS, self.weight));
-        let least = reached.saturating_sub(round.times(CATCH_UP_ROUNDS));
-        self.virtual_time = self.virtual_time.max(least);
+    /// By how much this time is later than another one, negative where it is earlier.
+    fn ahead_of(self, other: Self) -> i64 {
+        let ahead = i128::from(self.0) - i128::from(other.0);
+        let bound = i128::from(i64::MAX);
+        ahead.clamp(-bound, bound) as i64
     }
 }

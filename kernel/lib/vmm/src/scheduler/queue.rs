@@ -3,6 +3,7 @@
 use alloc::vec::Vec;
 use arrayvec::ArrayVec;
 
+use super::account::Bounds;
 use super::balance::{Elsewhere, Occupied, Summary, Theft, should_steal};
 use super::heap::Heap;
 use super::spinning::Spins;
@@ -163,21 +164,19 @@ impl<T> RunQueue<T> {
             self.prepare_for_one_more(now_ns);
         }
         match arrival {
-            Arrival::Again => {
-                let _: bool = self.goes_on(&mut share);
-            }
-            Arrival::New => share.virtual_time = self.passed,
             Arrival::Woken => {
-                self.forgive(&mut share);
-                share.virtual_time = self.bounded(&share);
+                self.wake(&mut share);
                 share.borrowing_ns = BORROW_LIMIT_NS;
                 share.spins = Spins::NONE;
             }
+            _ if share.is_asleep() => self.wake(&mut share),
+            Arrival::Again => {
+                let _: bool = self.goes_on(&mut share);
+            }
+            Arrival::New => share.move_to(self.passed),
             Arrival::Moved => {
-                let least = self
-                    .passed
-                    .saturating_sub(self.round().times(CATCH_UP_ROUNDS));
-                share.virtual_time = self.not_far_ahead(&share).max(least);
+                let Bounds { least, most, .. } = self.bounds(&share);
+                share.move_to(share.virtual_time().min(most).max(least));
             }
         }
         let key = self.push(vcpu, share, VirtualTime(0));
@@ -208,11 +207,21 @@ impl<T> RunQueue<T> {
         self.advance(now_ns);
     }
 
-    /// What somebody is ahead of the others is paid back as well by his letting a CPU to one who has it to himself.
-    fn forgive(&self, share: &mut Share) {
-        if let Some(then) = share.unclaimed.take() {
-            let since = self.unclaimed.saturating_sub(then);
-            share.virtual_time = share.virtual_time.saturating_sub(since);
+    /// One has not wanted a CPU for a while: it is not behind the others, since sleep saves nothing up.
+    fn wake(&self, share: &mut Share) {
+        share.wake(&self.bounds(share), self.unclaimed);
+    }
+
+    /// Where one may be that comes from elsewhere: not far behind, and not far ahead, since nobody is to wait for
+    /// long for what he ran where he was alone.
+    fn bounds(&self, share: &Share) -> Bounds {
+        let round = self.round();
+        let turns = VirtualTime::of(2 * MIN_SLICE_NS, share.weight);
+        let ahead = round.times(AHEAD_ROUNDS).max(turns);
+        Bounds {
+            passed: self.passed,
+            least: self.passed.saturating_sub(round.times(CATCH_UP_ROUNDS)),
+            most: self.passed.saturating_add(ahead),
         }
     }
 
@@ -243,20 +252,6 @@ impl<T> RunQueue<T> {
                 }
             }
         }
-    }
-
-    /// The virtual time of a vCPU that has not been ready for a while: it is not behind the others, since sleep
-    /// saves nothing up.
-    fn bounded(&self, share: &Share) -> VirtualTime {
-        self.not_far_ahead(share).max(self.passed)
-    }
-
-    /// The virtual time of a vCPU that comes from elsewhere: not far ahead, since nobody is to wait for long for
-    /// what it ran where it was alone.
-    fn not_far_ahead(&self, share: &Share) -> VirtualTime {
-        let turns = VirtualTime::of(2 * MIN_SLICE_NS, share.weight);
-        let most = self.round().times(AHEAD_ROUNDS).max(turns);
-        share.virtual_time.min(self.passed.saturating_add(most))
     }
 
     /// Queues a vCPU whose turn comes not before `earliest`, though it may be further behind in time. That is not
@@ -363,6 +358,7 @@ impl<T> RunQueue<T> {
                     (Slice::Ns(ns), Some(Granted { ns, taken_ns }))
                 }
                 Grant::Wait { until_ns } => {
+                    share.sleep();
                     self.next_release_ns = self.next_release_ns.min(until_ns);
                     self.total_weight -= u64::from(share.weight.parts());
                     self.throttled.push(Throttled {
@@ -431,8 +427,7 @@ impl<T> RunQueue<T> {
             let Throttled {
                 vcpu, mut share, ..
             } = self.throttled.swap_remove(at);
-            self.forgive(&mut share);
-            share.virtual_time = self.bounded(&share);
+            self.wake(&mut share);
             let _ = self.push(vcpu, share, VirtualTime(0));
         }
     }
@@ -459,9 +454,10 @@ impl<T> RunQueue<T> {
             }
             None => began_ns,
         };
-        share.give_back(charged_from_ns.saturating_sub(began_ns), self.passed);
-        share.charge(ran_ns, now_ns.saturating_sub(charged_from_ns));
-        share.unclaimed = Some(self.unclaimed);
+        let unclaimed_ns = charged_from_ns.saturating_sub(began_ns);
+        share.give_back(unclaimed_ns, self.passed, &self.elsewhere);
+        let charged_ns = now_ns.saturating_sub(charged_from_ns);
+        share.charge(ran_ns, charged_ns, self.unclaimed);
         if let (Some(cap), Some(Granted { ns, taken_ns })) = (&share.cap, granted) {
             cap.settle(taken_ns, ns, ran_ns, now_ns);
         }

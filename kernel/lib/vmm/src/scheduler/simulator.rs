@@ -1,12 +1,14 @@
 //! A machine of CPUs and vCPUs in virtual time, which does with the policy what the kernel does with it.
 
 use alloc::collections::BinaryHeap;
+use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
+use core::ops::Range;
 
 use super::balance::{CpuSet, Elsewhere, Summary, look_around, place};
-use super::{Arrival, Group, Preemption, RunQueue, Share, Slice, Turn, Use};
+use super::{Account, Arrival, Cap, Preemption, RunQueue, Share, Slice, Turn, Use, Weight};
 
 /// What a vCPU does with its time.
 #[derive(Clone, Copy, Debug)]
@@ -15,6 +17,8 @@ pub(super) enum Behaviour {
     Hog,
     /// It runs for a random time up to `run_ns`, and then sleeps for a random time from half of `sleep_ns` on.
     Interactive { run_ns: u64, sleep_ns: u64 },
+    /// It runs for a random time up to `run_ns`, and then wakes up the next one of its VM and sleeps, until it is woken up.
+    Relay { run_ns: u64 },
     /// It runs for a random time up to `run_ns`, and then lets others go first, as one does that waits for a lock.
     Spinner { run_ns: u64 },
     /// It works for a random time up to `work_ns`, and then spins until all of its gang have done so. A loop of
@@ -40,6 +44,8 @@ pub(super) struct Vcpu {
     allowed: CpuSet,
     share: Option<Share>,
     gang: Option<usize>,
+    /// Whom it wakes up when it falls asleep, if it does that.
+    relays_to: usize,
     /// How many meetings of its gang it has seen, if it spins for the next.
     waits_since: Option<u64>,
     last_cpu: Option<u16>,
@@ -109,41 +115,64 @@ impl Simulator {
         self.add_with_affinity(behaviour, share, CpuSet::first(self.cpus.len()))
     }
 
-    /// The vCPUs of one VM, which share its weight and all do this.
-    pub(super) fn add_vm(&mut self, vcpus: u32, behaviour: Behaviour, share: &Share) {
-        let gang = self.gangs.len();
-        self.gangs.push(Gang {
-            members: vcpus as usize,
-            ..Gang::default()
-        });
-        for _ in 0..vcpus {
-            let mut share = share.clone().in_group(Group(gang as u32));
-            share.set_weight(share.weight().divided(vcpus));
-            let number = self.add(Behaviour::Hog, share);
-            // Nobody has run yet.
-            self.vcpus[number].behaviour = behaviour;
-            self.vcpus[number].gang = Some(gang);
-            self.begin_burst(number);
-            for running in self.cpus.iter_mut().filter_map(|cpu| cpu.running.as_mut()) {
-                if running.turn.vcpu == number {
-                    running.ends_ns = self.now_ns;
-                }
-            }
-        }
-    }
-
     pub(super) fn add_with_affinity(
         &mut self,
         behaviour: Behaviour,
         share: Share,
         allowed: CpuSet,
     ) -> usize {
+        self.add_vcpu(behaviour, share, allowed, None)
+    }
+
+    /// A VM whose vCPUs do this, each its own.
+    pub(super) fn add_vm(
+        &mut self,
+        weight: Weight,
+        cap: Option<&Arc<Cap>>,
+        vcpus: &[Behaviour],
+    ) -> Range<usize> {
+        let account = Arc::new(Account::new(weight));
+        let first = self.vcpus.len();
+        for behaviour in vcpus {
+            self.add(*behaviour, Share::of_several(&account, cap.cloned()));
+        }
+        let all = first..self.vcpus.len();
+        for number in all.clone() {
+            let next = number + 1;
+            self.vcpus[number].relays_to = if next < all.end { next } else { first };
+        }
+        all
+    }
+
+    /// A VM whose vCPUs wait for each other.
+    pub(super) fn add_gang(&mut self, weight: Weight, vcpus: usize, behaviour: Behaviour) {
+        let account = Arc::new(Account::new(weight));
+        let gang = self.gangs.len();
+        self.gangs.push(Gang {
+            members: vcpus,
+            ..Gang::default()
+        });
+        for _ in 0..vcpus {
+            let share = Share::of_several(&account, None);
+            let all = CpuSet::first(self.cpus.len());
+            self.add_vcpu(behaviour, share, all, Some(gang));
+        }
+    }
+
+    fn add_vcpu(
+        &mut self,
+        behaviour: Behaviour,
+        share: Share,
+        allowed: CpuSet,
+        gang: Option<usize>,
+    ) -> usize {
         let number = self.vcpus.len();
         self.vcpus.push(Vcpu {
             behaviour,
             allowed,
             share: Some(share),
-            gang: None,
+            gang,
+            relays_to: number,
             waits_since: None,
             last_cpu: None,
             burst_ns: 0,
@@ -186,9 +215,9 @@ impl Simulator {
     fn begin_burst(&mut self, number: usize) {
         self.vcpus[number].burst_ns = match self.vcpus[number].behaviour {
             Behaviour::Hog => u64::MAX,
-            Behaviour::Interactive { run_ns, .. } | Behaviour::Spinner { run_ns } => {
-                1 + self.random(run_ns)
-            }
+            Behaviour::Interactive { run_ns, .. }
+            | Behaviour::Spinner { run_ns }
+            | Behaviour::Relay { run_ns } => 1 + self.random(run_ns),
             Behaviour::Gang { work_ns, .. } => 1 + self.random(work_ns),
         };
     }
@@ -328,7 +357,7 @@ impl Simulator {
         else {
             return;
         };
-        let (number, share) = self.cpus[cpu].queue.end_turn(turn, self.now_ns);
+        let (number, mut share) = self.cpus[cpu].queue.end_turn(turn, self.now_ns);
         let ran_ns = self.now_ns - began_ns;
         let vcpu = &mut self.vcpus[number];
         vcpu.ran_ns += ran_ns;
@@ -337,9 +366,16 @@ impl Simulator {
         vcpu.last_cpu = Some(cpu as u16);
         match vcpu.behaviour {
             Behaviour::Interactive { sleep_ns, .. } if vcpu.burst_ns == 0 => {
+                share.sleep();
                 vcpu.share = Some(share);
                 let pause = sleep_ns / 2 + self.random(sleep_ns);
                 self.wake_ups.push(Reverse((self.now_ns + pause, number)));
+            }
+            Behaviour::Relay { .. } if vcpu.burst_ns == 0 => {
+                share.sleep();
+                vcpu.share = Some(share);
+                let next = vcpu.relays_to;
+                self.wake_ups.push(Reverse((self.now_ns, next)));
             }
             Behaviour::Spinner { .. } if vcpu.burst_ns == 0 => {
                 vcpu.ready_since_ns = self.now_ns;
@@ -452,6 +488,10 @@ impl Simulator {
                 && at <= self.now_ns
             {
                 self.wake_ups.pop();
+                if self.vcpus[number].share.is_none() {
+                    // A sibling has been sooner.
+                    continue;
+                }
                 self.begin_burst(number);
                 self.vcpus[number].woke_ns = Some(self.now_ns);
                 self.make_ready(number, Arrival::Woken);
@@ -471,26 +511,33 @@ impl Simulator {
     }
 }
 
-/// The shares that weights are worth on some CPUs, of which nobody can use more than one: those that would get
-/// more get one, and the others share what is left.
+/// The shares that weights are worth on some CPUs, of which nobody can use more than one.
 pub(super) fn fair_shares(weights: &[u32], cpus: usize) -> Vec<f64> {
-    let mut shares = vec![0.0; weights.len()];
-    let mut open: Vec<usize> = (0..weights.len()).collect();
+    let demands: Vec<_> = weights.iter().map(|weight| (*weight, 1)).collect();
+    fair_shares_of_vms(&demands, cpus)
+}
+
+/// The same of VMs, each of which has a weight and can use so many CPUs: those that would get more get that, and the
+/// others share what is left.
+pub(super) fn fair_shares_of_vms(vms: &[(u32, usize)], cpus: usize) -> Vec<f64> {
+    let mut shares = vec![0.0; vms.len()];
+    let mut open: Vec<usize> = (0..vms.len()).collect();
     let mut left = cpus as f64;
     loop {
-        let total: f64 = open.iter().map(|&i| f64::from(weights[i])).sum();
+        let total: f64 = open.iter().map(|&i| f64::from(vms[i].0)).sum();
+        let due = |i: usize| f64::from(vms[i].0) / total * left;
         let (full, rest): (Vec<_>, Vec<_>) = open
             .iter()
-            .partition(|&&i| total > 0.0 && f64::from(weights[i]) / total * left >= 1.0);
+            .partition(|&&i| total > 0.0 && due(i) >= vms[i].1 as f64);
         if full.is_empty() {
             for &i in &rest {
-                shares[i] = f64::from(weights[i]) / total * left;
+                shares[i] = due(i);
             }
             return shares;
         }
         for &i in &full {
-            shares[i] = 1.0;
-            left -= 1.0;
+            shares[i] = vms[i].1 as f64;
+            left -= shares[i];
         }
         open = rest;
     }

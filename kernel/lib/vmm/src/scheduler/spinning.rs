@@ -52,11 +52,6 @@ enum Help {
 }
 
 impl Share {
-    /// Whether both work for the same VM, and time is worth the same to them.
-    fn is_sibling(&self, other: &Self) -> bool {
-        self.group == other.group && self.group.is_some() && self.weight == other.weight
-    }
-
     /// Who is to run next has the earlier of the two times.
     fn lend_to(&mut self, next: &mut Self) {
         if self.virtual_time < next.virtual_time {
@@ -83,9 +78,8 @@ impl<T> RunQueue<T> {
         if let Some(next) = self.ready.peek() {
             // Who lets others go first saves nothing up by that.
             let least = next.share.virtual_time;
-            share.virtual_time = share
-                .virtual_time
-                .max(least.saturating_sub(round.times(CATCH_UP_ROUNDS)));
+            let least = least.saturating_sub(round.times(CATCH_UP_ROUNDS));
+            share.move_to(share.virtual_time.max(least));
             earliest = next.key;
         }
         match self.helper_of(&share, is_called) {
