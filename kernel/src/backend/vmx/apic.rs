@@ -11,11 +11,11 @@ use machine::devices::lapic::{ApicPage, Lapic};
 use memory::{HostPhys, HostVirt};
 use vmm::inject::Delivery;
 use vmx::apic::ApicMode;
-use vmx::{PrimaryControls, SecondaryControls, fields};
+use vmx::{Peculiarity, PrimaryControls, SecondaryControls, fields};
 
 use super::VmxVcpu;
 use super::loaded::VmxLoaded;
-use super::private::{Peculiarity, PrivateView};
+use super::private;
 use super::space::View;
 use crate::cpu;
 
@@ -100,18 +100,15 @@ impl VmxLoaded<'_> {
             vmx,
             ..
         } = &mut *self.vcpu;
-        let here = cpu::this().id();
+        let (here, peculiarity) = (cpu::this().id(), *peculiarity);
         match private.take() {
-            Some(view) if *peculiarity == Peculiarity::NONE => view.give_back(here),
+            Some(view) if peculiarity == Peculiarity::NONE => private::give_back(view, here),
             Some(mut view) => {
-                view.turn_into(*peculiarity, vmx.tlb);
+                private::turn_into(&mut view, peculiarity, vmx.tlb);
                 *private = Some(view);
             }
-            None if *peculiarity == Peculiarity::NONE => {}
-            None => {
-                let flags = vmx.tracking.flags();
-                *private = Some(PrivateView::new(here, *peculiarity, flags, vmx.tlb));
-            }
+            None if peculiarity == Peculiarity::NONE => {}
+            None => *private = Some(private::take(here, peculiarity, vmx.tlb)),
         }
         let accesses = SecondaryControls::VIRTUALIZE_APIC_ACCESSES;
         let pointer = match &self.vcpu.private {

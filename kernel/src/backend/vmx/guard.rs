@@ -3,7 +3,6 @@
 
 use core::arch::asm;
 use core::arch::x86_64::{__cpuid, __cpuid_count};
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::cpuid::Leaf7Edx;
 use arch::msr;
@@ -13,9 +12,9 @@ use arch::speculation::{
 use bundle::CodePages;
 use vmx::LargePages;
 use vmx::bitmap::MsrAccess;
+use vmx::space_id::{LastSpace, SpaceId};
 
 use super::entry::{Entry, Exit};
-use super::space::SpaceId;
 use crate::cpu::PcpuId;
 use crate::cpu::msr::{try_read_msr, write_msr};
 use crate::cpu::smp::MAX_CPUS;
@@ -33,8 +32,8 @@ pub(super) struct Guard {
     /// What every entry takes beside VMRESUME or VMLAUNCH.
     entry: Entry,
     data_selector: u16,
-    /// For each CPU the address space of the VM that ran there last. Written and read by the CPU itself only.
-    last_vm: [AtomicU64; MAX_CPUS],
+    /// For each CPU the address space of the VM that ran there last.
+    last_vm: [LastSpace; MAX_CPUS],
 }
 
 impl Guard {
@@ -61,7 +60,7 @@ impl Guard {
             guest_capabilities: facts.guest_capabilities(&mitigations),
             entry,
             data_selector,
-            last_vm: [const { AtomicU64::new(0) }; MAX_CPUS],
+            last_vm: [const { LastSpace::new() }; MAX_CPUS],
         }
     }
 
@@ -145,14 +144,8 @@ impl Guard {
 
     /// To be called where a vCPU of this VM, named by its address space, comes to this CPU.
     pub(super) fn change_vm(&self, here: PcpuId, vm: SpaceId) {
-        let Some(last) = self.last_vm.get(here.index()) else {
-            return;
-        };
-        if last.load(Ordering::Relaxed) == vm.0 {
-            return;
-        }
-        last.store(vm.0, Ordering::Relaxed);
-        if self.mitigations.other_vms == Answer::Do(OtherVms::Barrier) {
+        let is_other = self.last_vm[here.index()].comes(vm);
+        if is_other && self.mitigations.other_vms == Answer::Do(OtherVms::Barrier) {
             const IBPB: u64 = 1;
             // SAFETY: the MSR is there with IA32_SPEC_CTRL; the command forgets branch predictions.
             unsafe { write_msr(msr::IA32_PRED_CMD, IBPB) };

@@ -16,7 +16,7 @@ use vmx::{PrimaryControls, SecondaryControls};
 
 use super::controls::CR0_GUEST_OWNED;
 use super::vmcs::CurrentVmcs;
-use super::{VmxVcpu, vector};
+use super::{VmxVcpu, tlb, vector};
 use crate::backend::Windows;
 use crate::cpu::control;
 use crate::cpu::msr::{read_msr, write_msr};
@@ -411,10 +411,10 @@ impl Cpu for VmxLoaded<'_> {
     }
 
     fn flush_address(&mut self, gva: GuestVirt) {
-        self.vcpu.vmx.tlb.flush_address(self.vcpu.vpid, gva);
+        tlb::flush_address(self.vcpu.vmx.tlb, self.vcpu.vpid, gva);
     }
 
     fn flush_all(&mut self) {
-        self.vcpu.vmx.tlb.flush_vpid(self.vcpu.vpid);
+        tlb::flush_vpid(self.vcpu.vmx.tlb, self.vcpu.vpid);
     }
 }

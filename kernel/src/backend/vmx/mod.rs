@@ -41,7 +41,10 @@ use vmx::apic::ApicLevel;
 use vmx::capability::{AddressWidths, Capabilities, MissingControls, RawCapabilities};
 use vmx::feature_control::{FeatureControl, LockedOff};
 use vmx::features::{Feature, Features, MissingFeatures};
-use vmx::{PinControls, PreemptionTimer, SecondaryControls, Vpid, VpidAllocator, WriteTracking};
+use vmx::{
+    Arrival, HostTimer, Peculiarity, PinControls, PreemptionTimer, Residence, SecondaryControls,
+    Tlb, Vpid, VpidAllocator, WriteTracking,
+};
 
 use self::apic::VirtualApic;
 use self::bitmaps::Bitmaps;
@@ -52,10 +55,9 @@ use self::instructions::vmxon;
 use self::loaded::VmxLoaded;
 use self::pml::WriteLog;
 use self::posting::Posting;
-use self::private::{Peculiarity, PrivateView};
+use self::private::PrivateView;
 use self::space::EptSpace;
 use self::switch::{HostExtendedState, SwitchedState};
-use self::tlb::Tlb;
 use self::vmcs::{CurrentVmcs, Vmcs};
 use super::{Backend, GuestFeatures, OutOfFrames, VcpuSetup};
 use crate::cpu::msr::{read_msr, try_read_msr, write_msr};
@@ -143,16 +145,14 @@ impl Vmx {
         for line in alloc::format!("{features}").lines() {
             log::info!(target: "vmx", "{line}");
         }
-        let single_vpid = features.has(Feature::InvvpidSingle);
-        let all_vpids = features.has(Feature::InvvpidAll);
-        let has_vpid = features.has(Feature::Vpid) && (single_vpid || all_vpids);
+        let tlb = Tlb::new(&features);
         let mut controls = Controls::choose(&capabilities).map_err(Unusable::Controls)?;
         let extended_state = HostExtendedState::detect();
         if !extended_state.compaction {
             // XSAVES, which guests are not shown then, is to fault.
             controls.secondary.remove(SecondaryControls::ENABLE_XSAVES);
         }
-        if !has_vpid {
+        if !tlb.has_vpid() {
             controls.secondary.remove(SecondaryControls::ENABLE_VPID);
         }
         if !PreemptionTimer::is_exact(core::arch::x86_64::__cpuid(1).eax) {
@@ -178,13 +178,7 @@ impl Vmx {
             guard,
             fixed: FixedBits::of(&capabilities, control::read_cr4()),
             bitmaps,
-            tlb: Tlb {
-                has_vpid,
-                individual_address: features.has(Feature::InvvpidAddress),
-                single_vpid,
-                all_vpids,
-                single_ept: features.has(Feature::InveptSingle),
-            },
+            tlb,
             preemption_timer: PreemptionTimer::new(&capabilities),
             extended_state,
             vpids: Mutex::new(VpidAllocator::new()),
@@ -204,7 +198,7 @@ impl Vmx {
         if !self.extended_state.fits_this_cpu() {
             return Err(Unusable::ExtendedState);
         }
-        private::provide(cpu::this().id())?;
+        private::provide(cpu::this().id(), self.tracking.flags())?;
         let region = Frame::zeroed().ok_or(Unusable::OutOfFrames)?;
         region.write_u32(0, self.capabilities.revision());
         let cr0 = self.capabilities.host_cr0(control::read_cr0());
@@ -220,7 +214,7 @@ impl Vmx {
         unsafe { vmxon(region.address()) }.map_err(|_| Unusable::Refused)?;
         core::mem::forget(region);
         self.guard.enable_here();
-        self.tlb.flush_everything();
+        self.tlb.everything().for_each(tlb::carry_out);
         Ok(())
     }
 }
@@ -265,13 +259,13 @@ pub(crate) struct VmxVcpu {
     /// Keeps the EPT alive as long as a VMCS points to it.
     space: Arc<EptSpace>,
     vpid: Vpid,
-    residence: Residence,
+    residence: Residence<PcpuId>,
     /// The CR4 bits that the guest changes without an exit: those of features that CPUID shows it.
     cr4_guest_owned: Cr4,
     tsc: GuestTsc,
     windows: super::Windows,
-    /// Without a preemption timer: when the host's timer was last set to fire for this vCPU.
-    armed_tsc: u64,
+    /// Without a preemption timer: what is known of the host's.
+    host_timer: HostTimer,
     primary: vmx::PrimaryControls,
     secondary: SecondaryControls,
     apic: VirtualApic,
@@ -283,15 +277,6 @@ pub(crate) struct VmxVcpu {
     private: Option<PrivateView>,
     /// Whether an EPT violation may just want something of the tables: otherwise it always means what is not RAM.
     may_lack_rights: bool,
-}
-
-/// Where a vCPU's state is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Residence {
-    /// In memory only; the VMCS is clear and was last current on this CPU, if on any.
-    Memory { last: Option<PcpuId> },
-    /// On this CPU, with its VMCS current, and launched or not.
-    Cpu(PcpuId),
 }
 
 impl Backend for VmxBackend {
@@ -369,18 +354,19 @@ impl Backend for VmxBackend {
     }
 
     fn load<'a>(&self, vcpu: &'a mut VmxVcpu) -> VmxLoaded<'a> {
-        let vmcs = match vcpu.residence {
-            Residence::Cpu(_) => {
+        let here = cpu::this().id();
+        let vmcs = match vcpu.residence.arrive(here) {
+            Arrival::Stayed => {
                 // SAFETY: it is resident, so its VMCS is current here: whoever makes another one current unloads
                 // this one first.
                 let vmcs = unsafe { CurrentVmcs::assume() };
                 vcpu.drain_log(&vmcs);
                 vmcs
             }
-            Residence::Memory { last } => vcpu.move_in(cpu::this().id(), last),
+            arrival => vcpu.move_in(here, arrival),
         };
         // Since its last turn the CPU may have set the host's timer for something else.
-        vcpu.armed_tsc = 0;
+        vcpu.host_timer.is_anybodys();
         let mut loaded = VmxLoaded { vcpu, vmcs };
         if loaded.vcpu.private.is_none() && loaded.vcpu.peculiarity != Peculiarity::NONE {
             // It left its view where it was before.
@@ -394,7 +380,7 @@ impl Backend for VmxBackend {
     }
 
     fn unload(&self, vcpu: &mut VmxVcpu) {
-        if let Residence::Cpu(id) = vcpu.residence {
+        if let Some(id) = vcpu.residence.leave() {
             vcpu.switched.unload();
             // SAFETY: as in `load`.
             vcpu.drain_log(&unsafe { CurrentVmcs::assume() });
@@ -402,9 +388,8 @@ impl Backend for VmxBackend {
             if let Err(failure) = vcpu.vmcs.clear() {
                 panic!("VMCLEAR of a VMCS of ours: {failure}");
             }
-            vcpu.residence = Residence::Memory { last: Some(id) };
             if let Some(view) = vcpu.private.take() {
-                view.give_back(id);
+                private::give_back(view, id);
             }
             if let Some(taken) = TAKEN.get(id.index()) {
                 taken.store(false, Ordering::Relaxed);
@@ -425,8 +410,8 @@ impl VmxVcpu {
         }
     }
 
-    /// From memory to this CPU; `last` is where it was before.
-    fn move_in(&mut self, here: PcpuId, last: Option<PcpuId>) -> CurrentVmcs {
+    /// From memory to this CPU.
+    fn move_in(&mut self, here: PcpuId, arrival: Arrival) -> CurrentVmcs {
         if let Some(taken) = TAKEN.get(here.index()) {
             assert!(
                 !taken.swap(true, Ordering::Relaxed),
@@ -437,15 +422,13 @@ impl VmxVcpu {
             Ok(vmcs) => vmcs,
             Err(failure) => panic!("VMPTRLD of a VMCS of ours: {failure}"),
         };
-        if last != Some(here) {
+        if arrival == Arrival::New {
             host::write_state(&vmcs, self.vmx.guard.exit());
-            // This CPU may hold translations of an earlier stay, or of this VPID's last owner.
-            self.vmx.tlb.flush_vpid(self.vpid);
         }
-        self.space.flush_before_first_use(here, self.vmx.tlb);
+        let (tlb, roots) = (self.vmx.tlb, self.space.roots());
+        tlb.arrive(here.index(), arrival, self.vpid, roots, tlb::carry_out);
         self.vmx.guard.change_vm(here, self.space.id());
         self.switched.load();
-        self.residence = Residence::Cpu(here);
         vmcs
     }
 }

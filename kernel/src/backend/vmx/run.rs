@@ -4,6 +4,7 @@ use core::fmt;
 
 use machine::A20Gate;
 use machine::devices::lapic::Lapic;
+use memory::TlbEffect;
 use vmm::exit::{AccessKind, MemoryAccess};
 use vmm::inject::Delivery;
 use vmm::monitor::command::EntryPart;
@@ -12,12 +13,14 @@ use vmx::event::EntryEvent;
 use vmx::exit::{self, ExitFields};
 use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
+use vmx::private_view::Filled;
 use vmx::{EptPointer, PinControls, entry_checks, fields};
 
-use super::VmxVcpu;
 use super::entry::{Outcome, enter};
 use super::loaded::{BLOCKING_BY_NMI, VmxLoaded};
+use super::tlb::flush_ept;
 use super::vmcs::CurrentVmcs;
+use super::{VmxVcpu, private};
 use crate::backend::{ExitVisitor, LoadedVcpu, Pauses, Windows};
 use crate::cpu::apic;
 
@@ -49,9 +52,7 @@ impl LoadedVcpu for VmxLoaded<'_> {
             let timer = vmx.preemption_timer;
             let value = timer.value_until(deadline_tsc, now_tsc, was_last);
             self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
-        } else if deadline_tsc != self.vcpu.armed_tsc {
-            // The host's own timer ends the guest's turn, as an interrupt.
-            self.vcpu.armed_tsc = deadline_tsc;
+        } else if self.vcpu.host_timer.arm(deadline_tsc) {
             apic::set_timer(deadline_tsc);
         }
         // SAFETY: this vCPU's VMCS is current and complete (`setup`), its host state is this CPU's (`move_in`),
@@ -217,7 +218,7 @@ impl VmxLoaded<'_> {
                 self.block_nmis_again(reason);
             }
             // Where it was the timer, it is to be set again.
-            VmExit::HostInterrupt(_) => self.vcpu.armed_tsc = 0,
+            VmExit::HostInterrupt(_) => self.vcpu.host_timer.is_anybodys(),
             VmExit::EntryRefused { .. } | VmExit::EntryMachineCheck => {
                 self.vcpu.frame.was_refused();
             }
@@ -250,18 +251,22 @@ impl VmxLoaded<'_> {
                 // Once for a page and CPU: what else is cached of the large page would bring as many violations as there
                 // are linear addresses that lead there.
                 let pointer = EptPointer::from_u64(self.vmcs.read(fields::EPT_POINTER));
-                vmx.tlb.flush_ept(pointer);
+                flush_ept(vmx.tlb, pointer);
                 return VmExit::MemoryMapped;
             }
             return VmExit::Memory(access);
         };
-        if view.fill(space, &access, vmx.tlb) {
-            return VmExit::MemoryMapped;
+        match view.fill(space.pieces(), space.large_pages(), &access) {
+            Ok(Filled::Mapped(seen, effect)) => {
+                space.page_was_written(seen);
+                if effect == TlbEffect::Stale {
+                    flush_ept(vmx.tlb, view.pointer());
+                }
+                VmExit::MemoryMapped
+            }
+            Ok(Filled::NoRam(gpa)) => VmExit::Memory(MemoryAccess { gpa, ..access }),
+            Err(error) => private::impossible(error),
         }
-        VmExit::Memory(MemoryAccess {
-            gpa: view.seen(access.gpa),
-            ..access
-        })
     }
 
     /// Where an IRET had ended the blocking of NMIs and then exited, it will be repeated: it must find them

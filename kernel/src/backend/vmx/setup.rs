@@ -3,18 +3,19 @@
 use alloc::sync::Arc;
 
 use vmx::apic::ApicMode;
-use vmx::{PinControls, SecondaryControls, WriteTracking, fields, pml};
+use vmx::{
+    HostTimer, Peculiarity, PinControls, Residence, SecondaryControls, WriteTracking, fields, pml,
+};
 
 use super::apic::VirtualApic;
 use super::controls::{CR0_GUEST_OWNED, CR4_GUEST_OWNED, EXCEPTION_BITMAP};
 use super::entry::Frame as EntryFrame;
 use super::pml::WriteLog;
 use super::posting::Posting;
-use super::private::Peculiarity;
 use super::space::EptSpace;
 use super::switch::SwitchedState;
 use super::vmcs::{CurrentVmcs, Vmcs};
-use super::{Backend, OutOfFrames, Residence, VcpuSetup, Vmx, VmxVcpu};
+use super::{Backend, OutOfFrames, VcpuSetup, Vmx, VmxVcpu};
 use crate::backend::{PauseLoops, Windows};
 use crate::memory::Frame;
 
@@ -49,11 +50,11 @@ pub(super) fn vcpu(
         switched: SwitchedState::new(vmx.extended_state)?,
         space: Arc::clone(space),
         vpid: vmx.vpids.lock().allocate().ok_or(OutOfFrames)?,
-        residence: Residence::Memory { last: None },
+        residence: Residence::NOWHERE,
         cr4_guest_owned: CR4_GUEST_OWNED & setup.cr4_allowed,
         tsc: setup.tsc,
         windows: Windows::empty(),
-        armed_tsc: 0,
+        host_timer: HostTimer::default(),
         primary: vmx.controls.primary | apic,
         secondary: secondary_controls(vmx, setup),
         apic: VirtualApic::new(&setup.apic_page),

@@ -1,7 +1,5 @@
 //! A VM's second-level page tables.
 
-use core::sync::atomic::{AtomicU64, Ordering};
-
 use alloc::sync::Arc;
 
 use machine::devices::lapic::Lapic;
@@ -11,14 +9,14 @@ use spin::Mutex;
 use vmx::apic::ApicMode;
 use vmx::ept::{Ept, EptFlags, EptPointer};
 use vmx::large_pages::Fetched;
+use vmx::private_view::Pieces;
+use vmx::space_id::{SpaceId, SpaceIds};
+use vmx::tlb::FirstUse;
 use vmx::{LargePages, WriteTracking};
 
 use super::pool::TablePool;
-use super::private::Pieces;
-use super::tlb::Tlb;
 use super::{OutOfFrames, SecondaryControls, Vmx};
 use crate::backend::{AddressSpace, PageCounts};
-use crate::cpu::PcpuId;
 use crate::memory::{Frame, GuestRam, TableFrames};
 
 /// The EPT of one VM. All of its RAM is mapped when the VM is made and stays so: an EPT violation always means
@@ -27,7 +25,7 @@ use crate::memory::{Frame, GuestRam, TableFrames};
 ///
 /// Where the processor virtualises accesses to xAPICs there are two, which differ in one page: vCPUs whose APIC is
 /// to be found there use the one that maps it, all others the one that does not. So no access to that page ever
-/// reaches the frame behind it. The tables of RAM are the same ones in both. A vCPU that sees memory otherwise than this has a view of its own ([`super::private`]).
+/// reaches the frame behind it. The tables of RAM are the same ones in both. A vCPU that sees memory otherwise than this has a view of its own ([`vmx::PrivateView`]).
 pub(crate) struct EptSpace {
     id: SpaceId,
     plain: Root,
@@ -41,16 +39,7 @@ pub(crate) struct EptSpace {
     splits: Mutex<TablePool>,
 }
 
-/// The number of an address space, never used again while the hypervisor runs, as the frames of its tables may be.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct SpaceId(pub(super) u64);
-
-impl SpaceId {
-    fn next() -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(1);
-        Self(NEXT.fetch_add(1, Ordering::Relaxed))
-    }
-}
+static IDS: SpaceIds = SpaceIds::new();
 
 /// The EPT that maps the APIC-access page.
 struct WithApic {
@@ -106,7 +95,7 @@ impl EptSpace {
             written.mark_all();
         }
         Ok(Self {
-            id: SpaceId::next(),
+            id: IDS.next(),
             plain,
             with_apic,
             tracking: vmx.tracking,
@@ -191,12 +180,11 @@ impl EptSpace {
         news
     }
 
-    /// To be called on a CPU before this space is first used there.
-    pub(super) fn flush_before_first_use(&self, here: PcpuId, tlb: Tlb) {
-        self.plain.flush_before_first_use(here, tlb);
-        if let Some(with_apic) = &self.with_apic {
-            with_apic.root.flush_before_first_use(here, tlb);
-        }
+    /// All that a vCPU may be entered with, and where that has been used.
+    pub(super) fn roots(&self) -> impl Iterator<Item = (EptPointer, &FirstUse)> {
+        let with_apic = self.with_apic.as_ref().map(|it| &it.root);
+        let roots = [Some(&self.plain), with_apic].into_iter().flatten();
+        roots.map(|root| (root.pointer, &root.first_use))
     }
 }
 
@@ -254,14 +242,10 @@ fn whole_page(address: GuestPhys, size: PageSize) -> Range<GuestPhys> {
 struct Root {
     tables: Option<Tables<Ept>>,
     pointer: EptPointer,
-    /// The CPUs, one bit each, that have dropped what they may have cached of this root's frame in another use.
-    /// Each CPU sets only its own bit.
-    flushed_on: [AtomicU64; Root::CPU_WORDS],
+    first_use: FirstUse,
 }
 
 impl Root {
-    const CPU_WORDS: usize = 4;
-
     /// All RAM, in the largest pages.
     fn of_ram(vmx: &Vmx, ram: &GuestRam, large_pages: LargePages) -> Result<Self, OutOfFrames> {
         let mut root = Self::new(vmx)?;
@@ -286,7 +270,7 @@ impl Root {
         Ok(Self {
             pointer: EptPointer::new(tables.root(), vmx.tracking.flags()),
             tables: Some(tables),
-            flushed_on: Default::default(),
+            first_use: FirstUse::default(),
         })
     }
 
@@ -341,18 +325,6 @@ impl Root {
             tables.for_each_page(&TableFrames::ANYWHERE, |page| {
                 each(GuestPhys::new(page.address), page.size, page.flags);
             });
-        }
-    }
-
-    fn flush_before_first_use(&self, here: PcpuId, tlb: Tlb) {
-        let (word, bit) = (here.index() / 64, 1 << (here.index() % 64));
-        match self.flushed_on.get(word) {
-            Some(flushed) if flushed.load(Ordering::Relaxed) & bit != 0 => {}
-            Some(flushed) => {
-                tlb.flush_ept(self.pointer);
-                flushed.fetch_or(bit, Ordering::Relaxed);
-            }
-            None => tlb.flush_ept(self.pointer),
         }
     }
 }

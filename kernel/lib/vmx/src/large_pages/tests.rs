@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::capability::{Capabilities, RawCapabilities};
-use crate::testing::{Memory, skylake};
+use crate::testing::{Memory, Reserve, skylake};
 use memory::HostPhys;
 use memory::table::Translation;
 use proptest::prelude::*;
@@ -53,31 +53,6 @@ fn features(raw: RawCapabilities) -> Features {
 
 fn at(tables: &Tables<Ept>, memory: &Memory, gpa: u64) -> Translation<EptFlags> {
     tables.translate(memory, gpa).expect("RAM")
-}
-
-/// Memory with so many tables and no more.
-struct Reserve<'a> {
-    memory: &'a mut Memory,
-    left: u64,
-}
-
-impl TableMemory for Reserve<'_> {
-    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
-        self.memory.read_entry(table, index)
-    }
-
-    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
-        self.memory.write_entry(table, index, entry);
-    }
-
-    fn allocate_table(&mut self) -> Option<HostPhys> {
-        self.left = self.left.checked_sub(1)?;
-        self.memory.allocate_table()
-    }
-
-    fn free_table(&mut self, _table: HostPhys) {
-        panic!("no table is ever given back");
-    }
 }
 
 #[test]
@@ -203,9 +178,9 @@ proptest! {
             let piece = ram[piece % ram.len()];
             let gpa = piece.start.wrapping_add(offset % piece.len());
             let is_small = at(&tables, &memory, gpa.as_u64()).size == PageSize::Size4K;
-            let mut reserve = Reserve { memory: &mut memory, left };
+            let mut reserve = Reserve::new(&mut memory, left);
             let fetched = DATA.fetched(&mut tables, &mut reserve, gpa);
-            left = reserve.left;
+            left = reserve.left();
             match fetched.expect("a table was put aside for it") {
                 Fetched::Split(range) => {
                     prop_assert!(!is_small && range.contains(gpa));

@@ -32,7 +32,7 @@ pub(crate) fn set<W: FieldWidth, A: Access>(field: Field<W, A>, value: u64) -> (
 }
 
 /// Tables at 0x1000, 0x2000 and so on; those that were given back are used again.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, Debug)]
 pub(crate) struct Memory {
     tables: Vec<[u64; 512]>,
     free: Vec<HostPhys>,
@@ -75,6 +75,61 @@ impl TableMemory for Memory {
     fn free_table(&mut self, table: HostPhys) {
         assert!(!self.free.contains(&table), "freed once");
         self.free.push(table);
+    }
+}
+
+impl TableMemory for &mut Memory {
+    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
+        (**self).read_entry(table, index)
+    }
+
+    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
+        (**self).write_entry(table, index, entry);
+    }
+
+    fn allocate_table(&mut self) -> Option<HostPhys> {
+        (**self).allocate_table()
+    }
+
+    fn free_table(&mut self, table: HostPhys) {
+        (**self).free_table(table);
+    }
+}
+
+/// Memory with so many tables and no more.
+#[derive(Debug)]
+pub(crate) struct Reserve<M> {
+    memory: M,
+    left: u64,
+}
+
+impl<M> Reserve<M> {
+    pub(crate) fn new(memory: M, left: u64) -> Self {
+        Self { memory, left }
+    }
+
+    pub(crate) fn left(&self) -> u64 {
+        self.left
+    }
+}
+
+impl<M: TableMemory> TableMemory for Reserve<M> {
+    fn read_entry(&self, table: HostPhys, index: usize) -> u64 {
+        self.memory.read_entry(table, index)
+    }
+
+    fn write_entry(&mut self, table: HostPhys, index: usize, entry: u64) {
+        self.memory.write_entry(table, index, entry);
+    }
+
+    fn allocate_table(&mut self) -> Option<HostPhys> {
+        self.left = self.left.checked_sub(1)?;
+        self.memory.allocate_table()
+    }
+
+    fn free_table(&mut self, table: HostPhys) {
+        self.left += 1;
+        self.memory.free_table(table);
     }
 }
 
