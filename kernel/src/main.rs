@@ -157,7 +157,7 @@ extern "C" fn own_ground() -> ! {
     }
     startup::end(Phase::Platform);
     cpu::smp::init();
-    cpu::smp::start_others(&platform.apic_ids);
+    cpu::smp::start_others(&platform.madt.apic_ids);
     startup::end(Phase::Cpus);
     // The first decode builds tables on the heap, for which no exit is to wait.
     arch::decode::warm_up();

@@ -1,11 +1,13 @@
 //! Shows the text screen of the guest that has the keys, on the terminal at the serial port.
 //!
 //! The text is the guest's own RAM, so it costs the guest nothing: the boot CPU looks at it now and then, between turns
-//! ([`Viewer::look`]), and what has changed since the last time is sent ([`host::Picture`]).
+//! ([`Viewer::look`]; when, says [`host::Viewing`]), and what has changed since the last time is sent ([`host::Picture`]).
 
 use alloc::vec::Vec;
 
+use host::Viewing;
 use host::picture::{COLUMNS, Cell, ROWS};
+use host::viewing::{Look, Port, Subject, SubjectState};
 use machine::devices::TextView;
 use memory::GuestMemory;
 
@@ -14,68 +16,62 @@ use crate::hw::clock;
 use crate::hw::console::{self, Forget};
 use crate::vm::{Vm, VmId};
 
-/// The least time from one picture to the next.
-const INTERVAL_NS: u64 = 50_000_000;
-/// How long the serial port is left alone with a picture that it has not sent yet. Its interrupt does that work, too; but
-/// an emulator may keep that back while a guest runs with its own interrupts off.
-const SENDING_NS: u64 = 2_000_000;
-
-/// Whose screen is shown, and when it is looked at next.
+/// Whose screen is shown, and what is on it.
 pub(crate) struct Viewer {
-    shown: Option<VmId>,
-    due_ns: u64,
+    viewing: Viewing<VmId>,
     cells: Vec<Cell>,
 }
 
 impl Viewer {
     pub(crate) const fn new() -> Self {
         Self {
-            shown: None,
-            due_ns: 0,
+            viewing: Viewing::new(),
             cells: Vec::new(),
         }
     }
 
     /// Shows the screen of this VM, if it is time. A VM without a screen has the stream to itself.
     pub(crate) fn look<B: Backend>(&mut self, vm: &Vm<B>) {
-        if !vm.has_screen() {
-            self.forget();
-            return;
-        }
+        let subject = vm.has_screen().then(|| Subject {
+            id: vm.id(),
+            state: if vm.end().is_none() {
+                SubjectState::Alive
+            } else {
+                SubjectState::Ended
+            },
+        });
         let now_ns = clock::now_ns();
-        // What a guest shows at its end stays, and is shown in any case.
-        if vm.end().is_none() {
-            if now_ns < self.due_ns {
-                return;
-            }
-            if console::is_sending() {
-                self.due_ns = now_ns + SENDING_NS;
-                return;
-            }
-        }
-        self.due_ns = now_ns + INTERVAL_NS;
-        if self.shown != Some(vm.id()) {
-            self.shown = Some(vm.id());
-            console::forget_picture(Forget::Redraw);
+        match self.viewing.look(subject, now_ns, port) {
+            Look::Wait => return,
+            Look::End => return console::forget_picture(Forget::End),
+            Look::Redraw => console::forget_picture(Forget::Redraw),
+            Look::Update => {}
         }
         self.cells.resize(ROWS * COLUMNS, Cell::BLANK);
         let cursor = read_screen(vm, &mut self.cells);
         console::show(&self.cells, cursor);
-        if console::is_sending() {
-            self.due_ns = now_ns + SENDING_NS;
-        }
+        self.viewing.handed_over(now_ns, port());
     }
 
     /// Shows nothing any more.
     pub(crate) fn forget(&mut self) {
-        if self.shown.take().is_some() {
+        if self.viewing.forget() == Look::End {
             console::forget_picture(Forget::End);
         }
     }
 
     /// When it wants to look again, while it shows a screen.
     pub(crate) fn due_ns(&self) -> Option<u64> {
-        self.shown.map(|_| self.due_ns)
+        self.viewing.due_ns()
+    }
+}
+
+/// What the serial port is at.
+fn port() -> Port {
+    if console::is_sending() {
+        Port::Sending
+    } else {
+        Port::Idle
     }
 }
 

@@ -8,6 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use arch::Vector;
 use arch::msr::{IA32_APIC_BASE, IA32_TSC_DEADLINE, IA32_X2APIC_FIRST};
+use host::destination::{ApicMode, IpiCommand};
 use memory::HostPhys;
 use raw_cpuid::{CpuId, CpuIdReaderNative};
 use x86_64::instructions::interrupts::without_interrupts;
@@ -175,9 +176,12 @@ pub(crate) unsafe fn init_this_cpu() {
     }
 }
 
-/// Whether the CPUs' APICs are in x2APIC mode.
-pub(crate) fn is_x2apic() -> bool {
-    ACCESS.load(Ordering::Relaxed) == BY_MSR
+/// The mode that the CPUs' APICs are in.
+pub(crate) fn mode() -> ApicMode {
+    match ACCESS.load(Ordering::Relaxed) {
+        BY_MSR => ApicMode::X2apic,
+        _ => ApicMode::Xapic,
+    }
 }
 
 /// Counts the timer's ticks in a millisecond.
@@ -246,28 +250,43 @@ pub(crate) fn report_error() {
 
 /// Interrupts the CPU with this APIC ID.
 pub(crate) fn send(apic_id: u32, vector: HostVector) {
-    command(apic_id, vector as u32 | ICR_ASSERT);
+    command_to(apic_id, vector as u32 | ICR_ASSERT);
 }
 
 /// Sends an NMI to all CPUs but this one.
 pub(crate) fn send_nmi_to_others() {
-    command(0, ICR_NMI | ICR_ASSERT | ICR_ALL_BUT_SELF);
+    command(IpiCommand::by_shorthand(
+        mode(),
+        ICR_NMI | ICR_ASSERT | ICR_ALL_BUT_SELF,
+    ));
 }
 
 /// Resets the CPU with this APIC ID; it then waits for [`send_startup`].
 pub(super) fn send_init(apic_id: u32) {
-    command(apic_id, ICR_INIT | ICR_ASSERT);
+    command_to(apic_id, ICR_INIT | ICR_ASSERT);
 }
 
 /// Starts the CPU with this APIC ID in real mode, at the start of a page below 1 MiB.
 pub(super) fn send_startup(apic_id: u32, page_number: u8) {
-    command(apic_id, ICR_STARTUP | ICR_ASSERT | u32::from(page_number));
+    command_to(apic_id, ICR_STARTUP | ICR_ASSERT | u32::from(page_number));
 }
 
-fn command(apic_id: u32, low: u32) {
-    match ACCESS.load(Ordering::Relaxed) {
-        NOT_READY => {}
-        BY_MSR => {
+/// To the CPU with this APIC ID; [`can_reach`] tells whether there is a way.
+#[inline]
+fn command_to(apic_id: u32, low: u32) {
+    if let Some(to_cpu) = IpiCommand::new(mode(), apic_id, low) {
+        command(to_cpu);
+    }
+}
+
+/// Whether an interrupt can be sent to the CPU with this APIC ID.
+pub(super) fn can_reach(apic_id: u32) -> bool {
+    IpiCommand::new(mode(), apic_id, 0).is_some()
+}
+
+fn command(command: IpiCommand) {
+    match command {
+        IpiCommand::X2apic(value) => {
             // The write is no barrier, and the receiver must see all that was stored before it (SDM vol. 3,
             // MSR Access in x2APIC Mode). SAFETY: fences only order; the command register takes any of the
             // commands above.
@@ -275,13 +294,13 @@ fn command(apic_id: u32, low: u32) {
                 core::arch::asm!("mfence", "lfence", options(nostack, preserves_flags));
                 write_msr(
                     IA32_X2APIC_FIRST + Register::InterruptCommand as u32 / 16,
-                    u64::from(apic_id) << 32 | u64::from(low),
+                    value,
                 );
             }
         }
         // Two writes, which nothing may come between.
-        _ => without_interrupts(|| {
-            write(Register::InterruptCommandHigh, apic_id << 24);
+        IpiCommand::Xapic { high, low } => without_interrupts(|| {
+            write(Register::InterruptCommandHigh, high);
             write(Register::InterruptCommand, low);
             for _ in 0..SEND_POLLS {
                 if read(Register::InterruptCommand) & ICR_PENDING == 0 {

@@ -5,9 +5,9 @@
 //! that a handler does is to tell the local APIC, and to feed the serial port.
 
 use core::arch::asm;
-use core::sync::atomic::{AtomicU64, Ordering};
 
 use arch::Vector;
+use host::Told;
 
 use super::apic;
 use crate::doorbell;
@@ -80,11 +80,9 @@ pub(crate) fn acknowledged(vector: Vector) {
 /// which expect no EOI from anybody.
 #[cold]
 fn unexpected(vector: Vector) {
-    /// The vectors that were told of, one bit each: a device that goes on and on must not fill the log.
-    static TOLD: [AtomicU64; 4] = [const { AtomicU64::new(0) }; 4];
+    static TOLD: Told = Told::new();
     if apic::is_in_service(vector) {
-        let (word, bit) = (usize::from(vector.0 >> 6), 1 << (vector.0 & 63));
-        if TOLD[word].fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+        if TOLD.is_news(vector.0) {
             log::warn!(
                 "interrupt with vector {:#x}, which nobody expects; it is not told of again",
                 vector.0

@@ -253,7 +253,7 @@ pub(crate) fn start_others(apic_ids: &[u32]) {
             );
             break;
         }
-        if apic_id > 0xff && !apic::is_x2apic() {
+        if !apic::can_reach(apic_id) {
             log::warn!(
                 "the CPU with APIC ID {apic_id} is left out: it can be reached in x2APIC mode only"
             );

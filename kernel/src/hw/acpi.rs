@@ -9,9 +9,8 @@ use core::ptr::NonNull;
 use acpi::address::{AddressSpace, GenericAddress};
 use acpi::sdt::Signature;
 use acpi::sdt::fadt::Fadt;
-use acpi::sdt::madt::{Madt, MadtEntry};
 use acpi::{AcpiTables, Handler, PciAddress, RawPhysicalMapping};
-use alloc::vec::Vec;
+use host::Madt;
 use host::sleep::s5_sleep_types;
 use memory::{HostPhys, Range};
 use x86_64::instructions::port::{Port, PortRead, PortWrite};
@@ -22,32 +21,8 @@ use crate::memory::{direct_map, is_memory, map_device};
 /// Ports of the mechanism that every PC has for PCI configuration space.
 const PCI_ADDRESS: u16 = 0xcf8;
 const PCI_DATA: u16 = 0xcfc;
-/// MADT flags of a CPU (ACPI specification, Local APIC Flags): it is there; it may come later.
-const CPU_ENABLED: u32 = 1 << 0;
-/// The APIC ID that means everybody.
-const BROADCAST_XAPIC_ID: u8 = 0xff;
 /// Bytes of a table's header.
 const HEADER_BYTES: u64 = 36;
-
-/// An I/O APIC.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IoApicInfo {
-    /// Where its registers are.
-    pub(crate) address: HostPhys,
-    /// The global interrupt number of its first pin.
-    pub(crate) first_gsi: u32,
-}
-
-/// An ISA interrupt that does not arrive at the pin of its number.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct IsaOverride {
-    /// The ISA interrupt.
-    pub(crate) irq: u8,
-    /// The global interrupt number of its pin.
-    pub(crate) gsi: u32,
-    /// Polarity and trigger mode (ACPI specification, MPS INTI Flags).
-    pub(crate) flags: u16,
-}
 
 /// The ACPI PM timer.
 #[derive(Clone, Copy, Debug)]
@@ -99,12 +74,8 @@ pub(crate) enum ResetAddress {
 /// What the tables say. Everything may be missing.
 #[derive(Debug, Default)]
 pub(crate) struct Platform {
-    /// APIC IDs of the CPUs that can be used, as listed.
-    pub(crate) apic_ids: Vec<u32>,
-    /// The I/O APICs.
-    pub(crate) io_apics: Vec<IoApicInfo>,
-    /// ISA interrupts at unusual pins.
-    pub(crate) overrides: Vec<IsaOverride>,
+    /// CPUs and interrupt controllers.
+    pub(crate) madt: Madt,
     /// The PM timer.
     pub(crate) pm_timer: Option<PmTimer>,
     /// How to switch off.
@@ -138,44 +109,23 @@ impl Platform {
     }
 
     fn read_madt(&mut self, tables: &AcpiTables<Access>) {
-        let Some(madt) = tables.find_table::<Madt>() else {
+        let found = tables
+            .table_headers()
+            .find(|(_, header)| header.signature == Signature::MADT);
+        let Some((address, _)) = found else {
             log::warn!("the firmware has no MADT: one CPU");
             return;
         };
-        // An entry has two bytes at least. Where one says that it has none, the crate would give it again and again.
-        let most = madt.get().header.length as usize / 2;
-        for entry in madt.get().entries().take(most) {
-            match entry {
-                MadtEntry::LocalApic(cpu)
-                    if cpu.flags & CPU_ENABLED != 0 && cpu.apic_id != BROADCAST_XAPIC_ID =>
-                {
-                    self.add_cpu(cpu.apic_id.into());
-                }
-                MadtEntry::LocalX2Apic(cpu) if cpu.flags & CPU_ENABLED != 0 => {
-                    self.add_cpu(cpu.x2apic_id)
-                }
-                MadtEntry::IoApic(io_apic) => self.io_apics.push(IoApicInfo {
-                    address: HostPhys::new(io_apic.io_apic_address.into()),
-                    first_gsi: io_apic.global_system_interrupt_base,
-                }),
-                MadtEntry::InterruptSourceOverride(entry) if entry.bus == 0 => {
-                    self.overrides.push(IsaOverride {
-                        irq: entry.irq,
-                        gsi: entry.global_system_interrupt,
-                        flags: entry.flags,
-                    })
-                }
-                _ => {}
-            }
+        self.madt = Madt::read(body(address));
+        if let Some(broken) = &self.madt.broken {
+            log::warn!(
+                "the firmware's MADT is damaged: {broken}; CPUs or interrupts may be missing"
+            );
         }
-        log::debug!("APIC IDs {:?}, {:?}", self.apic_ids, self.io_apics);
-    }
-
-    /// Some firmware lists a CPU in both forms.
-    fn add_cpu(&mut self, apic_id: u32) {
-        if !self.apic_ids.contains(&apic_id) {
-            self.apic_ids.push(apic_id);
-        }
+        let Madt {
+            apic_ids, io_apics, ..
+        } = &self.madt;
+        log::debug!("APIC IDs {apic_ids:?}, {io_apics:?}");
     }
 
     fn read_fadt(&mut self, tables: &AcpiTables<Access>) {
@@ -221,7 +171,7 @@ impl Platform {
             .dsdt_address()
             .into_iter()
             .chain(ssdts)
-            .find_map(|at| s5_sleep_types(aml(at)));
+            .find_map(|at| s5_sleep_types(body(at)));
         let Some(sleep_types) = sleep_types else {
             log::warn!("no _S5 object can be found or understood: no power-off");
             return;
@@ -247,8 +197,8 @@ fn io_port(address: &GenericAddress) -> Option<u16> {
     (address.address_space == AddressSpace::SystemIo && port != 0).then_some(port)
 }
 
-/// The AML of the table at a physical address.
-fn aml(table: usize) -> &'static [u8] {
+/// What the table at a physical address holds behind its header.
+fn body(table: usize) -> &'static [u8] {
     let start = HostPhys::new(table as u64);
     let Some(header) = reachable(start, HEADER_BYTES) else {
         return &[];

@@ -18,7 +18,9 @@
 extern crate alloc;
 
 pub mod date;
+pub mod destination;
 pub mod frequency;
+pub mod madt;
 pub mod map;
 pub mod on_its_way;
 pub mod panic_line;
@@ -29,10 +31,13 @@ pub mod sleep;
 pub mod start_place;
 pub mod tail;
 pub mod text;
+pub mod told;
 pub mod tsc_check;
+pub mod viewing;
 
 pub use date::{Reading, RtcFormat};
 pub use frequency::Frequency;
+pub use madt::Madt;
 pub use map::{Kind, MemoryMap, Region};
 pub use panic_line::PanicLine;
 pub use picture::Picture;
@@ -41,4 +46,6 @@ pub use ring::Ring;
 pub use start_place::StartPlace;
 pub use tail::Tail;
 pub use text::EscapeFilter;
+pub use told::Told;
 pub use tsc_check::TscCheck;
+pub use viewing::Viewing;

@@ -39,11 +39,7 @@ impl DirectPosts for Posting {
     fn post(&self, vector: Vector) -> Posted {
         match self.0.post(vector) {
             Notify::Send { destination } => {
-                let apic_id = if apic::is_x2apic() {
-                    destination
-                } else {
-                    destination >> 8
-                };
+                let apic_id = apic::mode().notified_apic_id(destination);
                 // To this CPU as well, where a vCPU sends to itself: it is pending at the next entry.
                 apic::send(apic_id, HostVector::Posted);
                 Posted::Delivered
@@ -101,12 +97,7 @@ impl VmxLoaded<'_> {
         if self.apic_delivery() != Delivery::Hardware {
             return posting.0.suspend();
         }
-        let apic_id = cpu::this().apic_id();
-        let destination = if apic::is_x2apic() {
-            apic_id
-        } else {
-            apic_id << 8
-        };
+        let destination = apic::mode().notification_destination(cpu::this().apic_id());
         posting
             .0
             .run_on(destination, arch::Vector(HostVector::Posted as u8));

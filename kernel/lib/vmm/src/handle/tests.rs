@@ -31,6 +31,15 @@ fn a_faulting_instruction_leaves_rip_where_it_is() {
 }
 
 #[test]
+fn encls_where_the_processor_has_it_and_its_guests_do_not_was_an_exit_that_nobody_expected() {
+    // As exits decode that only a processor with SGX makes, and all others of this kind.
+    let mut cpu = FakeCpu::long_mode(ROOT);
+    let raised = run(&mut cpu, VmExit::NoSuchInstruction);
+    assert_eq!(raised, Err(GuestFault::InvalidOpcode));
+    assert_eq!(cpu.rip, 0x1000);
+}
+
+#[test]
 fn rip_wraps_at_4_gib_in_32_bit_code_only() {
     let mut cpu = FakeCpu::protected_mode();
     cpu.rip = 0xffff_ffff;
