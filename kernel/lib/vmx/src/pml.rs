@@ -7,7 +7,7 @@
 //! that were written for the first time since the tables were made; nobody here ever clears a flag.
 //!
 //! Flags and log are exact only if no translation is cached from before: the tables of a new VM are dropped from the
-//! TLB of each CPU before their first use there (`backend/vmx/tlb.rs`).
+//! TLB of each CPU before their first use there ([`crate::tlb`]).
 
 use core::fmt;
 
