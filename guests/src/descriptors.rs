@@ -196,6 +196,14 @@ pub fn idt_pointer() -> TablePointer {
     }
 }
 
+/// Has the handler of a vector stay on the stack that it interrupts: other CPUs than the first have no TSS, and so no
+/// stacks of its own for it.
+pub fn stay_on_stack(vector: u8) {
+    const IST: u64 = 7 << 32;
+    // SAFETY: the table has 256 entries, and none of that vector comes meanwhile.
+    unsafe { (*IDT.get())[usize::from(vector)].low &= !IST };
+}
+
 /// Loads the GDT, the segment registers, the TSS and the IDT.
 pub fn init() {
     let tss_address = TSS64.get() as u64;

@@ -22,6 +22,7 @@
 //! | `gang`       | PVH     | CPUs that spin for each other: who works, who waits, who answers         |
 //! | `shootdown`  | PVH     | CPUs that take pages from each other: no old translation is used         |
 //! | `code`       | PVH     | runs code in every page, while pages change their size                   |
+//! | `deaf`       | PVH     | a CPU that spins with interrupts off is reached by NMI, INIT and start-up |
 //! | `sleeper`    | PVH     | tells how late its timer wakes it up                                     |
 //! | `screen`     | PVH     | a text display and a keyboard; waits for `k` and Escape                  |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |

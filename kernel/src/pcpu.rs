@@ -16,7 +16,7 @@ use vmm::scheduler::{
 };
 
 use crate::backend::Backend;
-use crate::cpu::{self, apic, machine_check};
+use crate::cpu::{self, apic};
 use crate::crew::{About, Crew, Member, Seat};
 use crate::desk::Desk;
 use crate::doorbell::Doorbell;
@@ -39,6 +39,7 @@ pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
             arrivals: Vec::new(),
             woken: Vec::new(),
             drowsy: Vec::with_capacity(DROWSY_AT_MOST),
+            timer_is_set: false,
             desk,
         }
         .give();
@@ -57,6 +58,8 @@ struct Turns<'a, B: Backend> {
     woken: Vec<Slot>,
     /// Who has gone to sleep since this CPU was last idle, and may have begun a line that nobody has seen.
     drowsy: Vec<Slot>,
+    /// The CPU's timer was set for a halt, and may still be to fire.
+    timer_is_set: bool,
     /// The boot CPU's, which alone listens to the operator.
     desk: Option<Desk<'a, B>>,
 }
@@ -91,7 +94,7 @@ impl<B: Backend> Turns<'_, B> {
                 self.wake_the_woken();
             }
             self.wake_the_due();
-            machine_check::report();
+            cpu::report_news();
             if is_rung && let Some(number) = self.seat.take_question() {
                 // Nobody comes any more until it is answered, but for those that must.
                 self.welcome();
@@ -212,7 +215,10 @@ impl<B: Backend> Turns<'_, B> {
         let enter_tsc = clock::tsc();
         let end_tsc = match turn.slice {
             Slice::Ns(ns) => enter_tsc.wrapping_add(clock::ns_to_ticks(ns)),
-            Slice::Unlimited => enter_tsc.wrapping_add(clock::ns_to_ticks(LOOK_NS)),
+            Slice::Unlimited => {
+                self.stop_timer();
+                NEVER
+            }
         };
         let end_tsc = if turn.vcpu.vm().may_be_dead() {
             end_tsc.min(enter_tsc.wrapping_add(clock::ns_to_ticks(panic_watch::LOOK_NS)))
@@ -253,8 +259,11 @@ impl<B: Backend> Turns<'_, B> {
             }
             Turn::Expired => self.rejoin(vcpu, share),
             Turn::Yielded => {
-                let left_tsc = end_tsc.saturating_sub(clock::tsc());
-                self.give_way(vcpu, share, clock::ticks_to_ns(left_tsc));
+                let left_ns = match end_tsc {
+                    NEVER => NEVER,
+                    end_tsc => clock::ticks_to_ns(end_tsc.saturating_sub(clock::tsc())),
+                };
+                self.give_way(vcpu, share, left_ns);
             }
             Turn::Asleep => self.lay_to_sleep((vcpu, share)),
             Turn::Paused => {
@@ -265,6 +274,14 @@ impl<B: Backend> Turns<'_, B> {
                     self.rejoin(vcpu, share);
                 }
             }
+        }
+    }
+
+    /// What the CPU's timer was set to when it last halted does not concern a turn without an end.
+    fn stop_timer(&mut self) {
+        if self.timer_is_set {
+            self.timer_is_set = false;
+            apic::stop_timer();
         }
     }
 
@@ -466,6 +483,7 @@ impl<B: Backend> Turns<'_, B> {
         self.show_prompts();
         console::refresh(Refresh::WhenDue);
         let screen_tsc = console::screen_due_ns().map_or(NEVER, clock::tsc_at);
+        self.bell.give_no_turn();
         // The others have been told that this CPU is idle. What came to them before that is looked for once more.
         self.balance();
         let queue = self.seat.queue.lock();
@@ -483,6 +501,7 @@ impl<B: Backend> Turns<'_, B> {
             .min(desk_tsc)
             .min(screen_tsc);
         if until_tsc != NEVER {
+            self.timer_is_set = true;
             apic::set_timer(until_tsc);
         }
         x86_64::instructions::interrupts::enable_and_hlt();
@@ -523,9 +542,6 @@ impl<B: Backend> Turns<'_, B> {
     }
 }
 
-/// A vCPU whose turn has no end is interrupted by whoever wants something of it. Should that interrupt be held back,
-/// as one emulator does while the guest has its own off, it is looked for after so long.
-const LOOK_NS: u64 = 10_000_000_000;
 /// On a CPU that is never idle, after so many have gone to sleep it is looked for lines that nobody has seen.
 const DROWSY_AT_MOST: usize = 32;
 /// A turn that the desk ends lasts so long at least.

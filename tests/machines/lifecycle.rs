@@ -1,5 +1,7 @@
 //! The life of a VM in the operator's hands, and what follows when it ends by itself.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, ensure};
 use bundle::{Autostart, Console, EndPolicy, Placement};
 use libtest_mimic::Trial;
@@ -35,6 +37,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             crate::guests::twins("timer")
         }),
         trial("a_vcpu_with_a_cpu_of_its_own_is_left_alone_there", own_cpu),
+        trial(
+            "nothing_that_a_vcpu_is_sent_is_lost_where_no_timer_ends_its_turn",
+            deaf,
+        ),
         trial(
             "a_guest_that_writes_more_than_a_log_holds_loses_none_of_it",
             full_log,
@@ -289,38 +295,84 @@ fn last_words() -> Result<()> {
     Ok(())
 }
 
-/// The turns of a vCPU that owns its CPU have no end, and nobody else gets one there.
+/// A vCPU that owns its CPU and spins with interrupts off does not exit: not by a timer, nor for what happens elsewhere.
+/// Another one has ticks of its own, and those come. Each question of the monitor's is an exit, by a kick that no guest
+/// can hold back, and so is what the operator wants of it.
 fn own_cpu() -> Result<()> {
-    let mut machine = Boot::tiny(&["spin", "timer"])?
-        .cpus(2)
-        .with_guests(|guests| guests[0].config.placement = Placement::Dedicated)
+    let mut machine = Boot::tiny(&["share", "timer", "spin"])?
+        .cpus(3)
+        .with_guests(|guests| {
+            guests[0].config.cmdline = "to=100000000".to_owned();
+            guests[1].config.placement = Placement::Dedicated;
+            guests[2].config.placement = Placement::Dedicated;
+        })
         .start()?;
+    machine.expect("timer: CPU 2 is vCPU 0's own")?;
     machine.expect("spin: CPU 1 is vCPU 0's own")?;
-    machine.expect_all_passed("timer")?;
+    machine.expect("entering a tight loop")?;
     open(&mut machine)?;
-    command(&mut machine, "exits spin")?;
-    machine.expect("spin vCPU 0")?;
+    let before = exits(&mut machine, "spin")?;
+    machine.expect_all_passed("timer")?;
+    machine.expect("[share] share: ")?;
+    let mut after = exits(&mut machine, "spin")?;
+    ensure!(
+        !after.contains_key("host timer"),
+        "a timer has ended its turn: {after:?}"
+    );
+    if let Some(kicks) = after.get_mut("host interrupt") {
+        *kicks -= 2;
+    }
+    ensure!(
+        after == before && !after.is_empty(),
+        "it had these exits at first, and then these (but for two questions): {before:?}, {after:?}"
+    );
     command(&mut machine, "cpus")?;
     let owned = machine.expect("1    dedicated")?;
     let words: Vec<_> = owned.split_whitespace().collect();
     ensure!(words[2] == "1", "it shares its CPU: {owned}");
-    // While it started, some may have rung for it.
-    let timers = machine
-        .heard()
-        .iter()
-        .find(|line| line.contains("host timer") && line.starts_with("plinth: "));
-    let count = match timers {
-        None => 0,
-        Some(line) => line
-            .split_whitespace()
-            .find_map(|word| word.parse::<u64>().ok())
-            .with_context(|| format!("no count in: {line}"))?,
-    };
-    ensure!(count < 10, "its turns have ended {count} times");
     // What was its own is everybody's again.
     command(&mut machine, "stop spin")?;
     machine.expect_end("spin", End::Killed)?;
     command(&mut machine, "cpus")?;
     machine.expect("1    shared")?;
+    // Each round waits until it stands still, and goes on, and has left.
+    command(&mut machine, "cycle spin 20")?;
+    machine.expect("cycle of spin, 20 rounds")?;
     Ok(())
+}
+
+/// How often the one vCPU of a guest has exited, by reason. It is asked two questions for that.
+fn exits(machine: &mut Session, guest: &str) -> Result<BTreeMap<String, u64>> {
+    let name = format!("{guest} vCPU 0");
+    command(machine, &format!("exits {guest}"))?;
+    machine.expect(&name)?;
+    // The CPU answers one question after the other.
+    command(machine, &format!("trace {guest}"))?;
+    machine.expect(&name)?;
+    let lines = machine.heard();
+    let heading = lines.iter().rposition(|line| line.contains("99 %<"));
+    let rows = lines.iter().skip(heading.map_or(lines.len(), |at| at + 1));
+    // What is typed is shown between them, and behind them come the lines of the trace.
+    let rows = rows.filter_map(|line| line.strip_prefix("plinth: "));
+    let rows = rows.take_while(|row| !row.starts_with(&name));
+    Ok(rows
+        .filter_map(|row| {
+            let (kind, figures) = row.split_at_checked(18)?;
+            let count = figures.split_whitespace().next()?.parse().ok()?;
+            Some((kind.trim_end().to_owned(), count))
+        })
+        .collect())
+}
+
+/// A CPU that spins with interrupts off, and does so on a CPU of its own, where no timer ends its turn.
+fn deaf() -> Result<()> {
+    let mut machine = Boot::tiny(&["deaf"])?
+        .cpus(3)
+        .with_guests(|guests| {
+            guests[0].config.cpus = 2;
+            guests[0].config.placement = Placement::Dedicated;
+        })
+        .start()?;
+    machine.expect("deaf: CPU 1 is vCPU 1's own")?;
+    machine.expect_all_passed("deaf")
 }

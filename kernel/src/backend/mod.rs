@@ -154,7 +154,10 @@ pub(crate) trait LoadedVcpu: Cpu {
     fn move_tsc_origin(&mut self, from_tsc: u64, to_tsc: u64);
 
     /// Runs the guest until it exits, at the latest when the host's TSC, which is `now_tsc`, reaches
-    /// `deadline_tsc`, and shows the exit to `visitor`.
+    /// `deadline_tsc`, and shows the exit to `visitor`. With a deadline of `u64::MAX` no timer ends its run.
+    ///
+    /// Does not run it where an NMI has come since the last look at what others have left: the visitor is told to look
+    /// again.
     fn enter<V: ExitVisitor<Self>>(
         &mut self,
         now_tsc: u64,
@@ -242,6 +245,10 @@ pub(crate) trait ExitVisitor<C> {
 
     /// Does it.
     fn visit(self, cpu: &mut C, exit: VmExit) -> Self::Outcome;
+
+    /// There was no exit, since there was no entry: it has turned back to look at what others have left. It would have
+    /// injected this event, which it will not now.
+    fn turned_back(self, event: Option<Event>) -> Self::Outcome;
 }
 
 /// What a guest's PAUSE is.

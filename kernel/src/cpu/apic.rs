@@ -196,8 +196,8 @@ fn measure_timer() -> u32 {
     (ticks / (US / 1000) as u32).max(1)
 }
 
-/// Lets this CPU's timer fire once, when the TSC reaches `deadline` or a little later. Replaces what was
-/// set before.
+/// Lets this CPU's timer fire once, when the TSC reaches `deadline` or a little later; earlier where that is too far off
+/// for it. Replaces what was set before.
 pub(crate) fn set_timer(deadline: u64) {
     let per_ms = TIMER_PER_MS.load(Ordering::Relaxed);
     if per_ms == 0 {
@@ -205,12 +205,25 @@ pub(crate) fn set_timer(deadline: u64) {
         // SAFETY: the MSR exists: a CPU without TSC deadlines has a measured timer.
         unsafe { write_msr(IA32_TSC_DEADLINE, deadline.max(1)) };
     } else {
-        let left_ns = clock::ticks_to_ns(deadline.saturating_sub(clock::tsc()));
+        // As many ticks as are no more nanoseconds than a `u64` holds, at any frequency.
+        const MOST_TICKS: u64 = 1 << 54;
+        let left = deadline.saturating_sub(clock::tsc()).min(MOST_TICKS);
+        let left_ns = clock::ticks_to_ns(left);
         let ticks = u128::from(left_ns) * u128::from(per_ms) / 1_000_000 + 1;
         write(
             Register::TimerInitial,
             u32::try_from(ticks).unwrap_or(u32::MAX),
         );
+    }
+}
+
+/// Lets this CPU's timer not fire any more. An interrupt of it may be on its way all the same.
+pub(crate) fn stop_timer() {
+    if TIMER_PER_MS.load(Ordering::Relaxed) == 0 {
+        // SAFETY: as in `set_timer`.
+        unsafe { write_msr(IA32_TSC_DEADLINE, 0) };
+    } else {
+        write(Register::TimerInitial, 0);
     }
 }
 
@@ -251,6 +264,11 @@ pub(crate) fn report_error() {
 /// Interrupts the CPU with this APIC ID.
 pub(crate) fn send(apic_id: u32, vector: HostVector) {
     command_to(apic_id, vector as u32 | ICR_ASSERT);
+}
+
+/// Sends an NMI to the CPU with this APIC ID.
+pub(super) fn send_nmi(apic_id: u32) {
+    command_to(apic_id, ICR_NMI | ICR_ASSERT);
 }
 
 /// Sends an NMI to all CPUs but this one.

@@ -4,17 +4,19 @@
 //! calls [`trap`]. No other register needs saving: the hypervisor is compiled without x87 and SIMD. An
 //! exception is a bug of ours (a machine check: an error of the hardware) and ends in the epitaph, unless the
 //! instruction is listed in the fix-up table (`.fixups`), which holds pairs of addresses: an instruction that may fault,
-//! and where to go on if it does.
+//! and where to go on if it does. NMIs have a file of their own, `nmi.rs`.
 
-use core::arch::{asm, naked_asm};
+use core::arch::naked_asm;
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::mem::offset_of;
 
 use arch::machine_check::{Interrupted, Verdict};
 use arch::{Exception, Vector};
+use memory::HostVirt;
 use x86_64::registers::control::{Cr2, Cr3};
 
-use super::{interrupts, machine_check, this};
+use super::descriptors::InterruptStack;
+use super::{interrupts, machine_check, nmi, this};
 use crate::panic;
 
 /// The state of the interrupted code, in the order in which the stubs push it.
@@ -140,8 +142,7 @@ unsafe extern "C" fn save_and_call() {
 extern "C" fn trap(frame: &mut TrapFrame) {
     let vector = Vector(frame.vector as u8);
     if vector == Vector::NMI {
-        this().nmis.fetch_add(1, Ordering::Relaxed);
-        panic::stop_if_panicking();
+        nmi::taken(frame);
         return;
     }
     if vector.0 >= 32 {
@@ -151,6 +152,10 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     // It has nothing to do with the instruction that it has interrupted.
     if vector == Exception::MachineCheck.vector() {
         match machine_check::take(Interrupted::Hypervisor) {
+            Ok(Verdict::GoOn) if has_interrupted_nmi(frame) => {
+                // SAFETY: the state is that of the handler of NMIs, whose stack has room.
+                unsafe { return_without_iret(frame) }
+            }
             Ok(Verdict::GoOn) => return,
             Ok(Verdict::GuestEnds | Verdict::Fatal) => unreachable!("no guest was interrupted"),
             Err(registers) => panic::by_machine_check(&registers, Some(frame)),
@@ -164,13 +169,40 @@ extern "C" fn trap(frame: &mut TrapFrame) {
     panic::by_exception(name, frame.error_code, frame);
 }
 
-/// Handles an NMI that has ended a guest's turn.
+/// Whether it is the handler of NMIs that was interrupted.
+fn has_interrupted_nmi(frame: &TrapFrame) -> bool {
+    this().stacks().is_some_and(|stacks| {
+        stacks
+            .interrupt(InterruptStack::Nmi)
+            .contains(HostVirt::new(frame.rsp))
+    })
+}
+
+/// Returns to the interrupted code as IRET does, except that NMIs stay blocked if they are: an IRET would let the next
+/// one in (SDM vol. 3, Handling Multiple NMIs). All registers are the interrupted code's then.
 ///
-/// The exit leaves NMIs blocked until the next IRET (SDM vol. 3, Non-Maskable Interrupt Exiting and
-/// Handling). So the handler is called as the processor would, and its return lets the next NMI in.
-pub(crate) fn take_nmi() {
-    // SAFETY: the gate of vector 2 leads to a handler that changes no register and returns here.
-    unsafe { asm!("int 2") };
+/// # Safety
+/// The state is that of code of the hypervisor with interrupts off, with eight bytes free on its stack.
+#[unsafe(naked)]
+unsafe extern "C" fn return_without_iret(frame: &mut TrapFrame) -> ! {
+    naked_asm!(
+        "mov rsp, rdi",
+        // The return address goes onto the interrupted code's own stack.
+        "mov rax, [rsp + {rsp}]",
+        "sub rax, 8",
+        "mov rcx, [rsp + {rip}]",
+        "mov [rax], rcx",
+        "mov [rsp + {rsp}], rax",
+        "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
+        "pop rbp", "pop rdi", "pop rsi", "pop rdx", "pop rcx", "pop rbx", "pop rax",
+        // Vector, error code, RIP and CS.
+        "add rsp, 32",
+        "popfq",
+        "pop rsp",
+        "ret",
+        rip = const offset_of!(TrapFrame, rip),
+        rsp = const offset_of!(TrapFrame, rsp),
+    )
 }
 
 /// An entry of the fix-up table.

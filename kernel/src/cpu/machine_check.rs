@@ -1,5 +1,5 @@
 //! Machine checks on this CPU: [`enable_here`] asks for them, [`take`] reads what the processor tells, and decides with [`arch::machine_check`] what goes
-//! on. One that is survived is told by [`report`], from where a line can be written at any time; one that is not, by the
+//! on. One that is survived is told by [`tell`], from where a line can be written at any time; one that is not, by the
 //! epitaph.
 
 use core::fmt;
@@ -156,21 +156,18 @@ pub(crate) fn take(interrupted: Interrupted) -> Result<Verdict, Registers> {
         unsafe { write_msr(IA32_MCG_STATUS, 0) };
     }
     survived.untold.fetch_add(1, Ordering::Relaxed);
+    this().has_news();
     Ok(verdict)
 }
 
 /// Tells of the machine checks that this CPU has survived since the last call.
-#[inline]
-pub(crate) fn report() {
-    if this().survived.untold.load(Ordering::Relaxed) != 0 {
-        tell();
-    }
-}
-
 #[cold]
-fn tell() {
+pub(super) fn tell() {
     let survived = &this().survived;
     let count = survived.untold.swap(0, Ordering::Relaxed);
+    if count == 0 {
+        return;
+    }
     let status = survived.status.load(Ordering::Relaxed);
     log::error!(
         "{count} machine checks on this CPU: the hardware fails; bank {}, status {status:#x}, address {:#x}",

@@ -6,9 +6,11 @@ pub(crate) mod control;
 pub(crate) mod descriptors;
 pub(crate) mod exceptions;
 pub(crate) mod features;
+pub(crate) mod gate;
 pub(crate) mod interrupts;
 pub(crate) mod machine_check;
 pub(crate) mod msr;
+pub(crate) mod nmi;
 pub(crate) mod percpu;
 pub(crate) mod smp;
 pub(crate) mod stack;
@@ -55,6 +57,15 @@ pub(crate) unsafe fn settle_boot_cpu() {
         if let Some(stacks) = BOOT_STACKS.get() {
             this().set_stacks(*stacks);
         }
+    }
+}
+
+/// Tells what handlers on this CPU have found since the last call.
+#[inline]
+pub(crate) fn report_news() {
+    if this().take_news() {
+        machine_check::tell();
+        nmi::tell();
     }
 }
 

@@ -7,14 +7,16 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::fmt;
 use core::mem::offset_of;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use arch::msr::IA32_GS_BASE;
 use spin::Once;
 
 use super::descriptors::{Descriptors, InterruptStack};
+use super::gate::Gate;
 use super::machine_check::Survived;
 use super::msr::write_msr;
+use super::nmi::Nmis;
 use super::stack::CpuStacks;
 
 /// The number of a CPU: 0 is the boot CPU, the others count up in the order in which they came up.
@@ -42,6 +44,8 @@ impl fmt::Display for PcpuId {
 pub(crate) struct PerCpu {
     /// Its own address, so that `gs:[0]` gives the linear address of the rest.
     this: UnsafeCell<*const PerCpu>,
+    /// What an entry to a guest looks at last.
+    pub(crate) gate: Gate,
     /// The number of this CPU.
     id: PcpuId,
     /// Its local APIC's ID. Written once by the CPU itself.
@@ -52,10 +56,12 @@ pub(crate) struct PerCpu {
     stacks: Once<CpuStacks>,
     /// Whether it runs hypervisor code on its own stacks and answers to IPIs. Written by itself.
     online: AtomicBool,
-    /// NMIs that it has taken. Written by itself.
-    pub nmis: AtomicU64,
+    /// NMIs on their way to it, and those that it has taken.
+    pub(super) nmis: Nmis,
     /// Machine checks that it has survived.
     pub(super) survived: Survived,
+    /// There is something to tell of the last two. Written by itself.
+    news: AtomicBool,
 }
 
 const _: () = assert!(offset_of!(PerCpu, this) == 0, "`this` reads gs:[0]");
@@ -71,13 +77,15 @@ impl PerCpu {
     pub(crate) const fn new(id: PcpuId) -> Self {
         Self {
             this: UnsafeCell::new(core::ptr::null()),
+            gate: Gate::new(),
             id,
             apic_id: AtomicU32::new(0),
             descriptors: UnsafeCell::new(Descriptors::new()),
             stacks: Once::new(),
             online: AtomicBool::new(false),
-            nmis: AtomicU64::new(0),
+            nmis: Nmis::new(),
             survived: Survived::new(),
+            news: AtomicBool::new(false),
         }
     }
 
@@ -103,6 +111,17 @@ impl PerCpu {
     /// Whether the CPU has come up.
     pub(crate) fn is_online(&self) -> bool {
         self.online.load(Ordering::Acquire)
+    }
+
+    /// A handler on this CPU has something to tell, from where a line can be written at any time.
+    pub(super) fn has_news(&self) {
+        self.news.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a handler has had something to tell since the last call.
+    #[inline]
+    pub(super) fn take_news(&self) -> bool {
+        self.news.load(Ordering::Relaxed) && self.news.swap(false, Ordering::Relaxed)
     }
 
     /// Its stacks, once there is memory for them.

@@ -6,12 +6,12 @@ use arch::machine_check::{Interrupted, Verdict};
 use vmm::handle::{Next, handle, write_deadline};
 use vmm::inject::Activity;
 use vmm::metrics::ExitKind;
-use vmm::{GuestFault, VmExit};
+use vmm::{Event, GuestFault, VmExit};
 
 use super::stop::stop;
 use super::{Inner, Turn};
 use crate::backend::{Backend, ExitVisitor, LoadedVcpu};
-use crate::cpu::{exceptions, interrupts, machine_check};
+use crate::cpu::{interrupts, machine_check};
 use crate::hw::clock;
 use crate::panic;
 use crate::vm::{Vm, VmPort};
@@ -65,10 +65,9 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
                     Flow::Settle
                 };
             }
-            VmExit::HostNmi => {
-                exceptions::take_nmi();
-                return Flow::Settle;
-            }
+            // What it was about has been done, but if it was a kick.
+            VmExit::HostNmi if is_over() => return inner.ends(Turn::Expired),
+            VmExit::HostNmi => return Flow::Settle,
             VmExit::HostMachineCheck | VmExit::EntryMachineCheck
                 if survives_machine_check(exit) =>
             {
@@ -120,6 +119,25 @@ impl<B: Backend, C: LoadedVcpu> ExitVisitor<C> for Round<'_, B> {
             Ok(next) => inner.go_on(vm, cpu, next),
             Err(fault) => inner.raise(vm, cpu, fault),
         }
+    }
+
+    /// Counts as an exit for the host that came before the guest's first instruction.
+    #[cold]
+    fn turned_back(self, event: Option<Event>) -> Flow {
+        let Self {
+            inner, turn_end, ..
+        } = self;
+        inner.exit_tsc = clock::tsc();
+        inner.exit_kind = ExitKind::HostInterrupt;
+        if event.is_some() {
+            inner.state.pending.interrupted(event);
+        }
+        if inner.exit_tsc >= turn_end.load(Ordering::Relaxed) {
+            // It may have been an entry that was to be held.
+            inner.timing.wait_out();
+            return inner.ends(Turn::Expired);
+        }
+        Flow::Settle
     }
 }
 

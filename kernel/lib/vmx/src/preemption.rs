@@ -44,7 +44,8 @@ impl PreemptionTimer {
         self.shift
     }
 
-    /// The value with which an entry at host TSC `now` exits at the first grid point not before `deadline`.
+    /// The value with which an entry at host TSC `now` exits at the first grid point not before `deadline`; `None` for a
+    /// deadline of `u64::MAX`, or so near that there is no such point: no value will do then.
     ///
     /// Never early, and late by less than two counts, however long ago `now` was read. Two things to know:
     /// a deadline that lies too far ahead gives the longest time that there is, so an exit proves nothing and
@@ -53,18 +54,25 @@ impl PreemptionTimer {
     /// is always due would never execute anything. With 1 alone, one that exits by itself after a handful of
     /// instructions each time might come back before the timer has counted, and keep its CPU for as long as it likes.
     #[inline(always)]
-    pub fn value_until(self, deadline: u64, now: u64, was_last: impl FnOnce() -> bool) -> u32 {
+    pub fn value_until(
+        self,
+        deadline: u64,
+        now: u64,
+        was_last: impl FnOnce() -> bool,
+    ) -> Option<u32> {
         // The count of grid points at or below the deadline, rounded up; the last of all where there is none.
         let target = deadline.saturating_add(self.mask) >> self.shift;
         let here = now >> self.shift;
         let counts = target.wrapping_sub(here);
         // One comparison for all that is rare, on a path that every entry takes.
         if counts.wrapping_sub(1) < u64::from(u32::MAX) {
-            counts as u32
+            Some(counts as u32)
+        } else if target == u64::MAX >> self.shift {
+            None
         } else if target > here {
-            u32::MAX
+            Some(u32::MAX)
         } else {
-            u32::from(was_last())
+            Some(u32::from(was_last()))
         }
     }
 }
@@ -95,7 +103,9 @@ mod tests {
     impl Processor {
         /// Enters a guest that exits by itself after `length` ticks; handling an exit takes `handling` ticks.
         fn round(&mut self, deadline: u64, length: u64, handling: u64) {
-            let value = timer(0).value_until(deadline, self.now, || self.timer_was_last);
+            let value = timer(0)
+                .value_until(deadline, self.now, || self.timer_was_last)
+                .expect("it has a deadline");
             let ends_at = match value {
                 0 => self.now,
                 _ => (self.now + u64::from(value)).next_multiple_of(self.grain),
@@ -166,24 +176,34 @@ mod tests {
     #[test]
     fn a_deadline_that_has_passed_ends_the_next_entry_at_once_and_then_lets_the_guest_move() {
         for (shift, deadline, now) in [(5, 100, 5000), (5, 0, 0), (0, 7, 7)] {
-            assert_eq!(timer(shift).value_until(deadline, now, || false), 0);
-            assert_eq!(timer(shift).value_until(deadline, now, || true), 1);
+            let value = |was_last| timer(shift).value_until(deadline, now, || was_last);
+            assert_eq!(value(false), Some(0));
+            assert_eq!(value(true), Some(1));
         }
     }
 
     #[test]
     fn a_deadline_beyond_the_timer_gives_the_longest_time() {
-        assert_eq!(timer(0).value_until(u64::MAX, 0, || true), u32::MAX);
-        assert_eq!(timer(5).value_until(1 << 50, 0, || true), u32::MAX);
-        assert_eq!(timer(31).value_until(u64::MAX, u64::MAX - 1, || true), 1);
+        let value = |shift, deadline| timer(shift).value_until(deadline, 0, || true);
+        assert_eq!(value(0, u64::MAX - 1), Some(u32::MAX));
+        assert_eq!(value(5, u64::MAX - 64), Some(u32::MAX));
+        assert_eq!(value(5, 1 << 50), Some(u32::MAX));
+    }
+
+    #[test]
+    fn without_a_deadline_the_timer_is_not_set_to_its_longest_time() {
+        for shift in [0, 5, 31] {
+            assert_eq!(timer(shift).value_until(u64::MAX, 1000, || false), None);
+        }
     }
 
     #[test]
     fn a_deadline_between_grid_points_waits_for_the_next() {
-        assert_eq!(timer(5).value_until(1000 + 33, 1000, || true), 2);
-        assert_eq!(timer(5).value_until(1024, 1000, || true), 1);
-        assert_eq!(timer(5).value_until(1025, 1000, || true), 2);
-        assert_eq!(timer(0).value_until(1025, 1000, || true), 25);
+        let value = |shift, deadline| timer(shift).value_until(deadline, 1000, || true);
+        assert_eq!(value(5, 1000 + 33), Some(2));
+        assert_eq!(value(5, 1024), Some(1));
+        assert_eq!(value(5, 1025), Some(2));
+        assert_eq!(value(0, 1025), Some(25));
     }
 
     proptest! {
@@ -195,7 +215,7 @@ mod tests {
             entry_delay in 0_u64..1000,
         ) {
             let deadline = now + ahead;
-            let value = timer(shift).value_until(deadline, now, || true);
+            let value = timer(shift).value_until(deadline, now, || true).expect("it has a deadline");
             let expiry = expires_at(shift, now + entry_delay, value);
             prop_assert!(expiry >= deadline);
             prop_assert!(expiry < deadline + entry_delay + (2 << shift));

@@ -5,22 +5,25 @@
 //! fifteen general-purpose registers. Everything else a guest has (x87, SSE and AVX state, debug registers, CR2,
 //! the SYSCALL MSRs) the hypervisor does not use, so it stays in the CPU from exit to entry and is switched only
 //! when another vCPU takes over (see `switch`).
+//!
+//! What an entry takes stands in the CPU's [`Gate`], where it also finds whether to turn back because an NMI has come
+//! since the run loop last looked at what others have left.
 
-use core::arch::naked_asm;
+use core::arch::{asm, naked_asm};
 use core::mem::offset_of;
 
 use arch::{Gpr, Gprs, msr};
 use vmx::fields;
 
 use super::guard::Guard;
+use crate::cpu::gate::Gate;
+use crate::cpu::this;
 
 /// The registers that the assembly saves and loads, and the stack that the VMCS returns to.
 #[repr(C)]
 pub(super) struct Frame {
     /// The guest's registers; the slot of RSP is not used, the VMCS has it.
     pub(super) gprs: Gprs,
-    /// What the next entry takes.
-    pub(super) entry: Entry,
     /// The host's TSC before which an entry with [`Entry::HOLD`] does not happen, and what it was when such an entry
     /// was ready to happen.
     not_before_tsc: u64,
@@ -40,7 +43,6 @@ impl Frame {
     pub(super) fn new(guard: &Guard) -> Self {
         Self {
             gprs: Gprs::new(),
-            entry: guard.entry(),
             not_before_tsc: 0,
             ready_tsc: 0,
             host_rsp: 0,
@@ -51,21 +53,31 @@ impl Frame {
         }
     }
 
-    /// After a VMCLEAR: the next entry is a launch, on whatever CPU it will be.
-    pub(super) fn vmcs_cleared(&mut self) {
+    /// It comes to this CPU, with its VMCS clear: the next entry is a launch.
+    pub(super) fn come_here(&mut self, guard: &Guard) {
         self.host_rsp = 0;
-        self.entry.remove(Entry::RESUME | Entry::HOLD);
+        guard.entry().be_next();
     }
 
     /// The entry has failed: if it was a launch, so will be the next.
     pub(super) fn was_refused(&mut self) {
-        self.entry.remove(Entry::RESUME);
+        Entry::next().difference(Entry::RESUME).be_next();
     }
 
     /// The next entry waits until the host's TSC reads this.
+    #[inline]
     pub(super) fn hold_until(&mut self, tsc: u64) {
         self.not_before_tsc = tsc;
-        self.entry.insert(Entry::HOLD);
+        // One instruction, as this is done just before the moment.
+        // SAFETY: changes the flags of this CPU's gate, as `set_flags` does.
+        unsafe {
+            asm!(
+                "or dword ptr gs:[{gate}], {HOLD}",
+                gate = const Gate::OFFSET,
+                HOLD = const Entry::HOLD.bits(),
+                options(nostack),
+            );
+        }
     }
 
     /// The host's TSC when the last entry that was held was ready.
@@ -79,12 +91,13 @@ const fn slot(register: Gpr) -> usize {
 }
 
 bitflags::bitflags! {
-    /// What an entry takes. Most are [`RESUME`](Self::RESUME) and nothing else, which is the quick way.
+    /// What an entry of the vCPU takes that is loaded on a CPU. Most are [`RESUME`](Self::RESUME) and nothing else, which
+    /// is the quick way.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     #[repr(transparent)]
-    pub(super) struct Entry: u64 {
-        /// VMRESUME: the VMCS has been launched since it was last cleared. Else VMLAUNCH, which sets this for the entries
-        /// after it.
+    pub(super) struct Entry: u32 {
+        /// VMRESUME: the VMCS has been launched since it was last cleared. Else VMLAUNCH, before which this is set for the
+        /// entries after it.
         const RESUME = 1 << 0;
         /// Load the guest's IA32_SPEC_CTRL.
         const SPEC_CTRL = 1 << 1;
@@ -94,6 +107,20 @@ bitflags::bitflags! {
         const VERW = 1 << 3;
         /// Wait, this once.
         const HOLD = 1 << 4;
+    }
+}
+
+impl Entry {
+    /// What the next entry on this CPU takes.
+    #[inline]
+    fn next() -> Self {
+        Self::from_bits_retain(this().gate.flags())
+    }
+
+    /// Makes it what the next entry on this CPU takes.
+    #[inline]
+    fn be_next(self) {
+        this().gate.set_flags(self.bits());
     }
 }
 
@@ -108,6 +135,32 @@ pub(super) enum Outcome {
     FailInvalid = 1,
     /// The instruction failed with ZF: the VM-instruction error field says why.
     FailValid = 2,
+    /// An NMI has come: nothing was tried.
+    TurnedBack = 3,
+}
+
+/// Part of step 3 of [`enter`]: the guest's registers from the frame, whose address is in RDI, which comes last. Leaves
+/// the flags alone.
+macro_rules! load_guest_registers {
+    () => {
+        concat!(
+            "mov rax, [rdi + {rax}]\n",
+            "mov rcx, [rdi + {rcx}]\n",
+            "mov rdx, [rdi + {rdx}]\n",
+            "mov rbx, [rdi + {rbx}]\n",
+            "mov rbp, [rdi + {rbp}]\n",
+            "mov rsi, [rdi + {rsi}]\n",
+            "mov r8, [rdi + {r8}]\n",
+            "mov r9, [rdi + {r9}]\n",
+            "mov r10, [rdi + {r10}]\n",
+            "mov r11, [rdi + {r11}]\n",
+            "mov r12, [rdi + {r12}]\n",
+            "mov r13, [rdi + {r13}]\n",
+            "mov r14, [rdi + {r14}]\n",
+            "mov r15, [rdi + {r15}]\n",
+            "mov rdi, [rdi + {rdi}]\n",
+        )
+    };
 }
 
 /// Step 6 of [`enter`]: the guest's registers to the frame, whose address becomes RDI. The stack is then as step 1
@@ -181,44 +234,25 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         "vmwrite rdx, rsp",
         "mov [rdi + {host_rsp}], rsp",
         "2:",
-        // 3. Load the guest's registers, RDI last. ZF says VMRESUME from here on.
-        "cmp qword ptr [rdi + {entry}], {RESUME}",
+        // 3. The last look: VMRESUME and nothing else, and the gate is open. From here on, which is a window of the gate,
+        // whoever closes it has this turn back.
+        "cmp qword ptr gs:[{gate}], {RESUME}",
+        "30:",
         "jne 7f",
+        // 4. Load the guest's registers and enter.
         "6:",
-        "mov rax, [rdi + {rax}]",
-        "mov rcx, [rdi + {rcx}]",
-        "mov rdx, [rdi + {rdx}]",
-        "mov rbx, [rdi + {rbx}]",
-        "mov rbp, [rdi + {rbp}]",
-        "mov rsi, [rdi + {rsi}]",
-        "mov r8, [rdi + {r8}]",
-        "mov r9, [rdi + {r9}]",
-        "mov r10, [rdi + {r10}]",
-        "mov r11, [rdi + {r11}]",
-        "mov r12, [rdi + {r12}]",
-        "mov r13, [rdi + {r13}]",
-        "mov r14, [rdi + {r14}]",
-        "mov r15, [rdi + {r15}]",
-        "mov rdi, [rdi + {rdi}]",
-        // 4. Enter. MOV leaves the flags of the comparison alone.
-        "jne 3f",
+        load_guest_registers!(),
         "vmresume",
         "jmp 4f",
-        "3:",
-        "vmlaunch",
-        // 5. Only a failed entry comes here. CF and ZF say how; registers are the guest's, which nobody needs back.
-        "4:",
-        "mov eax, 1",
-        "mov ecx, 2",
-        "cmovnc eax, ecx",
-        "pop rdi",
-        "jmp 5f",
-        // 3a. Entries that take more, the flush last.
+        // 3a. Entries that take more, the flush last. The upper half of RSI says whether the gate was closed.
         "7:",
-        "mov rsi, [rdi + {entry}]",
+        "mov rsi, gs:[{gate}]",
         "test esi, {HOLD}",
         "jnz 17f",
         "18:",
+        "mov rax, rsi",
+        "shr rax, 32",
+        "jnz 24f",
         "test esi, {SPEC_CTRL}",
         "jz 8f",
         "mov ecx, {IA32_SPEC_CTRL}",
@@ -237,14 +271,12 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         "xor edx, edx",
         "wrmsr",
         "10:",
-        "or qword ptr [rdi + {entry}], {RESUME}",
-        "and esi, {RESUME}",
-        "cmp esi, {RESUME}",
-        "jmp 6b",
-        // 3b. The wait, for this entry only. Mostly nothing else is to be done.
+        "test esi, {RESUME}",
+        "jnz 6b",
+        "jmp 21f",
+        // 3b. The wait, for this entry only: who turns back before its end waits again. Mostly nothing else is to be done.
         "17:",
-        "and esi, {NO_HOLD}",
-        "mov [rdi + {entry}], rsi",
+        "and rsi, {NO_HOLD}",
         "mov rcx, [rdi + {not_before_tsc}]",
         "rdtsc",
         "shl rdx, 32",
@@ -260,9 +292,33 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         "cmp rax, rcx",
         "jb 19b",
         "20:",
-        "cmp esi, {RESUME}",
+        "mov gs:[{gate}], esi",
+        "cmp rsi, {RESUME}",
         "je 6b",
         "jmp 18b",
+        // 4a. Launch. It counts as launched before it is: who turns back in here says that it is not.
+        "21:",
+        "or dword ptr gs:[{gate}], {RESUME}",
+        load_guest_registers!(),
+        "vmlaunch",
+        "22:",
+        // 5. Only a failed entry comes here. CF and ZF say how; registers are the guest's, which nobody needs back.
+        "4:",
+        "mov eax, 1",
+        "mov ecx, 2",
+        "cmovnc eax, ecx",
+        "pop rdi",
+        "jmp 5f",
+        // 5a. An NMI has come, and its handler has closed the gate, or returned here. Registers are the guest's or the
+        // hypervisor's own. All that others have left is looked at after this: the gate is opened for the entry behind it.
+        "23:",
+        "and dword ptr gs:[{gate}], {NO_RESUME}",
+        "24:",
+        "mov dword ptr gs:[{closed}], 0",
+        "pop rdi",
+        clear_guest_registers!(),
+        "mov eax, {TURNED_BACK}",
+        "jmp 5f",
         // 6. The exit: the host's RIP in the VMCS. The stack is as step 1 left it.
         ".global plinth_vmx_exit",
         "plinth_vmx_exit:",
@@ -314,13 +370,21 @@ pub(super) unsafe extern "sysv64" fn enter(frame: *mut Frame) -> Outcome {
         "16:",
         clear_guest_registers!(),
         "jmp 5b",
+        // The windows of the gate.
+        ".pushsection .windows, \"a\"",
+        ".quad 30b, 21b, 24b",
+        ".quad 21b, 22b, 23b",
+        ".popsection",
         RESUME = const Entry::RESUME.bits(),
         SPEC_CTRL = const Entry::SPEC_CTRL.bits(),
         FLUSH_L1 = const Entry::FLUSH_L1.bits(),
         VERW = const Entry::VERW.bits(),
         HOLD = const Entry::HOLD.bits(),
         NO_HOLD = const !(Entry::HOLD.bits() as i32),
-        entry = const offset_of!(Frame, entry),
+        NO_RESUME = const !(Entry::RESUME.bits() as i32),
+        TURNED_BACK = const Outcome::TurnedBack as u32,
+        gate = const Gate::OFFSET,
+        closed = const Gate::CLOSED_OFFSET,
         not_before_tsc = const offset_of!(Frame, not_before_tsc),
         ready_tsc = const offset_of!(Frame, ready_tsc),
         IA32_SPEC_CTRL = const msr::IA32_SPEC_CTRL,

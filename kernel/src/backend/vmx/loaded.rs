@@ -12,7 +12,7 @@ use vmx::access_rights::{from_vmcs, to_vmcs};
 use vmx::apic::ApicMode;
 use vmx::controls::EntryControls;
 use vmx::fields::{self, SegmentFields};
-use vmx::{PrimaryControls, SecondaryControls};
+use vmx::{PinControls, PrimaryControls, SecondaryControls};
 
 use super::controls::CR0_GUEST_OWNED;
 use super::vmcs::CurrentVmcs;
@@ -50,6 +50,15 @@ impl VmxLoaded<'_> {
             windows.contains(Windows::NMI),
         );
         self.vmcs.write(fields::PRIMARY_CONTROLS, primary.bits());
+    }
+
+    /// Replaces some of the pin-based controls.
+    pub(super) fn change_pin(&mut self, which: PinControls, now: PinControls) {
+        let new = self.vcpu.pin.difference(which) | now;
+        if new != self.vcpu.pin {
+            self.vcpu.pin = new;
+            self.vmcs.write(fields::PIN_BASED_CONTROLS, new.bits());
+        }
     }
 
     /// Replaces some of the secondary controls.

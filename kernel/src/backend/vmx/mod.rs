@@ -251,10 +251,12 @@ fn capabilities_here() -> Result<Capabilities, Unusable> {
 }
 
 /// One vCPU: its VMCS and what the hypervisor keeps beside it.
+#[repr(C)]
 pub(crate) struct VmxVcpu {
+    /// First, as each entry wants its address.
+    frame: EntryFrame,
     vmx: &'static Vmx,
     vmcs: Vmcs,
-    frame: EntryFrame,
     switched: SwitchedState,
     /// Keeps the EPT alive as long as a VMCS points to it.
     space: Arc<EptSpace>,
@@ -266,6 +268,7 @@ pub(crate) struct VmxVcpu {
     windows: super::Windows,
     /// Without a preemption timer: what is known of the host's.
     host_timer: HostTimer,
+    pin: PinControls,
     primary: vmx::PrimaryControls,
     secondary: SecondaryControls,
     apic: VirtualApic,
@@ -384,7 +387,6 @@ impl Backend for VmxBackend {
             vcpu.switched.unload();
             // SAFETY: as in `load`.
             vcpu.drain_log(&unsafe { CurrentVmcs::assume() });
-            vcpu.frame.vmcs_cleared();
             if let Err(failure) = vcpu.vmcs.clear() {
                 panic!("VMCLEAR of a VMCS of ours: {failure}");
             }
@@ -429,6 +431,7 @@ impl VmxVcpu {
         tlb.arrive(here.index(), arrival, self.vpid, roots, tlb::carry_out);
         self.vmx.guard.change_vm(here, self.space.id());
         self.switched.load();
+        self.frame.come_here(&self.vmx.guard);
         vmcs
     }
 }

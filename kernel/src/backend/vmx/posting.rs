@@ -79,12 +79,12 @@ impl VmxLoaded<'_> {
     /// Sets the control as far as the local APIC's mode allows: the entry checks want virtual-interrupt delivery with it.
     pub(super) fn virtualise_posts(&mut self) {
         if self.vcpu.posting.is_some() {
-            let mut pin = self.vcpu.vmx.controls.pin;
-            pin.set(
-                PinControls::PROCESS_POSTED_INTERRUPTS,
-                self.apic_delivery() == Delivery::Hardware,
-            );
-            self.vmcs.write(fields::PIN_BASED_CONTROLS, pin.bits());
+            let posts = PinControls::PROCESS_POSTED_INTERRUPTS;
+            let now = match self.apic_delivery() {
+                Delivery::Hardware => posts,
+                Delivery::Software => PinControls::empty(),
+            };
+            self.change_pin(posts, now);
         }
     }
 

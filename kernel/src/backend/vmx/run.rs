@@ -1,4 +1,7 @@
 //! Around the world switch: the timer before it, the decoded exit and the interrupted event after it.
+//!
+//! The VMX-preemption timer ends a guest's run, or the local APIC's where that is not to be used. A guest that nothing
+//! is to end runs without either: the longest time of the first is a matter of seconds.
 
 use core::fmt;
 
@@ -9,7 +12,7 @@ use vmm::exit::{AccessKind, MemoryAccess};
 use vmm::inject::Delivery;
 use vmm::monitor::command::EntryPart;
 use vmm::{Event, VmExit};
-use vmx::event::EntryEvent;
+use vmx::event::{EntryEvent, InterruptionInfo};
 use vmx::exit::{self, ExitFields};
 use vmx::exit_reason::ExitReason;
 use vmx::instruction_error::InstructionError;
@@ -22,7 +25,7 @@ use super::tlb::flush_ept;
 use super::vmcs::CurrentVmcs;
 use super::{VmxVcpu, private};
 use crate::backend::{ExitVisitor, LoadedVcpu, Pauses, Windows};
-use crate::cpu::apic;
+use crate::cpu::{apic, nmi};
 
 /// The reasons of exits that there are most of. An entry that failed late has another bit set beside its number.
 const CPUID: u32 = ExitReason::Cpuid as u32;
@@ -42,24 +45,20 @@ impl LoadedVcpu for VmxLoaded<'_> {
         deadline_tsc: u64,
         visitor: V,
     ) -> V::Outcome {
-        let vmx = self.vcpu.vmx;
-        if vmx
-            .controls
+        if self
+            .vcpu
             .pin
             .contains(PinControls::ACTIVATE_PREEMPTION_TIMER)
         {
-            let was_last = || self.vmcs.read(fields::EXIT_REASON) == PREEMPTION_TIMER;
-            let timer = vmx.preemption_timer;
-            let value = timer.value_until(deadline_tsc, now_tsc, was_last);
-            self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value);
-        } else if self.vcpu.host_timer.arm(deadline_tsc) {
-            apic::set_timer(deadline_tsc);
+            self.set_preemption_timer(now_tsc, deadline_tsc);
+        } else {
+            self.set_other_timer(now_tsc, deadline_tsc);
         }
         // SAFETY: this vCPU's VMCS is current and complete (`setup`), its host state is this CPU's (`move_in`),
         // the frame is borrowed uniquely through `self`, and the run loop keeps interrupts off.
         let outcome = unsafe { enter(&raw mut self.vcpu.frame) };
         if outcome != Outcome::Exited {
-            return self.refused(visitor);
+            return self.not_entered(outcome, visitor);
         }
         let reason = self.vmcs.read(fields::EXIT_REASON);
         match reason {
@@ -203,6 +202,42 @@ impl LoadedVcpu for VmxLoaded<'_> {
 }
 
 impl VmxLoaded<'_> {
+    /// Has the preemption timer, which is on, end the guest's run at this time.
+    #[inline(always)]
+    fn set_preemption_timer(&mut self, now_tsc: u64, deadline_tsc: u64) {
+        let was_last = || self.vmcs.read(fields::EXIT_REASON) == PREEMPTION_TIMER;
+        let timer = self.vcpu.vmx.preemption_timer;
+        match timer.value_until(deadline_tsc, now_tsc, was_last) {
+            Some(value) => self.vmcs.write(fields::PREEMPTION_TIMER_VALUE, value),
+            None => self.switch_preemption_timer_off(),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn switch_preemption_timer_off(&mut self) {
+        self.change_pin(PinControls::ACTIVATE_PREEMPTION_TIMER, PinControls::empty());
+    }
+
+    /// The preemption timer is off, for nothing was to end the guest's run; or it is never to be used, and the host's own
+    /// timer does it, as an interrupt.
+    #[inline(never)]
+    fn set_other_timer(&mut self, now_tsc: u64, deadline_tsc: u64) {
+        let timer = PinControls::ACTIVATE_PREEMPTION_TIMER;
+        if self.vcpu.vmx.controls.pin.contains(timer) {
+            if deadline_tsc != u64::MAX {
+                self.change_pin(timer, timer);
+                self.set_preemption_timer(now_tsc, deadline_tsc);
+            }
+        } else if self.vcpu.host_timer.arm(deadline_tsc) {
+            if deadline_tsc == u64::MAX {
+                apic::stop_timer();
+            } else {
+                apic::set_timer(deadline_tsc);
+            }
+        }
+    }
+
     /// All other exits.
     #[inline(never)]
     fn exited<V: ExitVisitor<Self>>(&mut self, reason: u32, visitor: V) -> V::Outcome {
@@ -217,6 +252,7 @@ impl VmxLoaded<'_> {
                 self.vcpu.drain_log(&self.vmcs);
                 self.block_nmis_again(reason);
             }
+            VmExit::HostNmi => nmi::take_after_exit(),
             // Where it was the timer, it is to be set again.
             VmExit::HostInterrupt(_) => self.vcpu.host_timer.is_anybodys(),
             VmExit::EntryRefused { .. } | VmExit::EntryMachineCheck => {
@@ -227,12 +263,17 @@ impl VmxLoaded<'_> {
         visitor.visit(self, exit)
     }
 
-    /// The entry failed at once.
+    /// The guest was not entered, but some of its state may have been loaded.
     #[cold]
     #[inline(never)]
-    fn refused<V: ExitVisitor<Self>>(&mut self, visitor: V) -> V::Outcome {
-        self.vcpu.frame.was_refused();
+    fn not_entered<V: ExitVisitor<Self>>(&mut self, outcome: Outcome, visitor: V) -> V::Outcome {
         self.vcpu.vmx.guard.enable_here();
+        if outcome == Outcome::TurnedBack {
+            let event = entry_event(&self.vmcs);
+            self.vmcs.write(fields::ENTRY_INTERRUPTION_INFO, 0);
+            return visitor.turned_back(event);
+        }
+        self.vcpu.frame.was_refused();
         let code = self.vmcs.read(fields::VM_INSTRUCTION_ERROR);
         visitor.visit(self, VmExit::EntryRefused { code })
     }
@@ -278,6 +319,14 @@ impl VmxLoaded<'_> {
                 .write(fields::GUEST_INTERRUPTIBILITY, state | BLOCKING_BY_NMI);
         }
     }
+}
+
+/// What the next entry would inject.
+fn entry_event(vmcs: &CurrentVmcs) -> Option<Event> {
+    InterruptionInfo(vmcs.read(fields::ENTRY_INTERRUPTION_INFO)).event(
+        || vmcs.read(fields::ENTRY_EXCEPTION_ERROR_CODE),
+        || vmcs.read(fields::ENTRY_INSTRUCTION_LENGTH),
+    )
 }
 
 impl ExitFields for CurrentVmcs {

@@ -55,6 +55,7 @@ pub(super) fn vcpu(
         tsc: setup.tsc,
         windows: Windows::empty(),
         host_timer: HostTimer::default(),
+        pin: vmx.controls.pin,
         primary: vmx.controls.primary | apic,
         secondary: secondary_controls(vmx, setup),
         apic: VirtualApic::new(&setup.apic_page),
@@ -95,7 +96,7 @@ fn write_controls(vmcs: &CurrentVmcs, vmx: &Vmx, vcpu: &VmxVcpu) {
     let controls = &vmx.controls;
     let secondary = vcpu.secondary;
 
-    vmcs.write(fields::PIN_BASED_CONTROLS, controls.pin.bits());
+    vmcs.write(fields::PIN_BASED_CONTROLS, vcpu.pin.bits());
     vmcs.write(fields::PRIMARY_CONTROLS, vcpu.primary.bits());
     vmcs.write(fields::EXIT_CONTROLS, controls.exit.bits());
     vmcs.write(fields::ENTRY_CONTROLS, controls.entry.bits());
