@@ -39,6 +39,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             "who_weighs_more_than_a_cpu_gets_one_and_the_others_the_rest",
             heavy,
         ),
+        trial(
+            "who_weighs_as_much_as_a_cpu_gets_one_and_the_others_half_of_one_each",
+            edge,
+        ),
         trial("a_pinned_vcpu_runs_on_its_cpus_only", pinned),
         trial("a_capped_guest_stays_at_its_cap", cap),
         trial("64_guests_run_side_by_side_on_two_cpus", scale),
@@ -145,6 +149,23 @@ fn heavy() -> Result<()> {
         shares[0] >= 880
             && mean >= 280
             && others.iter().all(|share| share.abs_diff(mean) * 50 <= mean),
+        "they got {shares:?} thousandths"
+    );
+    Ok(())
+}
+
+/// One CPU of four is due to either of the last two, and half of one to each of the others: two of these must share a CPU all
+/// the time, and nobody may disturb the two for longer than it takes to see it. What is due to one with the boot CPU is
+/// what that gives out.
+fn edge() -> Result<()> {
+    let shares = shares(4, &[(1, 1), (1, 1), (1, 1), (1, 1), (2, 1), (2, 1)])?;
+    let (light, heavy) = shares.split_at(4);
+    let mean = light.iter().sum::<u64>() / 4;
+    ensure!(
+        light.iter().all(|share| share.abs_diff(mean) * 50 <= mean)
+            && heavy
+                .iter()
+                .all(|share| share.abs_diff(2 * mean) * 20 <= 2 * mean),
         "they got {shares:?} thousandths"
     );
     Ok(())

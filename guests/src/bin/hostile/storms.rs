@@ -5,7 +5,7 @@ use plinth_guests::cpu::{self, cpuid, msr, outb};
 use plinth_guests::exceptions::Frame;
 use plinth_guests::places::{IO_APIC, NOTHING};
 use plinth_guests::random::Random;
-use plinth_guests::{paging, print, probe, x86};
+use plinth_guests::{paging, print, probe, siblings, x86};
 
 const VECTOR: u32 = 0x50;
 
@@ -48,6 +48,28 @@ pub(crate) fn self_nmi() {
     enable_apic();
     loop {
         apic::write(register::COMMAND, 0x4_4400);
+    }
+}
+
+/// CPUs that call each other without end: one never stops calling all others, one sleeps between two calls, and one
+/// calls back.
+pub(crate) fn calls_among_siblings() {
+    fn called(number: u32) {
+        enable_apic();
+        x86!("sti");
+        loop {
+            if number == 0 {
+                x86!("hlt");
+            } else {
+                siblings::call(VECTOR as u8);
+            }
+        }
+    }
+    enable_apic();
+    siblings::start(2, called);
+    x86!("sti");
+    loop {
+        siblings::call(VECTOR as u8);
     }
 }
 
@@ -114,6 +136,11 @@ pub(crate) fn faults() {
         let _ = probe(|| paging::poke(address, 0));
         let _ = probe(|| paging::poke(0xd000_0000 + (address & 0xff_fff8), 0));
     }
+}
+
+/// The machine starts anew at once.
+pub(crate) fn resets() {
+    outb(0xcf9, 0x06);
 }
 
 /// The longest instructions there are: strings at ports and devices, with the largest count.

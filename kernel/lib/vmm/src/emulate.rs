@@ -38,8 +38,9 @@ use crate::machine::Machine;
 use crate::state::VcpuState;
 
 /// A repeated string instruction does at most so many elements before the guest gets a chance to take an
-/// interrupt.
-const ELEMENTS_PER_EXIT: u32 = 256;
+/// interrupt, and the hypervisor to end its turn: each is some hundred instructions of ours, and exit, decoding and
+/// entry together about two of them.
+const ELEMENTS_PER_EXIT: u32 = 24;
 
 /// Unknown instructions of one vCPU that are logged; a guest must not fill the log.
 const LOGGED_FAILURES: u32 = 16;

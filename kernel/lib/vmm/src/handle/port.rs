@@ -16,8 +16,9 @@ use crate::linear::{AccessError, Linear, Pieces};
 use crate::machine::{Machine, Taken};
 use crate::state::VcpuState;
 
-/// A repeated instruction does at most so many elements before the guest gets a chance to take an interrupt.
-const ELEMENTS_PER_EXIT: u32 = 256;
+/// A repeated instruction does at most so many elements before the guest gets a chance to take an interrupt, and the
+/// hypervisor to end its turn: exit and entry take about as long as two of them.
+const ELEMENTS_PER_EXIT: u32 = 64;
 
 /// Does one port instruction, or a bounded part of a repeated one.
 #[inline(always)]
