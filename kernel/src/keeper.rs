@@ -6,40 +6,35 @@
 //! the keeper has the last reference to that life then, and with it the memory, which the next life gets at once.
 //! Memory is zeroed piece by piece, so that building a large machine keeps no other from its turns.
 
+mod building;
+mod machine;
 mod words;
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use ::log::{info, warn};
-use bundle::{Autostart, Bundle, EndPolicy, VmConfig};
-use host::Tail;
-use machine::firmware::Firmware;
-use spin::Mutex;
-use vmm::power::{self, EndPolicies, Power, PowerEvent, Refused, RestartDelay, Step, Then};
+use ::log::warn;
+use ::machine::firmware::Firmware;
+use bundle::{Bundle, VmConfig};
+use vmm::power::{self, Power, PowerEvent, Refused, RestartDelay, Step, Then};
 
 use crate::backend::Backend;
 use crate::cpu::PcpuId;
-use crate::crew::{Crew, Seating};
+use crate::crew::Crew;
 use crate::doorbell;
 use crate::hw::clock;
 use crate::hw::console::{self, GuestStyle};
 use crate::hw::screen::Colour;
-use crate::launch::{self, LaunchError, console_style};
-use crate::memory::{self, DirtyRam, GuestRam, ZeroedRam};
+use crate::launch::{self, console_style};
+use crate::memory::GuestRam;
 use crate::supervisor;
 use crate::vm::{End, Vm, VmId};
 
+use self::machine::Building;
+pub(crate) use self::machine::Machine;
 pub(crate) use self::words::NotDone;
 use self::words::Restart;
-
-/// For how long memory is zeroed before others have their turn.
-const ZEROING_NS: u64 = 1_000_000;
-/// So much of it between two looks at the clock.
-const ZEROED_BYTES: u64 = 256 << 10;
-/// Lines of a guest's console that are shown after it has crashed: as many as a kernel's report of its end has.
-const LAST_WORDS: usize = 64;
 
 /// Something has happened to a machine.
 static NEWS: AtomicBool = AtomicBool::new(false);
@@ -72,66 +67,6 @@ pub(crate) enum Attended {
     Nothing,
 }
 
-/// One machine.
-pub(crate) struct Machine<'a, B: Backend> {
-    pub(crate) id: VmId,
-    pub(crate) config: &'a VmConfig,
-    pub(crate) power: Power,
-    life: Option<Arc<Vm<B>>>,
-    building: Building,
-    /// CPUs that its vCPUs own.
-    owned: Vec<PcpuId>,
-    delay: RestartDelay,
-    /// How often it was built.
-    pub(crate) lives: u32,
-    pub(crate) began_ns: u64,
-    built_ns: u64,
-    /// What its present life takes of the host beyond its RAM.
-    pub(crate) overhead_bytes: u64,
-    /// It is off because somebody wants it so, and waits for being started.
-    waits: bool,
-    pub(crate) last_end: Option<End>,
-    pub(crate) tail: Arc<Mutex<Tail>>,
-}
-
-/// A life that is not there yet.
-enum Building {
-    Nothing,
-    /// It is to begin at this time, with the memory of the last one where there was one.
-    Wanted {
-        due_ns: u64,
-        ram: Option<GuestRam>,
-    },
-    /// Its memory is being zeroed, which has taken so long.
-    Zeroing {
-        ram: DirtyRam,
-        spent_ns: u64,
-    },
-}
-
-impl<B: Backend> Machine<'_, B> {
-    /// Its present life, while it has one.
-    pub(crate) fn life(&self) -> Option<&Arc<Vm<B>>> {
-        self.life.as_ref()
-    }
-
-    /// Whether it is being built, or waits for that.
-    pub(crate) fn is_building(&self) -> bool {
-        !matches!(self.building, Building::Nothing)
-    }
-
-    fn policies(&self) -> EndPolicies {
-        let policy = |policy| match policy {
-            EndPolicy::Stop => power::EndPolicy::Stop,
-            EndPolicy::Restart => power::EndPolicy::Restart,
-        };
-        EndPolicies {
-            on_crash: policy(self.config.on_crash),
-            on_reboot: policy(self.config.on_reboot),
-        }
-    }
-}
-
 impl<'a, B: Backend> Keeper<'a, B> {
     /// The machines of this bundle, all of them off.
     pub(crate) fn new(crew: &'a Crew<B>, bundle: &'a Bundle<'a>) -> Self {
@@ -153,42 +88,8 @@ impl<'a, B: Backend> Keeper<'a, B> {
     fn enlist(&mut self, config: &'a VmConfig) -> usize {
         let id = VmId(self.next_id);
         self.next_id += 1;
-        self.machines.push(Machine {
-            id,
-            config,
-            power: Power::Off,
-            life: None,
-            building: Building::Nothing,
-            owned: Vec::new(),
-            delay: RestartDelay::new(),
-            lives: 0,
-            began_ns: 0,
-            built_ns: 0,
-            overhead_bytes: 0,
-            waits: config.autostart == Autostart::No,
-            last_end: None,
-            tail: Arc::new(Mutex::new(Tail::new())),
-        });
+        self.machines.push(Machine::new(id, config));
         self.machines.len() - 1
-    }
-
-    /// Builds the machines that start with the hypervisor, and then starts them all at once: none is ahead of those that
-    /// were built after it. One that cannot start does not keep the others from it.
-    pub(crate) fn start_all(&mut self) {
-        self.beginning = Some(Vec::new());
-        for index in 0..self.machines.len() {
-            if self.machines[index].config.autostart == Autostart::Yes {
-                // Nothing is in the way of starting what is off.
-                let _ = self.apply(index, PowerEvent::Start);
-                while self.machines[index].is_building() {
-                    self.build(index);
-                }
-            }
-        }
-        for (vm, vcpus) in self.beginning.take().unwrap_or_default() {
-            vm.begin_time();
-            self.crew.add(vcpus);
-        }
     }
 
     /// All machines, in the order of the bundle; those that were destroyed are not among them.
@@ -202,11 +103,6 @@ impl<'a, B: Backend> Keeper<'a, B> {
             .find(name)
             .ok_or_else(|| NotDone::Unknown(name.into()))?;
         Ok(&self.machines[index])
-    }
-
-    fn count_building(&mut self) {
-        let machines = self.machines.iter();
-        self.building = machines.filter(|machine| machine.is_building()).count();
     }
 
     fn find(&self, name: &str) -> Option<usize> {
@@ -287,33 +183,6 @@ impl<'a, B: Backend> Keeper<'a, B> {
         } else {
             Attended::Nothing
         }
-    }
-
-    /// The machine that is to be built now, for [`build`](Self::build).
-    pub(crate) fn due(&self) -> Option<usize> {
-        if self.building == 0 {
-            return None;
-        }
-        let now_ns = clock::now_ns();
-        let mut machines = self.machines.iter();
-        machines.position(|machine| match machine.building {
-            Building::Nothing => false,
-            Building::Wanted { due_ns, .. } => due_ns <= now_ns,
-            Building::Zeroing { .. } => true,
-        })
-    }
-
-    /// When it has something to do again by itself.
-    pub(crate) fn due_ns(&self) -> Option<u64> {
-        if self.building == 0 {
-            return None;
-        }
-        let due = |machine: &Machine<'_, B>| match machine.building {
-            Building::Nothing => None,
-            Building::Wanted { due_ns, .. } => Some(due_ns),
-            Building::Zeroing { .. } => Some(0),
-        };
-        self.machines.iter().filter_map(due).min()
     }
 
     /// Finds the machines whose guests have ended, and those whose last vCPU has left.
@@ -458,138 +327,5 @@ impl<'a, B: Backend> Keeper<'a, B> {
             ),
         );
         (Some(vm.into_ram()), delay_ns)
-    }
-
-    /// Goes on building a machine, for a moment. No vCPU is loaded on this CPU, or the new ones would be loaded over
-    /// it.
-    pub(crate) fn build(&mut self, index: usize) {
-        let begin_ns = clock::now_ns();
-        let machine = &mut self.machines[index];
-        let built = match core::mem::replace(&mut machine.building, Building::Nothing) {
-            Building::Nothing => return,
-            Building::Wanted { ram: Some(ram), .. } => {
-                machine.zero(DirtyRam::reuse(ram), 0, begin_ns)
-            }
-            Building::Wanted { ram: None, .. } => {
-                match launch::memory(&self.crew.backend, machine.config) {
-                    Ok(ram) => machine.zero(ram, 0, begin_ns),
-                    Err(error) => Some(Err(error)),
-                }
-            }
-            Building::Zeroing { ram, spent_ns } => machine.zero(ram, spent_ns, begin_ns),
-        };
-        let started = match built {
-            None => return,
-            Some(Ok(ram)) => self.begin_life(index, ram, begin_ns),
-            Some(Err(error)) => Err(error),
-        };
-        if let Err(error) = started {
-            let machine = &mut self.machines[index];
-            machine.power = Power::Off;
-            for cpu in machine.owned.drain(..) {
-                self.crew.give_back(cpu);
-            }
-            supervisor::not_started(&machine.config.name, &error);
-            // Whether that was the last one is somebody's news.
-            tell();
-        }
-        self.count_building();
-    }
-
-    /// Makes a VM in this memory, and lets it run.
-    fn begin_life(
-        &mut self,
-        index: usize,
-        ram: GuestRam,
-        begin_ns: u64,
-    ) -> Result<(), LaunchError> {
-        let before = memory::used_bytes();
-        let configs = self.machines.iter().map(|machine| machine.config);
-        let contention = self.crew.contention(configs);
-        let machine = &self.machines[index];
-        let others = self.bundle.config().vms.iter();
-        let others = others.filter(|other| other.name != machine.config.name);
-        let seatings = self.crew.seatings(machine.config, others);
-        let machine = &mut self.machines[index];
-        machine.owned = seatings
-            .iter()
-            .filter_map(|seating| match seating {
-                Seating::Owner(cpu) => Some(*cpu),
-                Seating::Shared(_) => None,
-            })
-            .collect();
-        let (vm, vcpus) = launch::vm(
-            &self.crew.backend,
-            &launch::Plan {
-                id: machine.id,
-                config: machine.config,
-                seatings: &seatings,
-                contention,
-                firmware: &self.firmware,
-                tail: &machine.tail,
-            },
-            self.bundle,
-            ram,
-        )?;
-        if machine.power == Power::Paused {
-            vm.pause();
-        }
-        machine.overhead_bytes = memory::used_bytes().saturating_sub(before);
-        machine.life = Some(Arc::clone(&vm));
-        machine.lives += 1;
-        machine.began_ns = clock::now_ns();
-        machine.built_ns += machine.began_ns.saturating_sub(begin_ns);
-        match &mut self.beginning {
-            Some(beginning) => beginning.push((vm, vcpus)),
-            None => {
-                vm.begin_time();
-                self.crew.add(vcpus);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<B: Backend> Machine<'_, B> {
-    /// Zeroes some of its memory, which is the long part of building it. `None` where there is more to do.
-    fn zero(
-        &mut self,
-        mut ram: DirtyRam,
-        spent_ns: u64,
-        begin_ns: u64,
-    ) -> Option<Result<GuestRam, LaunchError>> {
-        loop {
-            ram = match ram.zero_some(ZEROED_BYTES) {
-                Ok(ZeroedRam { ram, zeroed_bytes }) => {
-                    self.built_ns = spent_ns;
-                    let spent_ns = spent_ns + clock::now_ns().saturating_sub(begin_ns);
-                    info!(
-                        target: "vm",
-                        "{}: {} of {} MiB zeroed, {} ticks",
-                        self.config.name,
-                        zeroed_bytes >> 20,
-                        self.config.memory_bytes >> 20,
-                        clock::ns_to_ticks(spent_ns)
-                    );
-                    return Some(Ok(ram));
-                }
-                Err(rest) => rest,
-            };
-            let passed_ns = clock::now_ns().saturating_sub(begin_ns);
-            if passed_ns >= ZEROING_NS {
-                let spent_ns = spent_ns + passed_ns;
-                self.building = Building::Zeroing { ram, spent_ns };
-                return None;
-            }
-        }
-    }
-
-    fn show_last_words(&self) {
-        for line in self.tail.lock().lines(LAST_WORDS) {
-            console::line(
-                Colour::Text,
-                format_args!("plinth: {} said: {line}", self.config.name),
-            );
-        }
     }
 }
