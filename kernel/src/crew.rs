@@ -51,6 +51,8 @@ pub(crate) struct Crew<B: Backend> {
     plan: Mutex<Plan>,
     /// The CPUs that nobody owns, as everybody reads it.
     shared: SharedCpuSet,
+    /// How often the plan has changed.
+    plan_version: AtomicU32,
     /// What was asked last, and by what number.
     question: Mutex<Option<(Number, Question)>>,
     inquiry: Inquiry,
@@ -234,6 +236,7 @@ impl<B: Backend> Crew<B> {
             seats: seats.into_boxed_slice(),
             plan: Mutex::new(Plan::new(all)),
             shared,
+            plan_version: AtomicU32::new(0),
             question: Mutex::new(None),
             inquiry: Inquiry::new(),
             samples: Mutex::new(Vec::new()),
@@ -290,11 +293,7 @@ impl<B: Backend> Crew<B> {
     fn dedicate(&self, affinity: &CpuSet, others_want: &CpuSet) -> Option<PcpuId> {
         let mut plan = self.plan.lock();
         let cpu = PcpuId(plan.dedicate(affinity, others_want)?.into());
-        self.shared.set(&plan.shared());
-        if let Some(seat) = self.seat(cpu) {
-            seat.owned.store(true, Ordering::Release);
-            doorbell::ring(cpu);
-        }
+        self.changes_hands(&plan, cpu, Use::Dedicated);
         Some(cpu)
     }
 
@@ -302,11 +301,25 @@ impl<B: Backend> Crew<B> {
     pub(crate) fn give_back(&self, cpu: PcpuId) {
         let mut plan = self.plan.lock();
         plan.release(cpu.0 as u16);
-        self.shared.set(&plan.shared());
+        self.changes_hands(&plan, cpu, Use::Shared);
+    }
+
+    /// Lets everybody see the new plan, and those look at their vCPUs who may have some that are to be elsewhere now.
+    fn changes_hands(&self, plan: &Plan, cpu: PcpuId, now: Use) {
         if let Some(seat) = self.seat(cpu) {
-            seat.owned.store(false, Ordering::Release);
-            doorbell::ring(cpu);
+            seat.owned.store(now == Use::Dedicated, Ordering::Release);
         }
+        self.shared.set(&plan.shared());
+        // Behind what it tells of.
+        self.plan_version.fetch_add(1, Ordering::Release);
+        for concerned in plan.concerned(cpu.0 as u16).iter() {
+            doorbell::ring(PcpuId(concerned.into()));
+        }
+    }
+
+    /// Differs from an earlier answer if CPUs have changed hands since.
+    pub(crate) fn plan_version(&self) -> u32 {
+        self.plan_version.load(Ordering::Acquire)
     }
 
     /// Where the vCPUs of a machine may run. CPUs that they are to own are theirs from now on, if it can be without

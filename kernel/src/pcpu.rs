@@ -40,6 +40,7 @@ pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
             woken: Vec::new(),
             drowsy: Vec::with_capacity(DROWSY_AT_MOST),
             timer_is_set: false,
+            plan_version: 0,
             desk,
         }
         .give();
@@ -58,6 +59,8 @@ struct Turns<'a, B: Backend> {
     woken: Vec<Slot>,
     /// Who has gone to sleep since this CPU was last idle, and may have begun a line that nobody has seen.
     drowsy: Vec<Slot>,
+    /// The plan that was followed last.
+    plan_version: u32,
     /// The CPU's timer was set for a halt, and may still be to fire.
     timer_is_set: bool,
     /// The boot CPU's, which alone listens to the operator.
@@ -127,14 +130,16 @@ impl<B: Backend> Turns<'_, B> {
         self.arrivals = arrivals;
     }
 
-    /// If somebody owns this CPU now, all others leave; or the other way round.
+    /// If CPUs have changed hands, those leave that are to be elsewhere now: all but the one that owns this CPU, or those
+    /// that were here only because theirs was somebody else's.
     fn follow_plan(&mut self) {
-        let cpu_use = self.seat.cpu_use();
-        let mut queue = self.seat.queue.lock();
-        if queue.cpu_use() == cpu_use {
+        let version = self.crew.plan_version();
+        if version == self.plan_version {
             return;
         }
-        queue.set_use(cpu_use);
+        self.plan_version = version;
+        let mut queue = self.seat.queue.lock();
+        queue.set_use(self.seat.cpu_use());
         let (crew, here) = (self.crew, self.seat.cpu);
         let leaving = queue.remove(|vcpu| !crew.may_run(vcpu, here));
         drop(queue);

@@ -38,6 +38,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial("a_vcpu_with_a_cpu_of_its_own_is_left_alone_there", own_cpu),
         trial(
+            "displaced_vcpus_come_back_when_their_cpu_is_given_back",
+            changing_hands,
+        ),
+        trial(
             "nothing_that_a_vcpu_is_sent_is_lost_where_no_timer_ends_its_turn",
             deaf,
         ),
@@ -371,6 +375,61 @@ fn exits(machine: &mut Session, guest: &str) -> Result<BTreeMap<String, u64>> {
             Some((kind.trim_end().to_owned(), count))
         })
         .collect())
+}
+
+/// Two vCPUs that ask for CPU 1 leave it when it becomes a third one's own, and come back when that has ended: one that never
+/// waits where it is, so that nobody would take it from there, and one that sleeps and is not woken.
+fn changing_hands() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "spin", "spin"])?
+        .cpus(2)
+        .with_guests(|guests| {
+            for (guest, name) in guests.iter_mut().zip(["active", "resting", "owner"]) {
+                guest.config.name = name.to_owned();
+                guest.config.affinity = vec![1];
+            }
+            guests[2].config.placement = Placement::Dedicated;
+            guests[2].config.autostart = Autostart::No;
+        })
+        .start()?;
+    for _ in 0..2 {
+        machine.expect("entering a tight loop")?;
+    }
+    open(&mut machine)?;
+    command(&mut machine, "pause resting")?;
+    ensure!(
+        inhabitants(&mut machine)? == [0, 2],
+        "they are not where they ask to be"
+    );
+    for _ in 0..2 {
+        command(&mut machine, "start owner")?;
+        machine.expect("entering a tight loop")?;
+        ensure!(
+            inhabitants(&mut machine)? == [2, 1],
+            "who owns a CPU is not alone there"
+        );
+        command(&mut machine, "stop owner")?;
+        machine.expect("plinth: end owner")?;
+        ensure!(
+            inhabitants(&mut machine)? == [0, 2],
+            "those that were displaced have not come back"
+        );
+    }
+    Ok(())
+}
+
+/// How many vCPUs live on each of two CPUs.
+fn inhabitants(machine: &mut Session) -> Result<[u64; 2]> {
+    command(machine, "cpus")?;
+    machine.expect("gave way")?;
+    let mut vcpus = [0; 2];
+    for (cpu, vcpus) in vcpus.iter_mut().enumerate() {
+        let row = machine.expect(&format!("{cpu}    "))?;
+        let column = row.split_whitespace().nth(2);
+        *vcpus = column
+            .and_then(|column| column.parse().ok())
+            .with_context(|| format!("no figure in: {row}"))?;
+    }
+    Ok(vcpus)
 }
 
 /// A CPU that spins with interrupts off, and does so on a CPU of its own, where no timer ends its turn.

@@ -145,6 +145,14 @@ impl Plan {
     pub fn shared(&self) -> CpuSet {
         self.all.without(&self.dedicated)
     }
+
+    /// The CPUs that have to look at who is there once this one has changed hands: itself, and all where somebody may be
+    /// who may not use it any more, or again. On a CPU that is another vCPU's own there is nobody else.
+    pub fn concerned(&self, changed: u16) -> CpuSet {
+        let mut cpus = self.shared();
+        cpus.insert(changed);
+        cpus
+    }
 }
 
 /// The CPUs that a vCPU with this affinity may use of the shared ones. Where none of those that it asks for is
@@ -500,6 +508,26 @@ mod tests {
         assert_eq!(shared(&plan, set(&[2])), set(&[0, 1, 3]));
         plan.release(2);
         assert_eq!(shared(&plan, set(&[2])), set(&[2]));
+    }
+
+    #[test]
+    fn who_was_displaced_did_not_come_back_when_its_cpu_was_given_back() {
+        let mut plan = Plan::new(CpuSet::first(4));
+        let affinity = set(&[2]);
+        assert_eq!(plan.dedicate(&set(&[3]), &CpuSet::EMPTY), Some(3));
+        assert_eq!(plan.dedicate(&affinity, &CpuSet::EMPTY), Some(2));
+        // Where it was it may not stay, which is told there.
+        assert!(plan.concerned(2).contains(2));
+        // It has gone to another one, and is there when its own is given back: it may not stay there either.
+        let refuge = 0;
+        assert!(allowed(&plan.shared(), &affinity).contains(refuge));
+        plan.release(2);
+        assert!(!allowed(&plan.shared(), &affinity).contains(refuge));
+        assert_eq!(
+            plan.concerned(2),
+            set(&[0, 1, 2]),
+            "who owns 3 is left alone"
+        );
     }
 
     #[test]
