@@ -1,22 +1,21 @@
-//! The CPUs at work, as they see each other: where a vCPU goes that becomes ready, who takes one from whom, and how
-//! one CPU asks the others about theirs.
+//! The CPUs at work, as they see each other: where a vCPU goes that becomes ready, and who takes one from whom. Who may
+//! be where says `seating.rs`; how one CPU asks the others about theirs, `question.rs`.
 //!
 //! Each CPU has a [`Seat`]. Its queue is behind a lock, which others take only to take a vCPU out; what comes to it
 //! goes into its inbox. What a CPU has to do is published without a lock, so that looking at all of them costs one
 //! of them nothing. Lock order: queue, inbox; never two queues.
 
+mod question;
+mod seat;
+mod seating;
+
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::AtomicU32;
 
-use ::log::{info, warn};
-use bundle::{Placement, VmConfig};
 use spin::Mutex;
-use vmm::monitor::command::EntryPart;
-use vmm::monitor::inquiry::{Inquiry, Number};
-use vmm::monitor::top::VcpuSample;
 use vmm::scheduler::balance::{
-    self, CpuSet, Elsewhere, Occupied, Plan, Published, SharedCpuSet, Summary, Theft, allowed,
+    self, CpuSet, Elsewhere, Occupied, Plan, SharedCpuSet, Summary, Theft, allowed,
 };
 use vmm::scheduler::{Arrival, RunQueue, Share, Use};
 
@@ -25,22 +24,11 @@ use crate::cpu::PcpuId;
 use crate::doorbell;
 use crate::hw::clock;
 use crate::vcpu::Vcpu;
-use crate::vm::VmId;
 
-/// A vCPU and the scheduler's part of it.
-pub(crate) type Member<B> = (Box<Vcpu<B>>, Share);
-
-/// What is on its way to a CPU.
-type Inbox<B> = Vec<(Member<B>, Arrival)>;
-
-/// Where a vCPU may run.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Seating {
-    /// On the shared CPUs, as far as this set allows; an empty one allows all.
-    Shared(CpuSet),
-    /// On a CPU of its own.
-    Owner(PcpuId),
-}
+use self::question::Questions;
+pub(crate) use self::question::{About, Question};
+pub(crate) use self::seat::{Member, Seat};
+pub(crate) use self::seating::{Contention, Seating};
 
 /// What all CPUs share.
 pub(crate) struct Crew<B: Backend> {
@@ -53,166 +41,7 @@ pub(crate) struct Crew<B: Backend> {
     shared: SharedCpuSet,
     /// How often the plan has changed.
     plan_version: AtomicU32,
-    /// What was asked last, and by what number.
-    question: Mutex<Option<(Number, Question)>>,
-    inquiry: Inquiry,
-    /// What was answered about figures.
-    samples: Mutex<Vec<VcpuSample>>,
-}
-
-/// One CPU as the others see it.
-pub(crate) struct Seat<B: Backend> {
-    pub(crate) cpu: PcpuId,
-    pub(crate) queue: Mutex<RunQueue<Box<Vcpu<B>>>>,
-    inbox: Mutex<Inbox<B>>,
-    /// How many lie in the inbox.
-    arriving: AtomicU32,
-    /// vCPUs that live here, wherever they are just now.
-    members: AtomicU32,
-    published: Published,
-    /// One vCPU owns the CPU.
-    owned: AtomicBool,
-    /// The number of a question that it has to answer; 0 for none.
-    asked: AtomicU32,
-    pub(crate) figures: SeatFigures,
-}
-
-/// What a CPU has done since it came up. Written by the CPU itself.
-#[derive(Default)]
-pub(crate) struct SeatFigures {
-    /// For how long it has given turns.
-    pub(crate) busy_ns: AtomicU64,
-    /// How many.
-    pub(crate) turns: AtomicU64,
-    /// vCPUs that it has taken from others.
-    pub(crate) stolen: AtomicU64,
-    /// Turns that ended because the vCPU was spinning.
-    pub(crate) yielded: AtomicU64,
-}
-
-impl SeatFigures {
-    /// Counts a turn.
-    pub(crate) fn count_turn(&self, ran_ns: u64) {
-        add(&self.busy_ns, ran_ns);
-        add(&self.turns, 1);
-    }
-
-    /// A turn has ended because the vCPU was spinning.
-    pub(crate) fn count_spin(&self) {
-        add(&self.yielded, 1);
-    }
-}
-
-/// Adds to a figure that one CPU alone writes: that needs no atomic addition.
-fn add(figure: &AtomicU64, what: u64) {
-    let sum = figure.load(Ordering::Relaxed).wrapping_add(what);
-    figure.store(sum, Ordering::Relaxed);
-}
-
-/// Whether vCPUs may be ready and have to wait.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Contention {
-    /// There is a CPU for each vCPU.
-    None,
-    /// There are more vCPUs than CPUs, or rules about who runs where and for how long.
-    Possible,
-}
-
-/// What a CPU is asked about the vCPUs that it has.
-#[derive(Clone)]
-pub(crate) struct Question {
-    pub(crate) about: About,
-    /// Of this VM only.
-    pub(crate) vm: Option<VmId>,
-}
-
-/// What is to be told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum About {
-    /// Registers, last exits and figures.
-    Everything,
-    /// Registers.
-    Registers,
-    /// Last exits.
-    Trace,
-    /// What the exits were, and what they cost.
-    Exits,
-    /// Nothing but that its next entry will fail, which is to be done to it.
-    Spoil(EntryPart),
-    /// The figures for the live view, which go to [`Crew::samples`].
-    Figures,
-}
-
-impl<B: Backend> Seat<B> {
-    fn new(cpu: PcpuId, queue: RunQueue<Box<Vcpu<B>>>) -> Self {
-        Self {
-            cpu,
-            queue: Mutex::new(queue),
-            inbox: Mutex::new(Vec::new()),
-            arriving: AtomicU32::new(0),
-            members: AtomicU32::new(0),
-            published: Published::new(),
-            owned: AtomicBool::new(false),
-            asked: AtomicU32::new(0),
-            figures: SeatFigures::default(),
-        }
-    }
-
-    /// Lets the others see what there is to do here. Whoever does has the queue's lock.
-    pub(crate) fn publish(&self, summary: &Summary) {
-        self.published.set(summary);
-    }
-
-    /// What there is to do here, those on their way included.
-    pub(crate) fn summary(&self) -> Summary {
-        let mut summary = self.published.get();
-        summary.waiting += self.arriving.load(Ordering::SeqCst) as usize;
-        summary
-    }
-
-    /// Takes what has arrived. `into` is empty, and is what comes next is put into.
-    pub(crate) fn take_arrivals(&self, into: &mut Vec<(Member<B>, Arrival)>) {
-        let mut inbox = self.inbox.lock();
-        core::mem::swap(&mut *inbox, into);
-        self.arriving.store(0, Ordering::SeqCst);
-    }
-
-    /// A vCPU lives here now that was taken from another CPU.
-    pub(crate) fn came_by_theft(&self) {
-        self.members.fetch_add(1, Ordering::Relaxed);
-        self.figures.stolen.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// One of those that live here is no more.
-    pub(crate) fn member_left(&self) {
-        self.members.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    /// How many vCPUs live here.
-    pub(crate) fn members(&self) -> u32 {
-        self.members.load(Ordering::Relaxed)
-    }
-
-    /// Whether one vCPU owns the CPU.
-    pub(crate) fn cpu_use(&self) -> Use {
-        if self.owned.load(Ordering::Acquire) {
-            Use::Dedicated
-        } else {
-            Use::Shared
-        }
-    }
-
-    /// The question that the CPU has to answer, once. It counts as answered from the call of
-    /// [`Crew::answered`] on.
-    pub(crate) fn take_question(&self) -> Option<Number> {
-        if self.asked.load(Ordering::Relaxed) == 0 {
-            return None;
-        }
-        match self.asked.swap(0, Ordering::AcqRel) {
-            0 => None,
-            number => Some(Number(number)),
-        }
-    }
+    questions: Questions,
 }
 
 impl<B: Backend> Crew<B> {
@@ -237,29 +66,13 @@ impl<B: Backend> Crew<B> {
             plan: Mutex::new(Plan::new(all)),
             shared,
             plan_version: AtomicU32::new(0),
-            question: Mutex::new(None),
-            inquiry: Inquiry::new(),
-            samples: Mutex::new(Vec::new()),
+            questions: Questions::new(),
         }
     }
 
     /// All seats, in the order of the CPUs' numbers.
     pub(crate) fn seats(&self) -> impl Iterator<Item = &Seat<B>> {
         self.seats.iter().flatten()
-    }
-
-    /// Whether vCPUs would have to wait for each other, or for their caps, were all of these VMs running.
-    pub(crate) fn contention<'a>(&self, configs: impl Iterator<Item = &'a VmConfig>) -> Contention {
-        let (mut vcpus, mut has_rules) = (0, false);
-        for config in configs {
-            vcpus += config.cpus as usize;
-            has_rules |= config.cap_percent.is_some() || !config.affinity.is_empty();
-        }
-        if has_rules || vcpus > self.seats().count() {
-            Contention::Possible
-        } else {
-            Contention::None
-        }
     }
 
     /// Whether there is one CPU only, and so nowhere to go.
@@ -289,80 +102,6 @@ impl<B: Backend> Crew<B> {
         self.allowed(vcpu).contains(cpu.0 as u16)
     }
 
-    /// Gives a vCPU a CPU of its own, if there is one to give.
-    fn dedicate(&self, affinity: &CpuSet, others_want: &CpuSet) -> Option<PcpuId> {
-        let mut plan = self.plan.lock();
-        let cpu = PcpuId(plan.dedicate(affinity, others_want)?.into());
-        self.changes_hands(&plan, cpu, Use::Dedicated);
-        Some(cpu)
-    }
-
-    /// Everybody may use this CPU again.
-    pub(crate) fn give_back(&self, cpu: PcpuId) {
-        let mut plan = self.plan.lock();
-        plan.release(cpu.0 as u16);
-        self.changes_hands(&plan, cpu, Use::Shared);
-    }
-
-    /// Lets everybody see the new plan, and those look at their vCPUs who may have some that are to be elsewhere now.
-    fn changes_hands(&self, plan: &Plan, cpu: PcpuId, now: Use) {
-        if let Some(seat) = self.seat(cpu) {
-            seat.owned.store(now == Use::Dedicated, Ordering::Release);
-        }
-        self.shared.set(&plan.shared());
-        // Behind what it tells of.
-        self.plan_version.fetch_add(1, Ordering::Release);
-        for concerned in plan.concerned(cpu.0 as u16).iter() {
-            doorbell::ring(PcpuId(concerned.into()));
-        }
-    }
-
-    /// Differs from an earlier answer if CPUs have changed hands since.
-    pub(crate) fn plan_version(&self) -> u32 {
-        self.plan_version.load(Ordering::Acquire)
-    }
-
-    /// Where the vCPUs of a machine may run. CPUs that they are to own are theirs from now on, if it can be without
-    /// those that `others` ask for.
-    pub(crate) fn seatings<'a>(
-        &self,
-        config: &VmConfig,
-        others: impl Iterator<Item = &'a VmConfig>,
-    ) -> Vec<Seating> {
-        let affinity = config.affinity.iter().copied().collect();
-        let others_want = others.flat_map(|other| other.affinity.iter().copied());
-        let others_want = others_want.collect();
-        if config.placement == Placement::Shared
-            && !balance::is_kept(&self.plan.lock().shared(), &affinity)
-        {
-            warn!(
-                target: "vm",
-                "{}: none of the CPUs that it asks for is shared now: it may use all that are", config.name
-            );
-        }
-        (0..config.cpus)
-            .map(|vcpu| {
-                let owned = match config.placement {
-                    Placement::Shared => return Seating::Shared(affinity),
-                    Placement::Dedicated => self.dedicate(&affinity, &others_want),
-                };
-                match owned {
-                    Some(cpu) => {
-                        info!(target: "vm", "{}: CPU {cpu} is vCPU {vcpu}'s own", config.name);
-                        Seating::Owner(cpu)
-                    }
-                    None => {
-                        warn!(
-                            target: "vm",
-                            "{}: no CPU is left to be vCPU {vcpu}'s own: it shares one", config.name
-                        );
-                        Seating::Shared(affinity)
-                    }
-                }
-            })
-            .collect()
-    }
-
     /// Hands out the vCPUs of a new VM, each to the CPU that has the fewest.
     pub(crate) fn add(&self, vcpus: impl IntoIterator<Item = Member<B>>) {
         for member in vcpus {
@@ -379,14 +118,8 @@ impl<B: Backend> Crew<B> {
 
     /// Puts a vCPU into the inbox of another CPU. It is not loaded here any more.
     fn send(&self, seat: &Seat<B>, member: Member<B>, arrival: Arrival) {
-        self.put(seat, &mut seat.inbox.lock(), member, arrival);
+        seat.put(&mut seat.inbox.lock(), member, arrival);
         doorbell::ring(seat.cpu);
-    }
-
-    fn put(&self, seat: &Seat<B>, inbox: &mut Inbox<B>, member: Member<B>, arrival: Arrival) {
-        seat.members.fetch_add(1, Ordering::Relaxed);
-        inbox.push((member, arrival));
-        seat.arriving.fetch_add(1, Ordering::SeqCst);
     }
 
     /// Sends a vCPU that lives here, and does not run, to another CPU, unless there is a question: then it comes back.
@@ -403,7 +136,7 @@ impl<B: Backend> Crew<B> {
             return Err((vcpu, share));
         }
         share.leave();
-        self.put(to, &mut inbox, (vcpu, share), arrival);
+        to.put(&mut inbox, (vcpu, share), arrival);
         drop(inbox);
         from.member_left();
         doorbell::ring(to.cpu);
@@ -449,7 +182,7 @@ impl<B: Backend> Crew<B> {
 
     fn summaries_of_others(&self, here: PcpuId) -> impl Iterator<Item = (u16, Summary)> {
         self.others(here)
-            .map(|seat| (seat.cpu.0 as u16, seat.published.get()))
+            .map(|seat| (seat.cpu.0 as u16, seat.published()))
     }
 
     /// What the other CPUs are at.
@@ -498,7 +231,7 @@ impl<B: Backend> Crew<B> {
         }
         for seat in self
             .others(here)
-            .filter(|seat| seat.published.get().waiting > 0)
+            .filter(|seat| seat.published().waiting > 0)
         {
             // Whoever holds the lock is at work there; there is always another turn.
             let Some(mut queue) = seat.queue.try_lock() else {
@@ -539,49 +272,5 @@ impl<B: Backend> Crew<B> {
         if let Some(seat) = idle {
             doorbell::ring(seat.cpu);
         }
-    }
-
-    /// Asks all CPUs. A question that was not answered yet is forgotten.
-    pub(crate) fn ask(&self, question: Question) {
-        let mut asked = self.question.lock();
-        let number = self.inquiry.begin(self.seats().count() as u32);
-        *asked = Some((number, question));
-        self.samples.lock().clear();
-        for seat in self.seats() {
-            seat.asked.store(number.0, Ordering::Release);
-            doorbell::ring(seat.cpu);
-        }
-    }
-
-    /// What a CPU answers about figures, if that is still the question.
-    pub(crate) fn note(&self, number: Number, samples: impl Iterator<Item = VcpuSample>) {
-        let asked = self.question.lock();
-        if asked.as_ref().is_some_and(|(last, _)| *last == number) {
-            self.samples.lock().extend(samples);
-        }
-    }
-
-    /// What the CPUs have answered about figures, once.
-    pub(crate) fn samples(&self) -> Vec<VcpuSample> {
-        core::mem::take(&mut *self.samples.lock())
-    }
-
-    /// Whether not all CPUs have answered. Until then no vCPU moves but those that must, or it would be told twice or
-    /// not at all.
-    pub(crate) fn is_asking(&self) -> bool {
-        self.inquiry.is_open()
-    }
-
-    /// The question of this number; nothing where there is another one by now, for which each CPU is asked again.
-    pub(crate) fn question(&self, number: Number) -> Option<Question> {
-        let asked = self.question.lock();
-        let (last, question) = asked.as_ref()?;
-        (*last == number).then(|| question.clone())
-    }
-
-    /// One CPU has answered the question of this number.
-    pub(crate) fn answered(&self, number: Number) {
-        self.inquiry.answered(number);
-        doorbell::ring(PcpuId::BOOT);
     }
 }

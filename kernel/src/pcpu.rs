@@ -5,11 +5,12 @@
 //! stays loaded on its CPU until another one is to run there: where there is only one, nothing is ever switched, and
 //! one that sleeps while nobody else runs wakes up loaded. A loaded vCPU does not move to another CPU.
 
+mod answer;
+mod sleep;
+
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::vec::Vec;
 
-use vmm::monitor::inquiry::Number;
 use vmm::panic_watch;
 use vmm::scheduler::{
     Arrival, NEVER, Preemption, Share, Sleepers, Slice, Slot, Turn as SchedulerTurn,
@@ -17,15 +18,16 @@ use vmm::scheduler::{
 
 use crate::backend::Backend;
 use crate::cpu::{self, apic};
-use crate::crew::{About, Crew, Member, Seat};
+use crate::crew::{Crew, Member, Seat};
 use crate::desk::Desk;
 use crate::doorbell::Doorbell;
 use crate::hw::console::Refresh;
-use crate::hw::screen::Colour;
 use crate::hw::{clock, console};
 use crate::keeper;
 use crate::vcpu::{Turn, Vcpu};
 use crate::vm::{Stance, Whereabouts};
+
+use self::sleep::DROWSY_AT_MOST;
 
 /// Gives turns on this CPU, for ever where nobody sits at the desk; else until the desk says that all is done.
 pub(crate) fn work<B: Backend>(crew: &Crew<B>, desk: Option<Desk<'_, B>>) {
@@ -330,117 +332,9 @@ impl<B: Backend> Turns<'_, B> {
         queue.give_way(vcpu, share, left_ns, |other| other.is_called());
     }
 
-    fn lay_to_sleep(&mut self, (vcpu, mut share): Member<B>) {
-        let is_loaded = self.crew.backend.is_loaded(vcpu.backend());
-        share.sleep();
-        let slot = self.sleepers.insert((vcpu, share), NEVER);
-        if is_loaded {
-            self.resident = Resident::Asleep(slot);
-        }
-        if self.drowsy.last() != Some(&slot) {
-            if self.drowsy.len() == DROWSY_AT_MOST {
-                self.show_prompts();
-            }
-            self.drowsy.push(slot);
-        }
-        self.say_it_sleeps(slot);
-    }
-
-    /// From here on others wake it up, or its time. What they have left before that it is woken up for at once.
-    fn say_it_sleeps(&mut self, slot: Slot) {
-        let here = self.seat.cpu;
-        if let Some((vcpu, _)) = self.sleepers.get(slot) {
-            vcpu.set_whereabouts(Whereabouts::Asleep(here, slot));
-            if vcpu.has_reason_to_wake(clock::tsc()) {
-                self.wake_up(slot);
-                return;
-            }
-            // A pause that has come and gone meanwhile may have taken its time from it. Whoever resumes it from now on
-            // kicks it.
-            let wakes_at = match vcpu.vm().stance() {
-                Stance::Run => vcpu.wakes_at(),
-                Stance::Pause | Stance::End => NEVER,
-            };
-            self.sleepers.set_wakes_at(slot, wakes_at);
-        }
-    }
-
-    /// Queues those that others have woken up.
-    fn wake_the_woken(&mut self) {
-        let mut woken = core::mem::take(&mut self.woken);
-        self.bell.take_woken(&mut woken);
-        for slot in woken.drain(..) {
-            // It may be awake already, and another one be asleep in its place.
-            let Some((vcpu, _)) = self.sleepers.get(slot) else {
-                continue;
-            };
-            if vcpu.has_reason_to_wake(clock::tsc()) {
-                self.wake_up(slot);
-            } else if vcpu.vm().whereabouts(vcpu.index()) == Whereabouts::Waiting {
-                self.say_it_sleeps(slot);
-            }
-        }
-        self.woken = woken;
-    }
-
-    /// Queues those whose time has come.
-    fn wake_the_due(&mut self) {
-        if self.sleepers.next_wake() == NEVER {
-            return;
-        }
-        let now_tsc = clock::tsc();
-        while let Some(slot) = self.sleepers.due(now_tsc) {
-            let Some((vcpu, _)) = self.sleepers.get(slot) else {
-                break;
-            };
-            // The board's timer may have been set to a later time; or the VM stands still.
-            match vcpu.wakes_at() {
-                _ if vcpu.vm().stance() == Stance::Pause => self.sleepers.set_wakes_at(slot, NEVER),
-                later if later > now_tsc => self.sleepers.set_wakes_at(slot, later),
-                _ => self.wake_up(slot),
-            }
-        }
-    }
-
-    /// Queues a sleeper, here or on a CPU that has nothing to do.
-    fn wake_up(&mut self, slot: Slot) {
-        let Some((mut vcpu, share)) = self.take_sleeper(slot) else {
-            return;
-        };
-        vcpu.woken();
-        let elsewhere = if self.crew.is_of_one() || self.crew.is_asking() {
-            None
-        } else {
-            self.publish();
-            self.crew.better_place(self.seat, &vcpu)
-        };
-        match elsewhere {
-            Some(to) => {
-                self.unload(&mut vcpu);
-                let member = (vcpu, share);
-                if let Err((vcpu, share)) =
-                    self.crew
-                        .offer_member(self.seat, to, member, Arrival::Woken)
-                {
-                    self.join(vcpu, share, Arrival::Woken);
-                }
-            }
-            None => self.join(vcpu, share, Arrival::Woken),
-        }
-    }
-
     fn publish(&self) {
         let queue = self.seat.queue.lock();
         self.seat.publish(&queue.summary(clock::now_ns()));
-    }
-
-    fn take_sleeper(&mut self, slot: Slot) -> Option<Member<B>> {
-        if self.resident == Resident::Asleep(slot) {
-            self.resident = Resident::Queued;
-        }
-        let member = self.sleepers.remove(slot)?;
-        member.0.set_whereabouts(Whereabouts::Waiting);
-        Some(member)
     }
 
     /// Takes a vCPU off this CPU, if it is loaded.
@@ -469,15 +363,6 @@ impl<B: Backend> Turns<'_, B> {
                     backend.unload(vcpu.backend_mut());
                     let _: Preemption = queue.enqueue(vcpu, share, Arrival::Again, clock::now_ns());
                 }
-            }
-        }
-    }
-
-    /// Shows the lines that sleeping guests have begun.
-    fn show_prompts(&mut self) {
-        for slot in self.drowsy.drain(..) {
-            if let Some((vcpu, _)) = self.sleepers.get(slot) {
-                vcpu.vm().show_prompt();
             }
         }
     }
@@ -512,52 +397,7 @@ impl<B: Backend> Turns<'_, B> {
         x86_64::instructions::interrupts::enable_and_hlt();
         x86_64::instructions::interrupts::disable();
     }
-
-    /// Tells what was asked about the vCPUs that are here.
-    #[cold]
-    fn answer(&mut self, number: Number) {
-        if let Some(question) = self.crew.question(number) {
-            if question.about == About::Figures {
-                self.note_figures(number);
-                return self.crew.answered(number);
-            }
-            self.evict_resident();
-            let is_meant = |vcpu: &Vcpu<B>| question.vm.is_none_or(|id| vcpu.vm().id() == id);
-            let mut ready = self.seat.queue.lock().remove(|vcpu| is_meant(vcpu));
-            for (vcpu, _) in ready.iter_mut().chain(self.sleepers.iter_mut()) {
-                if is_meant(vcpu) {
-                    tell(&self.crew.backend, vcpu, question.about);
-                }
-            }
-            for (vcpu, share) in ready {
-                self.join(vcpu, share, Arrival::Again);
-            }
-        }
-        self.crew.answered(number);
-    }
 }
 
-impl<B: Backend> Turns<'_, B> {
-    fn note_figures(&self, number: Number) {
-        let here = self.seat.cpu.0;
-        let queue = self.seat.queue.lock();
-        let asleep = self.sleepers.iter().map(|(vcpu, _)| vcpu);
-        let all = queue.iter().chain(asleep);
-        self.crew.note(number, all.map(|vcpu| vcpu.sample(here)));
-    }
-}
-
-/// On a CPU that is never idle, after so many have gone to sleep it is looked for lines that nobody has seen.
-const DROWSY_AT_MOST: usize = 32;
 /// A turn that the desk ends lasts so long at least.
 const DESK_PAUSE_NS: u64 = 1_000_000;
-
-fn tell<B: Backend>(backend: &B, vcpu: &mut Vcpu<B>, about: About) {
-    let mut text = String::new();
-    // Writing to a string fails only where memory has run out, and then what is there must do.
-    let _ = vcpu.describe(backend, about, &mut text);
-    for line in text.lines() {
-        console::line(Colour::Text, format_args!("plinth: {line}"));
-    }
-    backend.unload(vcpu.backend_mut());
-}
