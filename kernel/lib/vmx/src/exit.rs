@@ -115,7 +115,7 @@ pub fn decode(reason: u32, fields: &impl ExitFields) -> VmExit {
         ExitReason::VirtualizedEoi => VmExit::ApicEoi(Vector(fields.qualification() as u8)),
         ExitReason::GdtrOrIdtr => descriptor_table(fields, GDTR_OR_IDTR),
         ExitReason::LdtrOrTr => descriptor_table(fields, LDTR_OR_TR),
-        ExitReason::EptViolation => ept_violation(fields),
+        ExitReason::EptViolation => VmExit::Memory(ept_violation(fields)),
         ExitReason::EptMisconfiguration => {
             VmExit::MemoryMisconfigured(GuestPhys::new(fields.guest_physical()))
         }
@@ -412,12 +412,12 @@ fn apic_access(qualification: u64) -> VmExit {
     }
 }
 
-/// Decodes an exit by [`EptViolation`](ExitReason::EptViolation).
+/// The access that an [`EptViolation`](ExitReason::EptViolation) is about.
 #[inline(always)]
-pub fn ept_violation(fields: &impl ExitFields) -> VmExit {
+pub fn ept_violation(fields: &impl ExitFields) -> MemoryAccess {
     let qualification = EptViolation::from_bits_retain(fields.qualification());
     let linear = qualification.contains(EptViolation::LINEAR_VALID);
-    VmExit::Memory(MemoryAccess {
+    MemoryAccess {
         gpa: GuestPhys::new(fields.guest_physical()),
         gva: linear.then(|| GuestVirt::new(fields.guest_linear())),
         // An update of an accessed or dirty flag sets both READ and WRITE.
@@ -429,7 +429,7 @@ pub fn ept_violation(fields: &impl ExitFields) -> VmExit {
             AccessKind::Read
         },
         during_page_walk: linear && !qualification.contains(EptViolation::TRANSLATED),
-    })
+    }
 }
 
 /// A notification VM exit; bit 0 says that the guest's state is lost (SDM vol. 3, Notification VM Exits).

@@ -72,10 +72,11 @@ impl LoadedVcpu for VmxLoaded<'_> {
             RDMSR => visitor.visit(self, VmExit::ReadMsr),
             WRMSR => visitor.visit(self, VmExit::WriteMsr),
             EPT_VIOLATION if !self.vcpu.may_lack_rights => {
-                let exit = exit::ept_violation(&self.vmcs);
+                let access = exit::ept_violation(&self.vmcs);
                 self.block_nmis_again(reason);
-                visitor.visit(self, exit)
+                visitor.visit(self, VmExit::Memory(access))
             }
+            EPT_VIOLATION => self.violated(reason, visitor),
             PREEMPTION_TIMER => visitor.visit(self, VmExit::HostTimer),
             _ => self.exited(reason, visitor),
         }
@@ -241,13 +242,11 @@ impl VmxLoaded<'_> {
     /// All other exits.
     #[inline(never)]
     fn exited<V: ExitVisitor<Self>>(&mut self, reason: u32, visitor: V) -> V::Outcome {
-        let mut exit = exit::decode(reason, &self.vmcs);
+        let exit = exit::decode(reason, &self.vmcs);
         match exit {
             VmExit::Exception(_) | VmExit::HostMachineCheck => self.block_nmis_again(reason),
-            VmExit::Memory(access) => {
-                self.block_nmis_again(reason);
-                exit = self.lacking(access);
-            }
+            // With a flag beside its number.
+            VmExit::Memory(_) => return self.violated(reason, visitor),
             VmExit::DirtyLogFull => {
                 self.vcpu.drain_log(&self.vmcs);
                 self.block_nmis_again(reason);
@@ -278,9 +277,28 @@ impl VmxLoaded<'_> {
         visitor.visit(self, VmExit::EntryRefused { code })
     }
 
-    /// An EPT violation where the tables may just lack a page, if they are the vCPU's own, or the right to execute one.
+    /// An EPT violation where the tables may just lack a page, if they are the vCPU's own, or the right to execute one. In
+    /// a function of its own: where they never do, this is not to take registers from the rest.
+    #[inline(never)]
+    fn violated<V: ExitVisitor<Self>>(&mut self, reason: u32, visitor: V) -> V::Outcome {
+        let access = exit::ept_violation(&self.vmcs);
+        self.block_nmis_again(reason);
+        if access.kind == AccessKind::Execute || self.vcpu.private.is_some() {
+            let exit = self.mend(access);
+            return self.mended(exit, visitor);
+        }
+        visitor.visit(self, VmExit::Memory(access))
+    }
+
     #[cold]
-    fn lacking(&mut self, access: MemoryAccess) -> VmExit {
+    #[inline(never)]
+    fn mended<V: ExitVisitor<Self>>(&mut self, exit: VmExit, visitor: V) -> V::Outcome {
+        visitor.visit(self, exit)
+    }
+
+    /// Does what is missing, if that is all.
+    #[cold]
+    fn mend(&mut self, access: MemoryAccess) -> VmExit {
         let VmxVcpu {
             private,
             space,
