@@ -5,6 +5,7 @@
 //! store that leaves every address with its old or its new translation, so that CPUs may walk the tables
 //! meanwhile. Whether they must flush something afterwards is the returned [`TlbEffect`].
 
+mod change;
 mod pages;
 mod shared;
 mod split;
@@ -13,8 +14,8 @@ use core::fmt;
 
 use crate::{HostPhys, PageSize};
 
+use change::{Target, map_in, protect_in, unmap_in};
 pub use pages::Page;
-use split::split;
 
 /// Entries in a table.
 pub const ENTRIES: usize = 512;
@@ -324,147 +325,6 @@ struct At {
     table: HostPhys,
     slot: usize,
     level: u8,
-}
-
-/// What a range is mapped to; `frame` belongs to the first address of the span at hand.
-struct Target<F> {
-    frame: HostPhys,
-    flags: F,
-    largest: PageSize,
-}
-
-fn map_in<F: Format, M: TableMemory>(
-    memory: &mut M,
-    table: HostPhys,
-    level: u8,
-    span: Span,
-    target: &Target<F::Flags>,
-) -> Result<TlbEffect, TableError> {
-    let mut effect = TlbEffect::None;
-    let mut rest = Some(span);
-    while let Some(span_left) = rest {
-        let piece = span_left.piece(level);
-        rest = span_left.after(piece);
-        let slot = index(piece.first, level);
-        let frame = target.frame.wrapping_add(piece.first - span.first);
-        let old = F::decode(memory.read_entry(table, slot), level);
-
-        let leaf_size = page_size(level)
-            .filter(|&size| size <= target.largest && piece.fills(level) && frame.is_aligned(size));
-        if let Some(size) = leaf_size {
-            if old
-                == (Entry::Leaf {
-                    frame,
-                    flags: target.flags,
-                })
-            {
-                continue;
-            }
-            memory.write_entry(table, slot, F::leaf_entry(frame, size, target.flags));
-            if let Entry::Table(below) = old {
-                free_tree::<F, M>(memory, below, level - 1);
-            }
-            if old != Entry::Empty {
-                effect = TlbEffect::Stale;
-            }
-            continue;
-        }
-
-        let below = match old {
-            Entry::Table(below) => below,
-            Entry::Empty => {
-                let below = memory.allocate_table().ok_or(TableError::OutOfTables)?;
-                memory.write_entry(table, slot, F::table_entry(below));
-                below
-            }
-            Entry::Leaf { frame, flags } => {
-                effect = TlbEffect::Stale;
-                split::<F, M>(memory, At { table, slot, level }, frame, flags)?
-            }
-        };
-        let target = Target { frame, ..*target };
-        effect = effect.and(map_in::<F, M>(memory, below, level - 1, piece, &target)?);
-    }
-    Ok(effect)
-}
-
-fn unmap_in<F: Format, M: TableMemory>(
-    memory: &mut M,
-    table: HostPhys,
-    level: u8,
-    span: Span,
-) -> Result<TlbEffect, TableError> {
-    let mut effect = TlbEffect::None;
-    let mut rest = Some(span);
-    while let Some(span_left) = rest {
-        let piece = span_left.piece(level);
-        rest = span_left.after(piece);
-        let slot = index(piece.first, level);
-        let old = F::decode(memory.read_entry(table, slot), level);
-        match old {
-            Entry::Empty => {}
-            Entry::Table(below) if piece.fills(level) => {
-                memory.write_entry(table, slot, 0);
-                free_tree::<F, M>(memory, below, level - 1);
-                effect = TlbEffect::Stale;
-            }
-            Entry::Leaf { .. } if piece.fills(level) => {
-                memory.write_entry(table, slot, 0);
-                effect = TlbEffect::Stale;
-            }
-            Entry::Table(below) => {
-                effect = effect.and(unmap_in::<F, M>(memory, below, level - 1, piece)?);
-                if is_empty::<F, M>(memory, below, level - 1) {
-                    memory.write_entry(table, slot, 0);
-                    memory.free_table(below);
-                    effect = TlbEffect::Stale;
-                }
-            }
-            Entry::Leaf { frame, flags } => {
-                let below = split::<F, M>(memory, At { table, slot, level }, frame, flags)?;
-                effect = TlbEffect::Stale.and(unmap_in::<F, M>(memory, below, level - 1, piece)?);
-            }
-        }
-    }
-    Ok(effect)
-}
-
-fn protect_in<F: Format, M: TableMemory>(
-    memory: &mut M,
-    table: HostPhys,
-    level: u8,
-    span: Span,
-    change: &impl Fn(F::Flags) -> F::Flags,
-) -> Result<TlbEffect, TableError> {
-    let mut effect = TlbEffect::None;
-    let mut rest = Some(span);
-    while let Some(span_left) = rest {
-        let piece = span_left.piece(level);
-        rest = span_left.after(piece);
-        let slot = index(piece.first, level);
-        let below = match F::decode(memory.read_entry(table, slot), level) {
-            Entry::Empty => continue,
-            Entry::Table(below) => below,
-            Entry::Leaf { frame, flags } => {
-                let new = change(flags);
-                let Some(size) = page_size(level).filter(|_| new != flags) else {
-                    continue;
-                };
-                effect = TlbEffect::Stale;
-                if piece.fills(level) {
-                    memory.write_entry(table, slot, F::leaf_entry(frame, size, new));
-                    continue;
-                }
-                split::<F, M>(memory, At { table, slot, level }, frame, flags)?
-            }
-        };
-        effect = effect.and(protect_in::<F, M>(memory, below, level - 1, piece, change)?);
-    }
-    Ok(effect)
-}
-
-fn is_empty<F: Format, M: TableMemory>(memory: &M, table: HostPhys, level: u8) -> bool {
-    (0..ENTRIES).all(|slot| F::decode(memory.read_entry(table, slot), level) == Entry::Empty)
 }
 
 /// The address with the bits above those that the tables translate as they must be.
