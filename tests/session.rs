@@ -14,6 +14,7 @@ use xtask::emulator::Running;
 use xtask::emulator::console::{Announcement, End, GuestEnd, LineReader, Next};
 use xtask::emulator::hang;
 use xtask::emulator::monitor::Monitor;
+use xtask::terminal::{Reports, Size};
 
 use crate::picture;
 
@@ -28,6 +29,8 @@ pub struct Session {
     lines: LineReader,
     /// A terminal at the serial port.
     screen: Arc<Mutex<vt100::Parser>>,
+    /// Whether it was asked to report its size.
+    reports: Arc<Mutex<Reports>>,
     /// Everything that the serial port has said, for the report of a failure.
     heard: Vec<String>,
     /// QEMU's monitor, of a machine that is watched.
@@ -49,10 +52,12 @@ impl Session {
             TERMINAL_COLUMNS,
             0,
         )));
-        let terminal = Arc::clone(&screen);
+        let reports = Arc::new(Mutex::new(Reports::default()));
+        let terminal = (Arc::clone(&screen), Arc::clone(&reports));
         let lines = LineReader::start_with_tap(serial.try_clone()?, move |bytes| {
-            if let Ok(mut terminal) = terminal.lock() {
-                terminal.process(bytes);
+            if let (Ok(mut screen), Ok(mut reports)) = (terminal.0.lock(), terminal.1.lock()) {
+                screen.process(bytes);
+                reports.push(bytes);
             }
         })?;
         Ok(Self {
@@ -60,6 +65,7 @@ impl Session {
             serial,
             lines,
             screen,
+            reports,
             heard: Vec::new(),
             monitor,
             patience,
@@ -140,6 +146,17 @@ impl Session {
         let terminal = self.screen.lock();
         let terminal = terminal.map_err(|_| anyhow!("the terminal is broken"))?;
         Ok(terminal.screen().clone())
+    }
+
+    /// Whether a terminal at the serial port is to report its size now.
+    pub fn wants_size_reports(&self) -> Result<bool> {
+        let reports = self.reports.lock();
+        let reports = reports.map_err(|_| anyhow!("the terminal is broken"))?;
+        let size = Size {
+            rows: TERMINAL_ROWS,
+            columns: TERMINAL_COLUMNS,
+        };
+        Ok(reports.report(Some(size)).is_some())
     }
 
     /// Waits until the terminal shows `text` in one of its rows.

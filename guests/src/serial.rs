@@ -30,25 +30,26 @@ pub fn drain() {
     }
 }
 
-/// Sends bytes, each as soon as the UART takes it; a line feed gets its carriage return.
-pub struct Serial;
-
-impl Serial {
-    fn send(byte: u8) {
+/// Sends bytes as they are, each as soon as the UART takes it.
+pub fn send(bytes: &[u8]) {
+    for byte in bytes {
         while inb(LINE_STATUS) & THRE == 0 {
             core::hint::spin_loop();
         }
-        outb(BASE, byte);
+        outb(BASE, *byte);
     }
 }
+
+/// Sends text; a line feed gets its carriage return.
+pub struct Serial;
 
 impl Write for Serial {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if byte == b'\n' {
-                Self::send(b'\r');
+                send(b"\r");
             }
-            Self::send(byte);
+            send(&[byte]);
         }
         Ok(())
     }

@@ -161,6 +161,28 @@ impl<'a, B: Backend> Desk<'a, B> {
         self.keeper.build(machine);
     }
 
+    fn set_focus(&mut self, focus: Option<VmId>) {
+        self.focus = focus;
+        self.hand_over_keys();
+    }
+
+    fn set_reader(&mut self, reader: Reader) {
+        self.keyboard.set_reader(reader);
+        self.hand_over_keys();
+    }
+
+    /// Tells the terminal whether who gets what is typed wants its size in between.
+    fn hand_over_keys(&self) {
+        let focus = match self.keyboard.reader() {
+            Reader::Guest => self.focus,
+            Reader::Monitor => None,
+        };
+        console::give_keys(focus.map(|id| {
+            let vm = self.keeper.life(id);
+            (id.0, vm.is_some_and(|vm| vm.wants_size_reports()))
+        }));
+    }
+
     fn type_ahead(&mut self, byte: u8) {
         if self.typed.len() < TYPED_AHEAD {
             self.typed.push_back(byte);
@@ -170,7 +192,7 @@ impl<'a, B: Backend> Desk<'a, B> {
     /// Offers what was typed to the guest that has the keys, which takes some of it.
     fn feed_guest(&mut self) {
         let Some(vm) = self.focus.and_then(|id| self.keeper.life(id)) else {
-            self.focus = self.keeper.next_after(self.focus);
+            self.set_focus(self.keeper.next_after(self.focus));
             return;
         };
         // The time of one that stands still does not pass for its devices either.
@@ -195,7 +217,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             Shortcut::Top => self.begin_top(),
             Shortcut::Describe => self.ask(About::Everything, None),
             Shortcut::NextGuest => {
-                self.focus = self.keeper.next_after(self.focus);
+                self.set_focus(self.keeper.next_after(self.focus));
                 let mut machines = self.keeper.machines().iter();
                 if let Some(machine) = machines.find(|machine| Some(machine.id) == self.focus) {
                     say(format_args!("the keys go to {}", machine.config.name));
@@ -222,12 +244,12 @@ impl<'a, B: Backend> Desk<'a, B> {
     }
 
     fn open(&mut self) {
-        self.keyboard.set_reader(Reader::Monitor);
+        self.set_reader(Reader::Monitor);
         self.show_line(&[]);
     }
 
     fn close(&mut self) {
-        self.keyboard.set_reader(Reader::Guest);
+        self.set_reader(Reader::Guest);
         say(format_args!("the monitor is closed"));
     }
 
@@ -305,7 +327,7 @@ impl<'a, B: Backend> Desk<'a, B> {
             }
             Command::Cycle(name, rounds) => self.begin_drill(name, rounds)?,
             Command::Console(name) => {
-                self.focus = Some(self.keeper.machine(&name)?.id);
+                self.set_focus(Some(self.keeper.machine(&name)?.id));
                 self.close();
                 say(format_args!("the keys go to {name}"));
             }

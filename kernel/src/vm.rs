@@ -101,7 +101,7 @@ impl<B: Backend> Vm<B> {
     /// A VM whose time begins now.
     pub(crate) fn new(parts: VmParts<B>) -> Self {
         let vcpus = parts.posts.len() as u8;
-        let console = GuestConsole::new(parts.name.clone(), parts.console, parts.tail);
+        let console = GuestConsole::new(parts.id.0, parts.name.clone(), parts.console, parts.tail);
         Self {
             id: parts.id,
             name: parts.name,
@@ -255,6 +255,11 @@ impl<B: Backend> Vm<B> {
         if devices.console.has_unseen_text() {
             devices.console.flush();
         }
+    }
+
+    /// Whether the guest wants to be told of the terminal's size.
+    pub(crate) fn wants_size_reports(&self) -> bool {
+        self.devices.lock().console.wants_size_reports()
     }
 
     /// The INTA cycle of this vCPU.

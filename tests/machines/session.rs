@@ -1,12 +1,14 @@
 //! `cargo xtask run` as somebody sits before it: keys, Ctrl-C, the window's size, and the way out.
 //!
-//! One boot of Linux serves for all of it. It is the machine for people, which keeps to real time.
+//! One boot of Linux serves for nearly all of it. It is the machine for people, which keeps to real time.
 
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use bundle::Console;
 use libtest_mimic::Trial;
 use plinth_tests::terminal::Terminal;
+use plinth_tests::{Boot, Session};
 use xtask::paths::Paths;
 
 use crate::trial;
@@ -24,6 +26,14 @@ pub(crate) fn trials() -> Vec<Trial> {
             session,
         ),
         trial(
+            "what_a_guest_with_the_terminal_says_comes_byte_for_byte",
+            raw,
+        ),
+        trial(
+            "a_report_of_the_windows_size_goes_to_the_guest_that_asked",
+            size_reports,
+        ),
+        trial(
             "somebody_at_a_terminal_switches_the_machine_off_by_a_key",
             key,
         ),
@@ -39,6 +49,49 @@ fn xtask(arguments: &[&str]) -> Result<Terminal> {
     let package = ["--package", "plinth-xtask", "--bin", "xtask", "--"];
     let command = [&[&*cargo][..], &run, &package, arguments].concat();
     Terminal::run(&command, 37, 111, PATIENCE)
+}
+
+/// Two tiny guests, of which the first has the terminal, and says something.
+fn terminal_guest(says: &str) -> Result<Session> {
+    let boot = Boot::tiny(&["spin", "spin"])?.with_guests(|guests| {
+        guests[0].config.console = Console::Terminal;
+        guests[0].config.cmdline = format!("say {says}");
+        guests[1].config.name = "other".to_owned();
+    });
+    let mut machine = boot.start()?;
+    machine.expect("[other] spin: ")?;
+    if !machine
+        .heard()
+        .iter()
+        .any(|line| line.starts_with("spin: "))
+    {
+        machine.expect("spin: ")?;
+    }
+    Ok(machine)
+}
+
+/// A line feed without a carriage return moves down, and no more.
+fn raw() -> Result<()> {
+    let machine = terminal_guest("first\nsecond\r\nthird\r\n")?;
+    let shown = machine.screen()?.contents();
+    ensure!(
+        shown.contains("first\n     second\nthird\n"),
+        "it was shown otherwise:\n{shown}"
+    );
+    Ok(())
+}
+
+/// The terminal is asked for reports only while the guest that wants them has the keys.
+fn size_reports() -> Result<()> {
+    let mut machine = terminal_guest("\x1b[?2048h")?;
+    ensure!(machine.wants_size_reports()?, "it has not asked");
+    machine.send(b"\x1dn")?;
+    machine.expect("the keys go to other")?;
+    ensure!(!machine.wants_size_reports()?, "another one gets them");
+    machine.send(b"\x1dn")?;
+    machine.expect("the keys go to spin")?;
+    ensure!(machine.wants_size_reports()?, "it gets no more");
+    Ok(())
 }
 
 fn key() -> Result<()> {

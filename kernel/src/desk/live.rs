@@ -47,7 +47,7 @@ impl<B: Backend> Desk<'_, B> {
                 reader: self.keyboard.reader(),
                 presses: Presses::new(),
             });
-            self.keyboard.set_reader(Reader::Monitor);
+            self.set_reader(Reader::Monitor);
             console::page(BEGIN_PAGE.as_bytes());
         }
     }
@@ -99,8 +99,8 @@ impl<B: Backend> Desk<'_, B> {
 
     pub(super) fn end_top(&mut self) {
         if let Some(top) = self.top.take() {
-            self.keyboard.set_reader(top.reader);
             console::end_page(END_PAGE.as_bytes());
+            self.set_reader(top.reader);
             if top.reader == Reader::Monitor {
                 self.show_line(&[]);
             }

@@ -22,8 +22,9 @@ use core::hint;
 
 use alloc::vec::Vec;
 use bootloader_api::info::FrameBufferInfo;
-use host::Picture;
 use host::picture::{self, Cell};
+use host::text::for_serial_line;
+use host::{Picture, Reporting};
 use spin::{Mutex, MutexGuard};
 use x86_64::instructions::interrupts::without_interrupts;
 
@@ -54,6 +55,13 @@ struct Owner(u32);
 /// The operator's command line.
 const MONITOR: Owner = Owner(0);
 
+impl Owner {
+    /// The guest of this number.
+    const fn guest(number: u32) -> Self {
+        Self(number + 1)
+    }
+}
+
 struct Console {
     serial: Serial,
     screen: Option<Screen>,
@@ -62,6 +70,8 @@ struct Console {
     shown: Option<Shown>,
     /// While the operator looks at a page: what waits for its end.
     held: Option<Vec<u8>>,
+    /// Whom the terminal reports its size for.
+    reporting: Reporting<Owner>,
 }
 
 /// A guest's text screen on the terminal at the serial port.
@@ -80,6 +90,7 @@ impl Console {
             screen_due_ns: 0,
             shown: None,
             held: None,
+            reporting: Reporting::new(),
         }
     }
 
@@ -109,9 +120,13 @@ impl Console {
         }
     }
 
-    /// Writes text as it is, except that the serial line gets a carriage return before each line feed. Where a
-    /// page is shown the text waits for its end, unless there is too much of it.
-    fn write(&mut self, bytes: &[u8]) {
+    /// Writes text as it is, except that the serial line gets a carriage return before each line feed.
+    fn write(&mut self, text: &[u8]) {
+        for_serial_line(text, |piece| self.pass_on(piece));
+    }
+
+    /// Writes bytes as they are. Where a page is shown they wait for its end, unless there are too many of them.
+    fn pass_on(&mut self, bytes: &[u8]) {
         if let Some(held) = &mut self.held {
             if held.len() + bytes.len() <= HELD_BYTES {
                 held.extend_from_slice(bytes);
@@ -120,25 +135,23 @@ impl Console {
             self.let_go();
             self.held = Some(Vec::new());
         }
-        self.write_now(bytes);
+        self.send(bytes);
     }
 
     /// Writes what has waited.
     fn let_go(&mut self) {
         if let Some(held) = self.held.take() {
-            self.write_now(&held);
+            self.send(&held);
         }
     }
 
-    fn write_now(&mut self, bytes: &[u8]) {
-        let mut rest = bytes;
-        while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
-            let (line, after) = rest.split_at(end);
-            self.serial.write(line);
-            self.serial.write(b"\r\n");
-            rest = after.get(1..).unwrap_or_default();
-        }
-        self.serial.write(rest);
+    /// Writes text that waits for nothing.
+    fn write_now(&mut self, text: &[u8]) {
+        for_serial_line(text, |piece| self.send(piece));
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.serial.write(bytes);
         if let Some(screen) = &mut self.screen {
             screen.write(bytes);
         }
@@ -378,9 +391,20 @@ pub(crate) fn end_page(text: &[u8]) {
         console.write_now(text);
         let held = console.held.take().unwrap_or_default();
         console.leave_picture();
-        console.write_now(&held);
+        console.send(&held);
         console.return_to_picture();
         console.refresh(Refresh::WhenDue);
+    });
+}
+
+/// What is typed goes to the guest of this number from now on, which wants reports of the terminal's size or does not; or
+/// to the operator's own command line.
+pub(crate) fn give_keys(to: Option<(u32, bool)>) {
+    without_interrupts(|| {
+        let mut console = CONSOLE.lock();
+        let to = to.map(|(number, are_wanted)| (Owner::guest(number), are_wanted));
+        let request = console.reporting.give_keys(to);
+        console.serial.write(request);
     });
 }
 

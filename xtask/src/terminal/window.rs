@@ -5,7 +5,8 @@
 //! whenever the window has changed. Some terminals do that by themselves; for all others it is done here, and so the
 //! terminal never sees the request, which could outlive the run. The Linux guest asks, and gives the size to whatever
 //! runs in it (`guests/programs`, the program `console`); as long as nobody has asked, nothing
-//! is sent. With several guests a report goes to the one that has the keys.
+//! is sent. With several guests Plinth asks while the one that wants reports has the keys (`host/size_reports.rs`), and takes
+//! it back meanwhile.
 
 use rustix::termios::tcgetwinsize;
 use std::os::fd::AsFd;

@@ -1,4 +1,16 @@
-//! What of a guest's output is shown among that of others.
+//! What of a guest's output is shown among that of others, and how lines end on a serial line.
+
+/// Gives `take` the pieces of a text for a serial line, with a carriage return before each line feed.
+pub fn for_serial_line(text: &[u8], mut take: impl FnMut(&[u8])) {
+    let mut rest = text;
+    while let Some(end) = rest.iter().position(|&byte| byte == b'\n') {
+        let (line, after) = rest.split_at(end);
+        take(line);
+        take(b"\r\n");
+        rest = after.get(1..).unwrap_or_default();
+    }
+    take(rest);
+}
 
 /// Lets plain text through and drops control characters and escape sequences, with which a guest could
 /// otherwise rewrite what others have said (ECMA-48, Control Functions for Coded Character Sets).
@@ -56,6 +68,7 @@ impl Default for EscapeFilter {
 #[cfg(test)]
 mod tests {
     use alloc::string::String;
+    use alloc::vec::Vec;
 
     use proptest::prelude::*;
 
@@ -69,6 +82,20 @@ mod tests {
             .filter(|&byte| filter.passes(byte))
             .collect();
         String::from_utf8(text).unwrap()
+    }
+
+    #[test]
+    fn lines_end_with_both_on_a_serial_line() {
+        for (text, sent) in [
+            (&b"a\nbc\n\nd"[..], &b"a\r\nbc\r\n\r\nd"[..]),
+            (b"\n", b"\r\n"),
+            (b"", b""),
+            (b"prompt", b"prompt"),
+        ] {
+            let mut line = Vec::new();
+            for_serial_line(text, |piece| line.extend_from_slice(piece));
+            assert_eq!(line, sent);
+        }
     }
 
     #[test]

@@ -1,16 +1,14 @@
 //! [`GuestConsole`]: what one guest says, on its way into the stream.
 
-use core::sync::atomic::{AtomicU32, Ordering};
-
 use alloc::string::String;
 use alloc::sync::Arc;
 use arrayvec::ArrayVec;
 use host::on_its_way::{Congestion, OnItsWay};
-use host::{EscapeFilter, PanicLine, Tail};
+use host::{EscapeFilter, PanicLine, SizeReports, Tail};
 use spin::Mutex;
 use x86_64::instructions::interrupts::without_interrupts;
 
-use super::{CONSOLE, MONITOR, Owner};
+use super::{CONSOLE, Owner};
 use crate::hw::serial;
 
 /// How a guest's console appears in the stream.
@@ -35,17 +33,22 @@ pub(crate) struct GuestConsole {
     tail: Arc<Mutex<Tail>>,
     panic: PanicLine,
     on_its_way: OnItsWay,
+    size_reports: SizeReports,
 }
 
 impl GuestConsole {
     /// A longer line is passed on in pieces; others may then speak in between.
     const LINE_BYTES: usize = 256;
 
-    /// The console of the guest of this name.
-    pub(crate) fn new(name: String, style: GuestStyle, tail: Arc<Mutex<Tail>>) -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(MONITOR.0 + 1);
+    /// The console of the guest of this number and name.
+    pub(crate) fn new(
+        number: u32,
+        name: String,
+        style: GuestStyle,
+        tail: Arc<Mutex<Tail>>,
+    ) -> Self {
         Self {
-            owner: Owner(NEXT.fetch_add(1, Ordering::Relaxed)),
+            owner: Owner::guest(number),
             name,
             style,
             line: ArrayVec::new(),
@@ -53,7 +56,13 @@ impl GuestConsole {
             tail,
             panic: PanicLine::new(),
             on_its_way: OnItsWay::new(),
+            size_reports: SizeReports::new(),
         }
+    }
+
+    /// Whether the guest wants to be told of the terminal's size.
+    pub(crate) fn wants_size_reports(&self) -> bool {
+        self.size_reports.are_wanted()
     }
 
     /// Takes what the guest says. Whole lines are passed on, the rest waits for its end or for
@@ -128,12 +137,33 @@ impl GuestConsole {
                 console.write(self.name.as_bytes());
                 console.write(b"] ");
             }
-            console.write(&self.line);
+            if self.style == GuestStyle::Raw {
+                console.pass_on(&self.line);
+                if self.size_reports.push(&self.line) {
+                    let are_wanted = self.size_reports.are_wanted();
+                    let request = console.reporting.said(self.owner, are_wanted);
+                    console.pass_on(request);
+                }
+            } else {
+                console.write(&self.line);
+            }
             console.open_line = (self.line.last() != Some(&b'\n')).then_some(self.owner);
             console.return_to_picture();
             let end = console.serial.queued();
             self.on_its_way.push(before..end);
         });
         self.line.clear();
+    }
+}
+
+impl Drop for GuestConsole {
+    fn drop(&mut self) {
+        if self.size_reports.are_wanted() {
+            without_interrupts(|| {
+                let mut console = CONSOLE.lock();
+                let request = console.reporting.gone(self.owner);
+                console.pass_on(request);
+            });
+        }
     }
 }
