@@ -177,8 +177,6 @@ pub mod msr {
     pub const IA32_MISC_ENABLE: u32 = 0x1a0;
     /// The first variable-range MTRR: base.
     pub const IA32_MTRR_PHYSBASE0: u32 = 0x200;
-    /// The first variable-range MTRR: mask.
-    pub const IA32_MTRR_PHYSMASK0: u32 = 0x201;
     /// Page attribute table.
     pub const IA32_PAT: u32 = 0x277;
     /// Default memory type.

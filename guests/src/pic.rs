@@ -11,14 +11,6 @@ const SECOND: u16 = 0xa0;
 /// The command "end of interrupt", not specific.
 const END: u8 = 0x20;
 
-/// True if a pair of 8259As answers.
-pub fn is_present() -> bool {
-    [0x55, 0xaa, 0xff].into_iter().all(|mask| {
-        outb(FIRST + 1, mask);
-        inb(FIRST + 1) == mask
-    })
-}
-
 /// Initialises both, with everything masked.
 pub fn init() {
     for (port, value) in [

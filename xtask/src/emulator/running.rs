@@ -118,12 +118,6 @@ impl Running {
         Ok(self.serial.try_clone()?)
     }
 
-    /// What has come out of the second serial port so far.
-    #[must_use]
-    pub fn second_serial(&self) -> Vec<u8> {
-        fs::read(self.folder.path().join(files::SECOND_SERIAL)).unwrap_or_default()
-    }
-
     /// What has been written to port 0xE9 so far. In Bochs the emulator's own output is mixed with it.
     #[must_use]
     pub fn debug_port(&self) -> Vec<u8> {

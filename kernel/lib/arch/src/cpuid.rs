@@ -24,11 +24,6 @@ impl CpuidLeaf {
         Self { leaf, subleaf: 0 }
     }
 
-    /// A subleaf.
-    pub const fn with_subleaf(leaf: u32, subleaf: u32) -> Self {
-        Self { leaf, subleaf }
-    }
-
     /// The highest basic leaf, and the vendor.
     pub const VENDOR: u32 = 0x0;
     /// Family, model, stepping and the oldest features.
@@ -37,14 +32,10 @@ impl CpuidLeaf {
     pub const CACHE_DESCRIPTORS: u32 = 0x2;
     /// Caches, by subleaf.
     pub const CACHES: u32 = 0x4;
-    /// MONITOR and MWAIT.
-    pub const MONITOR_MWAIT: u32 = 0x5;
     /// Power and thermal management.
     pub const POWER: u32 = 0x6;
     /// Structured extended features.
     pub const EXTENDED_FEATURES: u32 = 0x7;
-    /// Architectural performance monitoring.
-    pub const PERFORMANCE_MONITORING: u32 = 0xa;
     /// Extended topology.
     pub const TOPOLOGY: u32 = 0xb;
     /// Extended state (XSAVE).
@@ -53,8 +44,6 @@ impl CpuidLeaf {
     pub const TSC_FREQUENCY: u32 = 0x15;
     /// Processor frequency.
     pub const PROCESSOR_FREQUENCY: u32 = 0x16;
-    /// Extended topology, second version.
-    pub const TOPOLOGY_V2: u32 = 0x1f;
     /// First of the leaves that hypervisors use for themselves.
     pub const HYPERVISOR: u32 = 0x4000_0000;
     /// The highest extended leaf.
@@ -63,6 +52,8 @@ impl CpuidLeaf {
     pub const EXTENDED_PROCESSOR: u32 = 0x8000_0001;
     /// First of the three leaves with the brand string.
     pub const BRAND: u32 = 0x8000_0002;
+    /// The second-level cache.
+    pub const SECOND_LEVEL_CACHE: u32 = 0x8000_0006;
     /// Invariant TSC.
     pub const ADVANCED_POWER: u32 = 0x8000_0007;
     /// Widths of addresses.

@@ -181,16 +181,6 @@ impl Descriptor {
         SystemType::from_number(self.access().kind())
     }
 
-    /// Of a call, interrupt, trap or task gate: the selector that it leads to.
-    pub const fn gate_selector(self) -> Selector {
-        Selector((self.0 >> 16) as u16)
-    }
-
-    /// Of a call, interrupt or trap gate: the lower 32 bits of the entry point.
-    pub const fn gate_offset(self) -> u32 {
-        (self.0 & 0xffff | self.0 >> 32 & 0xffff_0000) as u32
-    }
-
     /// The descriptor with its type replaced, such as TSS available by TSS busy.
     #[must_use]
     pub const fn with_type(self, kind: SystemType) -> Self {
@@ -305,11 +295,9 @@ mod tests {
     }
 
     #[test]
-    fn a_task_gate_leads_to_its_tss() {
+    fn a_task_gate_is_known_by_its_type() {
         let gate = Descriptor(0x0000_8500_0048_0000);
         assert_eq!(gate.system_type(), Some(SystemType::TaskGate));
-        assert_eq!(gate.gate_selector(), Selector(0x48));
-        assert_eq!(Descriptor(0x1234_8e00_0008_5678).gate_offset(), 0x1234_5678);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! The hypervisor asks [`Mtrrs`] of the host which type a piece of physical memory has when it maps it for a
 //! guest; for the guest's own registers it asks which values are valid.
 
-use memory::{HostPhys, PageSize};
+use memory::HostPhys;
 
 /// A memory type, numbered as MTRRs, PAT and EPT number it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -74,11 +74,6 @@ pub const MAX_VARIABLE: usize = 16;
 /// Fixed-range registers: one of 64 KiB units, two of 16 KiB units, eight of 4 KiB units.
 pub const FIXED: usize = 11;
 
-/// The fixed-range registers in the order of the addresses that they cover.
-pub const FIXED_MSRS: [u32; FIXED] = [
-    0x250, 0x258, 0x259, 0x268, 0x269, 0x26a, 0x26b, 0x26c, 0x26d, 0x26e, 0x26f,
-];
-
 /// End of what the fixed-range registers cover.
 const FIXED_END: u64 = 1 << 20;
 
@@ -111,7 +106,7 @@ pub struct Mtrrs {
     pub capability: u64,
     /// IA32_MTRR_DEF_TYPE.
     pub default_type: u64,
-    /// The fixed-range registers, in the order of [`FIXED_MSRS`].
+    /// The fixed-range registers, in the order of the addresses that they cover.
     pub fixed: [u64; FIXED],
     /// The variable ranges; those that the processor lacks are zero.
     pub variable: [VariableRange; MAX_VARIABLE],
@@ -153,41 +148,6 @@ impl Mtrrs {
             .unwrap_or(MemoryType::Uncacheable)
     }
 
-    /// The memory type that all of a page has, or `None` where it differs within the page.
-    pub fn page_type(&self, page: HostPhys, size: PageSize) -> Option<MemoryType> {
-        let start = page.align_down(size).as_u64();
-        let end = start.saturating_add(size.bytes());
-        let found = self.memory_type(HostPhys::new(start));
-        // The type can only change where some range starts or ends.
-        let uniform =
-            |at: u64| at <= start || at >= end || self.memory_type(HostPhys::new(at)) == found;
-        let variable = self
-            .variable
-            .iter()
-            .take(self.variable_count())
-            .all(|range| {
-                let mask = range.mask & VariableRange::ADDRESS;
-                let base = range.base & mask;
-                // The lowest bit of the mask is the size of the range, and of its pieces if the mask has gaps.
-                match mask & mask.wrapping_neg() {
-                    0 => true,
-                    piece if range.mask & VariableRange::VALID == 0 || piece >= size.bytes() => {
-                        true
-                    }
-                    piece if is_contiguous(mask) => {
-                        uniform(base) && uniform(base.saturating_add(piece))
-                    }
-                    _ => false,
-                }
-            });
-        let fixed = start >= FIXED_END
-            || (start..end.min(FIXED_END))
-                .step_by(PageSize::Size4K.bytes() as usize)
-                .chain([FIXED_END])
-                .all(uniform);
-        (variable && fixed).then_some(found)
-    }
-
     fn fixed_type(&self, address: u64) -> MemoryType {
         let (register, entry) = match address {
             0..0x8_0000 => (0, address >> 16),
@@ -203,12 +163,6 @@ impl Mtrrs {
         let value = self.fixed.get(register).copied().unwrap_or(0);
         MemoryType::from_number((value >> (8 * entry)) as u8).unwrap_or(MemoryType::Uncacheable)
     }
-}
-
-/// Whether the mask's bits from its lowest to the top of some address width have no gap.
-const fn is_contiguous(mask: u64) -> bool {
-    let lowest = mask & mask.wrapping_neg();
-    mask.wrapping_add(lowest).count_ones() <= 1
 }
 
 /// Whether a guest may write this value to IA32_MTRR_DEF_TYPE.
@@ -316,33 +270,6 @@ mod tests {
         assert_eq!(
             mtrrs.memory_type(HostPhys::new(0xc000_0000)),
             MemoryType::Uncacheable
-        );
-    }
-
-    #[test]
-    fn a_large_page_with_mixed_types_has_none() {
-        let mtrrs = pc();
-        let page = |address, size| mtrrs.page_type(HostPhys::new(address), size);
-        assert_eq!(page(0, PageSize::Size2M), None);
-        assert_eq!(page(0, PageSize::Size1G), None);
-        assert_eq!(
-            page(0xa_0000, PageSize::Size4K),
-            Some(MemoryType::Uncacheable)
-        );
-        assert_eq!(page(2 << 20, PageSize::Size2M), Some(MemoryType::WriteBack));
-        assert_eq!(page(2 * GIB, PageSize::Size1G), Some(MemoryType::WriteBack));
-        assert_eq!(
-            page(3 * GIB, PageSize::Size1G),
-            Some(MemoryType::Uncacheable)
-        );
-        assert_eq!(
-            page(8 * GIB, PageSize::Size1G),
-            None,
-            "the frame buffer has 256 MiB"
-        );
-        assert_eq!(
-            page(8 * GIB, PageSize::Size2M),
-            Some(MemoryType::WriteCombining)
         );
     }
 

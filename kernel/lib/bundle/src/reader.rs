@@ -61,12 +61,6 @@ impl<'a> Bundle<'a> {
         self.bytes.len() as u64
     }
 
-    /// Number of files.
-    #[must_use]
-    pub fn file_count(&self) -> usize {
-        self.directory.files.len()
-    }
-
     /// A file, once its checksum has been verified, which it is when it is asked for the first time.
     ///
     /// # Errors

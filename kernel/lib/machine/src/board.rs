@@ -147,7 +147,7 @@ impl Board {
     }
 
     /// Console input for the guest, at its keyboard if it has one, else its serial port; returns how many bytes were
-    /// taken. The rest is to be offered again once [`console_room`](Self::console_room) says that there is room.
+    /// taken. The rest is to be offered again later.
     pub fn receive(&mut self, bytes: &[u8], now_ns: u64, fx: &mut Effects) -> usize {
         let taken = match self.keyboard.receive(bytes, now_ns, fx) {
             Some(taken) => {
@@ -176,11 +176,6 @@ impl Board {
     /// What is on the display; `None` if there is none, or it is off or shows graphics.
     pub fn view(&self) -> Option<TextView> {
         self.vga.as_ref()?.view()
-    }
-
-    /// How many bytes of console input would be taken now.
-    pub fn console_room(&self) -> usize {
-        self.keyboard.room().unwrap_or_else(|| self.uart.room())
     }
 
     /// Sets an interrupt line from outside the board.
@@ -251,12 +246,6 @@ impl Board {
     /// A local APIC broadcasts the end of a level-triggered interrupt.
     pub fn end_of_interrupt(&mut self, vector: Vector, fx: &mut Effects) {
         self.ioapic.end_of_interrupt(vector, fx);
-    }
-
-    /// The vectors, one bit each, of whose end the I/O APIC has to be told. They change only when the guest
-    /// writes to the I/O APIC.
-    pub fn ioapic_vectors(&self) -> [u64; 4] {
-        self.ioapic.handled_vectors()
     }
 
     /// Whether an interrupt line may bring the CPUs an NMI, the way that it is programmed.

@@ -217,6 +217,7 @@ mod tests {
             .chain(0x810..0x828)
             .collect();
         assert_eq!(readable, expected);
+        assert!(readable.into_iter().all(Lapic::reads_from_page));
     }
 
     #[test]

@@ -162,11 +162,6 @@ impl Capabilities {
         self.raw.basic as u32 & 0x7fff_ffff
     }
 
-    /// Bytes of the VMXON region and of a VMCS region, at most 4096.
-    pub const fn region_bytes(&self) -> u32 {
-        (self.raw.basic >> 32) as u32 & 0x1fff
-    }
-
     /// The single bits of IA32_VMX_MISC.
     pub const fn misc(&self) -> Misc {
         Misc::from_bits_retain(self.raw.misc)
@@ -180,11 +175,6 @@ impl Capabilities {
     /// The largest CR3-target count.
     pub const fn cr3_targets(&self) -> u32 {
         (self.raw.misc >> 16) as u32 & 0x1ff
-    }
-
-    /// The recommended longest MSR-load and MSR-store lists.
-    pub const fn msr_list_length(&self) -> u32 {
-        512 * (((self.raw.misc >> 25) as u32 & 7) + 1)
     }
 
     /// IA32_VMX_EPT_VPID_CAP.

@@ -134,12 +134,6 @@ impl RawExitReason {
     pub const fn basic(self) -> Option<ExitReason> {
         ExitReason::from_number(self.number())
     }
-
-    /// Whether the guest was never entered.
-    #[inline]
-    pub const fn is_entry_failure(self) -> bool {
-        self.0 & (1 << 31) != 0
-    }
 }
 
 impl fmt::Display for RawExitReason {
@@ -183,9 +177,8 @@ mod tests {
     }
 
     #[test]
-    fn the_field_says_whether_the_entry_failed() {
+    fn the_field_is_named_with_its_number() {
         let reason = RawExitReason(0x8000_0021);
-        assert!(reason.is_entry_failure());
         assert_eq!(reason.basic(), Some(ExitReason::InvalidGuestState));
         assert_eq!(
             reason.to_string(),

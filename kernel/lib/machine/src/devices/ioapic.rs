@@ -125,8 +125,6 @@ impl Default for IoApic {
 impl IoApic {
     /// How many pins it has.
     pub const PINS: usize = 24;
-    /// How many bytes of addresses it takes.
-    pub const SPAN_BYTES: u64 = 0x1000;
 
     /// The highest entry, and version 0x20.
     const VERSION: u32 = (Self::PINS as u32 - 1) << 16 | 0x20;
@@ -205,20 +203,6 @@ impl IoApic {
                 }
             }
         }
-    }
-
-    /// The vectors whose EOI the I/O APIC wants to hear of: those of level-triggered entries.
-    pub fn handled_vectors(&self) -> [u64; 4] {
-        let mut vectors = [0; 4];
-        for entry in &self.entries {
-            if entry.trigger_mode() == TriggerMode::Level {
-                let vector = entry.vector().0;
-                if let Some(word) = vectors.get_mut(usize::from(vector >> 6)) {
-                    *word |= 1 << (vector & 63);
-                }
-            }
-        }
-        vectors
     }
 
     /// Whether any of its pins may bring the CPUs an NMI.

@@ -121,21 +121,21 @@ impl CpuidTable {
         config: &GuestCpuConfig,
         features: &Features,
     ) {
-        let leaf_0 = host(0, 0);
+        let leaf_0 = host(CpuidLeaf::VENDOR, 0);
         let host_has = |leaf| leaf <= leaf_0.eax;
         self.set(
-            0,
+            CpuidLeaf::VENDOR,
             CpuidResult {
                 eax: MAX_BASIC,
                 ..leaf_0
             },
             Rule::Fixed,
         );
-        let leaf_1 = host(1, 0);
+        let leaf_1 = host(CpuidLeaf::FEATURES, 0);
         let logical_processors = config.vcpus.max(1).next_power_of_two().min(255);
         let brand_and_clflush = leaf_1.ebx & 0xffff;
         self.set(
-            1,
+            CpuidLeaf::FEATURES,
             CpuidResult {
                 eax: leaf_1.eax & 0x0fff_3fff,
                 ebx: (config.apic_id & 0xff) << 24 | logical_processors << 16 | brand_and_clflush,
@@ -144,21 +144,23 @@ impl CpuidTable {
             },
             Rule::Features,
         );
-        if host_has(2) {
-            self.set(2, host(2, 0), Rule::Fixed);
+        if host_has(CpuidLeaf::CACHE_DESCRIPTORS) {
+            let descriptors = host(CpuidLeaf::CACHE_DESCRIPTORS, 0);
+            self.set(CpuidLeaf::CACHE_DESCRIPTORS, descriptors, Rule::Fixed);
         }
-        if host_has(4) {
+        if host_has(CpuidLeaf::CACHES) {
             let caches: Vec<_> = (0..MAX_SUBLEAVES)
-                .map(|subleaf| host(4, subleaf))
+                .map(|subleaf| host(CpuidLeaf::CACHES, subleaf))
                 .take_while(|cache| cache.eax & 0x1f != 0)
                 .map(|cache| share_cache(cache, config.vcpus))
                 .collect();
             let (first, count) = self.add_subleaves(&caches);
-            self.set(4, CpuidResult::ZERO, Rule::BySubleaf { first, count });
+            let rule = Rule::BySubleaf { first, count };
+            self.set(CpuidLeaf::CACHES, CpuidResult::ZERO, rule);
         }
         // The local APIC timer keeps running whatever the CPU sleeps in (ARAT); nothing else of leaf 6.
         self.set(
-            6,
+            CpuidLeaf::POWER,
             CpuidResult {
                 eax: Leaf6Eax::ARAT.bits(),
                 ..CpuidResult::ZERO
@@ -168,7 +170,7 @@ impl CpuidTable {
         self.fill_structured(features);
         self.fill_topology(config);
         if features.leaf_1_ecx.contains(Leaf1Ecx::XSAVE) {
-            self.set(0xd, CpuidResult::ZERO, Rule::Xsave);
+            self.set(CpuidLeaf::XSAVE, CpuidResult::ZERO, Rule::Xsave);
         }
         self.fill_frequencies(config);
     }
@@ -185,7 +187,8 @@ impl CpuidTable {
             ..CpuidResult::ZERO
         };
         let (first, count) = self.add_subleaves(&[main, more]);
-        self.set(7, main, Rule::StructuredFeatures { first, count });
+        let rule = Rule::StructuredFeatures { first, count };
+        self.set(CpuidLeaf::EXTENDED_FEATURES, main, rule);
     }
 
     fn fill_topology(&mut self, config: &GuestCpuConfig) {
@@ -210,7 +213,7 @@ impl CpuidTable {
             edx: x2apic_id,
             ..CpuidResult::ZERO
         };
-        self.set(0xb, beyond, Rule::Topology { first, count });
+        self.set(CpuidLeaf::TOPOLOGY, beyond, Rule::Topology { first, count });
     }
 
     fn fill_frequencies(&mut self, config: &GuestCpuConfig) {
@@ -221,7 +224,7 @@ impl CpuidTable {
                 ecx: config.crystal_hz,
                 edx: 0,
             };
-            self.set(0x15, registers, Rule::Fixed);
+            self.set(CpuidLeaf::TSC_FREQUENCY, registers, Rule::Fixed);
         }
         let megahertz = u32::try_from(config.tsc_hz / 1_000_000)
             .unwrap_or(0)
@@ -233,7 +236,7 @@ impl CpuidTable {
             ecx: bus,
             edx: 0,
         };
-        self.set(0x16, registers, Rule::Fixed);
+        self.set(CpuidLeaf::PROCESSOR_FREQUENCY, registers, Rule::Fixed);
     }
 
     fn fill_extended(&mut self, host: &impl Fn(u32, u32) -> CpuidResult, features: &Features) {
@@ -261,15 +264,15 @@ impl CpuidTable {
             Rule::ExtendedFeatures,
         );
         // The brand string.
-        for leaf in 0x8000_0002..=0x8000_0004 {
+        for leaf in CpuidLeaf::BRAND..CpuidLeaf::BRAND + 3 {
             self.set(leaf, asked(leaf), Rule::Fixed);
         }
         // Size, ways and line of the second-level cache.
         let cache = CpuidResult {
-            ecx: asked(0x8000_0006).ecx,
+            ecx: asked(CpuidLeaf::SECOND_LEVEL_CACHE).ecx,
             ..CpuidResult::ZERO
         };
-        self.set(0x8000_0006, cache, Rule::Fixed);
+        self.set(CpuidLeaf::SECOND_LEVEL_CACHE, cache, Rule::Fixed);
         // The TSC never stops and never changes its rate.
         let invariant = CpuidResult {
             edx: asked(CpuidLeaf::ADVANCED_POWER).edx & AdvancedPowerEdx::INVARIANT_TSC.bits(),

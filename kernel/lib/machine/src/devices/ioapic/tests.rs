@@ -267,16 +267,6 @@ fn narrow_accesses_touch_their_bytes_only() {
 }
 
 #[test]
-fn handled_vectors_are_those_of_level_triggered_entries() {
-    let mut bench = Bench::default();
-    bench.set_entry(1, 0x31);
-    bench.set_entry(2, 0x40 | LEVEL);
-    bench.set_entry(3, 0xff | LEVEL | MASK);
-    bench.set_entry(4, 0x41 | LEVEL | 4 << 8);
-    assert_eq!(bench.apic.handled_vectors(), [0, 1, 0, 1 << 63]);
-}
-
-#[test]
 fn a_line_without_a_pin_is_not_connected() {
     let mut bench = Bench::default();
     for gsi in 24..=255 {
