@@ -1,6 +1,6 @@
 //! The two 8259As: [`init`] moves their vectors out of the exceptions' way and masks all lines.
 
-use crate::cpu::{inb, outb};
+use crate::cpu::outb;
 
 /// The vector of line 0; line 8 is eight further.
 pub const FIRST_VECTOR: u8 = 0x20;

@@ -1,8 +1,9 @@
 //! What a case has met: each interrupt and exception that a recording handler takes is a line in a log.
 
-use crate::apic;
+use crate::apic::{self, SPURIOUS_VECTOR};
 use crate::exceptions::{Frame, set_handler};
-use crate::report::Case;
+use crate::pic;
+use crate::report::{Case, Report};
 use crate::single::Single;
 
 /// How many events are kept.
@@ -108,6 +109,19 @@ pub fn note_and_end(frame: &mut Frame) {
 pub fn note_and_skip_two(frame: &mut Frame) {
     note(frame);
     frame.rip += 2;
+}
+
+/// For guests about interrupts: silences the 8259As, and has these vectors recorded. Where CPUID shows no local APIC it
+/// returns false, and the report says so.
+pub fn begin(report: &mut Report, vectors: &[u8]) -> bool {
+    pic::init();
+    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
+    if !apic::is_shown() {
+        report.case("local-apic", |case| case.skip("CPUID shows no local APIC"));
+        return false;
+    }
+    record(vectors);
+    true
 }
 
 /// Records these vectors of the local APIC.

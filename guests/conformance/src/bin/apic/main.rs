@@ -10,10 +10,9 @@ mod modes;
 mod registers;
 mod timer;
 
-use plinth_guests::apic::{self, SPURIOUS_VECTOR};
-use plinth_guests::exceptions::set_handler;
+use plinth_guests::apic;
 use plinth_guests::recorder::{self, came, taken};
-use plinth_guests::{Case, Report, StartInfo, guest, pic};
+use plinth_guests::{Case, Report, StartInfo, guest};
 
 guest!(main);
 
@@ -24,12 +23,9 @@ const MIDDLE: u8 = 0x62;
 const HIGH: u8 = 0x93;
 
 fn main(report: &mut Report, _: StartInfo) {
-    pic::init();
-    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
-    if !apic::is_shown() {
-        return report.case("local-apic", |case| case.skip("CPUID shows no local APIC"));
+    if !recorder::begin(report, &[LOW, LOW_TOO, MIDDLE, HIGH]) {
+        return;
     }
-    recorder::record(&[LOW, LOW_TOO, MIDDLE, HIGH]);
     modes::after_reset(report);
     registers::xapic(report);
     delivery::in_mode(report, "xapic");

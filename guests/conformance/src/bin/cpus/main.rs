@@ -6,11 +6,10 @@
 
 mod ap;
 
-use plinth_guests::apic::{self, ASSERT, DELIVER_NMI, LOGICAL, SPURIOUS_VECTOR, register as reg};
+use plinth_guests::apic::{self, ASSERT, DELIVER_NMI, LOGICAL, register as reg};
 use plinth_guests::cpu::{cpuid, rdtsc};
-use plinth_guests::exceptions::set_handler;
 use plinth_guests::recorder;
-use plinth_guests::{Case, Report, StartInfo, guest, pic};
+use plinth_guests::{Case, Report, StartInfo, guest};
 
 use ap::{LongCommand, PAGES, RealCommand};
 
@@ -22,13 +21,10 @@ const NMI: u8 = 2;
 const A_WHILE: u64 = 100_000;
 
 fn main(report: &mut Report, _: StartInfo) {
-    pic::init();
-    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
-    if !apic::is_shown() {
-        return report.case("local-apic", |case| case.skip("CPUID shows no local APIC"));
+    if !recorder::begin(report, &[VECTOR]) {
+        return;
     }
     apic::enable();
-    recorder::record(&[VECTOR]);
     ap::prepare();
     if !ap::start(PAGES[0]) {
         return report.case("second-cpu-starts", |case| {
@@ -48,6 +44,17 @@ fn started(case: &mut Case) -> bool {
     let started = ap::start(PAGES[0]);
     case.ensure(started, "the CPU does not start");
     started
+}
+
+/// Sends it start-up IPIs for both pages, of which it takes none.
+fn start_ups_are_ignored(case: &mut Case) {
+    let before = PAGES.map(ap::starts);
+    ap::start_up(PAGES[1]);
+    ap::start_up(PAGES[0]);
+    ap::pass(A_WHILE);
+    let after = PAGES.map(ap::starts);
+    case.equal("the starts at the first page", after[0], before[0]);
+    case.equal("the starts at the second page", after[1], before[1]);
 }
 
 fn starts(report: &mut Report) {
@@ -116,13 +123,7 @@ fn starts(report: &mut Report) {
         if !started(case) {
             return;
         }
-        let before = PAGES.map(ap::starts);
-        ap::start_up(PAGES[1]);
-        ap::start_up(PAGES[0]);
-        ap::pass(A_WHILE);
-        let after = PAGES.map(ap::starts);
-        case.equal("the starts at the first page", after[0], before[0]);
-        case.equal("the starts at the second page", after[1], before[1]);
+        start_ups_are_ignored(case);
         case.ensure(ap::is_alive(Some(PAGES[0])), "it runs no longer");
     });
     report.case("start-up-ipi-to-a-sleeping-cpu-is-ignored", |case| {
@@ -131,13 +132,7 @@ fn starts(report: &mut Report) {
         }
         ap::tell_real(PAGES[0], RealCommand::Sleep);
         ap::pass(A_WHILE);
-        let before = PAGES.map(ap::starts);
-        ap::start_up(PAGES[1]);
-        ap::start_up(PAGES[0]);
-        ap::pass(A_WHILE);
-        let after = PAGES.map(ap::starts);
-        case.equal("the starts at the first page", after[0], before[0]);
-        case.equal("the starts at the second page", after[1], before[1]);
+        start_ups_are_ignored(case);
     });
     report.case("second-start-up-ipi-is-ignored", |case| {
         let before = PAGES.map(ap::starts);

@@ -8,11 +8,11 @@
 mod delivery;
 mod nmi;
 
-use plinth_guests::apic::{self, ASSERT, SPURIOUS_VECTOR};
+use plinth_guests::apic::{self, ASSERT};
 use plinth_guests::cpu::{self, msr};
 use plinth_guests::exceptions::{Frame, set_handler};
 use plinth_guests::recorder::{self, Log, note, note_and_skip_two};
-use plinth_guests::{Case, Report, StartInfo, Vector, guest, pic, x86};
+use plinth_guests::{Case, Report, StartInfo, Vector, guest, x86};
 
 guest!(main);
 
@@ -27,13 +27,10 @@ const IF: u64 = 1 << 9;
 const SCRATCH: u16 = 0x3ff;
 
 fn main(report: &mut Report, _: StartInfo) {
-    pic::init();
-    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
-    if !apic::is_shown() {
-        return report.case("local-apic", |case| case.skip("CPUID shows no local APIC"));
+    if !recorder::begin(report, &[FIRST, SECOND]) {
+        return;
     }
     apic::enable();
-    recorder::record(&[FIRST, SECOND]);
     shadows(report);
     flags(report);
     nmi::deliveries(report);

@@ -10,13 +10,12 @@
 mod lint;
 mod pins;
 
-use plinth_guests::apic::{self, SPURIOUS_VECTOR};
+use plinth_guests::apic;
 use plinth_guests::cpu::{inb, outb};
-use plinth_guests::exceptions::set_handler;
 use plinth_guests::paging::{peek_32, poke_32};
 use plinth_guests::places::IO_APIC;
 use plinth_guests::recorder::{self, came, taken};
-use plinth_guests::{Case, Report, StartInfo, guest, pic};
+use plinth_guests::{Case, Report, StartInfo, guest};
 
 guest!(main);
 
@@ -114,12 +113,9 @@ fn case(report: &mut Report, name: &str, body: fn(&mut Case)) {
 }
 
 fn main(report: &mut Report, _: StartInfo) {
-    pic::init();
-    set_handler(SPURIOUS_VECTOR, Some(|_| ()));
-    if !apic::is_shown() {
-        return report.case("local-apic", |case| case.skip("CPUID shows no local APIC"));
+    if !recorder::begin(report, &[VECTOR, OTHER]) {
+        return;
     }
-    recorder::record(&[VECTOR, OTHER]);
     outb(MCR, 0x0b);
     pins::registers(report);
     pins::edge(report);

@@ -58,15 +58,9 @@ fn switched(case: &mut Case, outcome: Result<Registers32, Fault32>) -> Seen {
     b
 }
 
-/// Checks what a nested switch (CALL, INT or exception) adds: the link, NT and the busy bits.
-fn nested(case: &mut Case, b: Seen) {
-    case.equal("NT in B", b.eflags & NT, NT);
-    case.equal(
-        "B's link",
-        field_of(B.get(), field::LINK) & 0xffff,
-        u32::from(TSS_A),
-    );
-    case.equal("A's type while B runs", kind_of(b.tss_a), BUSY_TSS);
+/// Checks the types of both TSSs, of which A's is this while B runs.
+fn types(case: &mut Case, b: Seen, of_a: u64) {
+    case.equal("A's type while B runs", kind_of(b.tss_a), of_a);
     case.equal("B's type while B runs", kind_of(b.tss_b), BUSY_TSS);
     case.equal(
         "A's type afterwards",
@@ -78,6 +72,17 @@ fn nested(case: &mut Case, b: Seen) {
         gdt_entry(TSS_B) >> 40 & 0xff,
         AVAILABLE_TSS,
     );
+}
+
+/// Checks what a nested switch (CALL, INT or exception) adds: the link, NT and the busy bits.
+fn nested(case: &mut Case, b: Seen) {
+    case.equal("NT in B", b.eflags & NT, NT);
+    case.equal(
+        "B's link",
+        field_of(B.get(), field::LINK) & 0xffff,
+        u32::from(TSS_A),
+    );
+    types(case, b, BUSY_TSS);
 }
 
 fn main(report: &mut Report, _: StartInfo) {
@@ -114,18 +119,7 @@ fn switches(report: &mut Report) {
         let b = switched(case, outcome);
         case.equal("NT in B", b.eflags & NT, 0);
         case.equal("B's link", field_of(B.get(), field::LINK), 0);
-        case.equal("A's type while B runs", kind_of(b.tss_a), AVAILABLE_TSS);
-        case.equal("B's type while B runs", kind_of(b.tss_b), BUSY_TSS);
-        case.equal(
-            "A's type afterwards",
-            gdt_entry(TSS_A) >> 40 & 0xff,
-            BUSY_TSS,
-        );
-        case.equal(
-            "B's type afterwards",
-            gdt_entry(TSS_B) >> 40 & 0xff,
-            AVAILABLE_TSS,
-        );
+        types(case, b, AVAILABLE_TSS);
     });
     report.case("call-through-a-task-gate", |case| {
         prepare(task_b);
