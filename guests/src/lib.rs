@@ -13,6 +13,7 @@
 //! | `hypercall`  | PVH     | VMCALL answers; VMX and SVM instructions are not there                   |
 //! | `paravirt`   | PVH     | KVM's clock, stolen time, ends of interrupts and wakes by hypercall      |
 //! | `clocks`     | PVH     | all clocks tell the same time, always, and timers are never early        |
+//! | `vapic`      | PVH     | the local APIC with a processor's help and without, in all its modes     |
 //! | `outside`    | PVH     | memory that is not there reads all ones and takes no writes              |
 //! | `multiboot`  | Multiboot 1, 2 | command line, memory map and modules as the loader tells them     |
 //! | `testboard`  | PVH     | test devices: exit port, debug console, interrupt lines, fw_cfg          |
@@ -24,10 +25,11 @@
 //! | `code`       | PVH     | runs code in every page, while pages change their size                   |
 //! | `deaf`       | PVH     | a CPU that spins with interrupts off is reached by NMI, INIT and start-up |
 //! | `sleeper`    | PVH     | tells how late its timer wakes it up                                     |
+//! | `blurt`      | PVH     | says more at a time than a serial line takes: no `DONE` line             |
 //! | `screen`     | PVH     | a text display and a keyboard; waits for `k` and Escape                  |
 //! | `triple`     | PVH     | prints a line and triple-faults: no `DONE` line                          |
 //! | `bench`      | PVH     | what single events cost in ticks, in `BENCH` lines                       |
-//! | `panicked`   | PVH     | says that it has panicked and spins, or was not serious: no `DONE` line   |
+//! | `dying`      | PVH     | says that it has panicked and spins, or was not serious: no `DONE` line  |
 //! | `halted`     | PVH     | halts with interrupts off, for ever: no `DONE` line                      |
 //! | `reboot`     | PVH     | finds its memory empty, fills it and asks for a reset: no `DONE` line    |
 //! | `spin`       | PVH     | prints a line and never exits again: no `DONE` line                      |

@@ -91,6 +91,28 @@ pub fn violations(path: &str, text: &str, inventory: &Inventory) -> Vec<Violatio
     found
 }
 
+/// Checks the table of guests in a text: each program has a row, and there are no others.
+#[must_use]
+pub fn guests_table(path: &str, text: &str, programs: &BTreeSet<&str>) -> Vec<Violation> {
+    let rows: BTreeSet<_> = text
+        .lines()
+        .filter_map(|line| line.trim_start_matches("//! ").strip_prefix("| `"))
+        .filter_map(|row| row.split_once('`'))
+        .map(|(name, _)| name)
+        .collect();
+    let missing = programs.difference(&rows).map(|name| (name, "is not in"));
+    let surplus = rows
+        .difference(programs)
+        .map(|name| (name, "is none, but is in"));
+    missing
+        .chain(surplus)
+        .map(|(name, what)| Violation {
+            place: path.to_owned(),
+            message: format!("the guest `{name}` {what} the table"),
+        })
+        .collect()
+}
+
 /// What may stand between backticks.
 enum Kind<'a> {
     /// A path.
@@ -168,6 +190,22 @@ mod tests {
         ] {
             assert_eq!(wrong(text), [""; 0], "{text}");
         }
+    }
+
+    #[test]
+    fn a_guest_was_in_the_list_by_another_name() {
+        let text = "//! | guest | form |\n//! | `hello` | PVH |\n//! | `panicked` | `DONE` |\n";
+        let found = guests_table("lib.rs", text, &BTreeSet::from(["hello", "dying"]));
+        let messages: Vec<_> = found.iter().map(|found| &*found.message).collect();
+        assert_eq!(
+            messages,
+            [
+                "the guest `dying` is not in the table",
+                "the guest `panicked` is none, but is in the table"
+            ]
+        );
+        let programs = BTreeSet::from(["hello", "panicked"]);
+        assert_eq!(guests_table("lib.rs", text, &programs), []);
     }
 
     #[test]

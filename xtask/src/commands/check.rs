@@ -109,6 +109,15 @@ fn boot_lints(paths: &Paths, toolchain: &Toolchain) -> Command {
 const FOLDERS: [&str; 5] = ["boot", "guests", "kernel", "tests", "xtask"];
 const ROOT_FILES: [&str; 3] = ["Cargo.toml", "README.md", "rust-toolchain.toml"];
 
+/// Where guests are, and where they are listed.
+const GUEST_TABLES: [(&str, &str); 2] = [
+    ("guests/src/bin/", "guests/src/lib.rs"),
+    (
+        "guests/conformance/src/bin/",
+        "guests/conformance/README.md",
+    ),
+];
+
 fn rules(paths: &Paths) -> Result<bool> {
     let mut files = Vec::new();
     for folder in FOLDERS {
@@ -132,6 +141,15 @@ fn rules(paths: &Paths) -> Result<bool> {
             violations.extend(manifest_violation(path, text));
         } else if path.ends_with("README.md") {
             violations.extend(readme::violations(path, text, &inventory));
+        }
+    }
+    for (folder, table) in GUEST_TABLES {
+        let programs = files
+            .iter()
+            .filter_map(|(path, _)| path.strip_prefix(folder)?.split(['/', '.']).next())
+            .collect();
+        if let Some((path, text)) = files.iter().find(|(path, _)| path == table) {
+            violations.extend(readme::guests_table(path, text, &programs));
         }
     }
     for violation in &violations {
