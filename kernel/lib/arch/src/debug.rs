@@ -1,5 +1,5 @@
 //! The debug registers: [`Dr6`] says what a debug exception came from, [`Dr7`] arms the breakpoints
-//! (SDM vol. 3, Debug Registers).
+//! (SDM vol. 3, Debug Registers); and [`DebugCtl`], the MSR beside them.
 
 use bitflags::bitflags;
 
@@ -30,6 +30,17 @@ bitflags! {
         const GD = 1 << 13;
         /// Conditions and lengths of the four breakpoints.
         const CONDITIONS = 0xffff_0000;
+    }
+}
+
+bitflags! {
+    /// IA32_DEBUGCTL, as far as a guest has it (SDM vol. 3, IA32_DEBUGCTL MSR).
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct DebugCtl: u64 {
+        /// Last branches are recorded.
+        const LBR = 1 << 0;
+        /// Single steps are from branch to branch.
+        const BTF = 1 << 1;
     }
 }
 

@@ -35,11 +35,11 @@ mod width;
 
 pub use control::{Cr0, Cr4, Efer, Rflags, Xcr0};
 pub use cpuid::{CpuidLeaf, CpuidResult};
-pub use debug::{Dr6, Dr7};
+pub use debug::{DebugCtl, Dr6, Dr7};
 pub use descriptor::{Descriptor, Selector};
 pub use exception::{Exception, Vector};
 pub use gpr::{Gpr, Gprs};
-pub use linear::{CpuMode, LinearWidth, Segmentation};
+pub use linear::{CpuMode, LinearWidth, Segmentation, is_canonical};
 pub use paging::PageFlags;
 pub use segment::{AccessRights, DescriptorTable, Segment, SegmentName};
 pub use walk::{AccessKind, GuestPaging, Privilege};

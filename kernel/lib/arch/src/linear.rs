@@ -79,12 +79,18 @@ impl LinearWidth {
     /// Whether the bits above are copies of the highest bit that counts.
     #[inline]
     pub const fn is_canonical(self, address: u64) -> bool {
-        let unused = match self {
-            Self::Bits48 => 16,
-            Self::Bits57 => 7,
-        };
-        (((address << unused) as i64) >> unused) as u64 == address
+        match self {
+            Self::Bits48 => is_canonical(address, 48),
+            Self::Bits57 => is_canonical(address, 57),
+        }
     }
+}
+
+/// Whether all bits of an address above the highest of this many equal it.
+#[inline]
+pub const fn is_canonical(address: u64, bits: u8) -> bool {
+    let unused = 64u32.saturating_sub(bits as u32);
+    (address << (unused & 63)) as i64 >> (unused & 63) == address as i64
 }
 
 /// A reference that segmentation refuses. Both exceptions have the error code 0.

@@ -6,15 +6,13 @@
 //! in delivery and one more remembered. External interrupts wait in the local APIC. [`inject`](crate::inject)
 //! decides which of all these goes first.
 
-use arch::{Cr0, Dr6, Dr7, Exception, Rflags, Vector};
+use arch::{Cr0, DebugCtl, Dr6, Dr7, Exception, Rflags, Vector};
 use machine::devices::lapic::{Role, Signals};
 
 use crate::cpu::Cpu;
 use crate::fault::{Event, GuestFault, VmError};
 use crate::inject::Activity;
 
-/// IA32_DEBUGCTL: last-branch records, and single-step on branches.
-const DEBUGCTL_LBR_BTF: u64 = 3;
 
 /// The events that one vCPU has yet to take.
 #[derive(Clone, Debug, Default)]
@@ -211,8 +209,8 @@ fn set_debug_state(dr6: u64, cpu: &mut impl Cpu) {
         cpu.set_debug_register(7, dr7 & !Dr7::GD.bits());
     }
     if let Some(control) = cpu.hardware_msr(arch::msr::IA32_DEBUGCTL)
-        && control & DEBUGCTL_LBR_BTF != 0
+        && control & DebugCtl::all().bits() != 0
     {
-        cpu.set_hardware_msr(arch::msr::IA32_DEBUGCTL, control & !DEBUGCTL_LBR_BTF);
+        cpu.set_hardware_msr(arch::msr::IA32_DEBUGCTL, control & !DebugCtl::all().bits());
     }
 }

@@ -11,6 +11,8 @@
 use alloc::vec::Vec;
 use core::fmt;
 
+use arch::is_canonical;
+
 use crate::capability::Capabilities;
 use crate::controls::{
     EntryControls, ExitControls, PinControls, PrimaryControls, SecondaryControls, TertiaryControls,
@@ -141,8 +143,7 @@ impl<'a, V: VmcsReader> Checker<'a, V> {
     }
 
     fn is_canonical(&self, address: u64) -> bool {
-        let upper = sign_part(address, self.caps.address_widths().linear.saturating_sub(1));
-        upper == 0 || upper == -1
+        is_canonical(address, self.caps.address_widths().linear)
     }
 
     /// Whether CR3 has no bit beyond the physical-address width but for the two of linear-address masking.

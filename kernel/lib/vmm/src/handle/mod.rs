@@ -17,7 +17,7 @@ mod msr;
 mod port;
 mod task_switch;
 
-use arch::{AccessRights, Dr6, Efer, Exception, Rflags, SegmentName};
+use arch::{AccessRights, DebugCtl, Dr6, Efer, Exception, Rflags, SegmentName};
 use machine::devices::lapic::Armed;
 use memory::GuestPhys;
 
@@ -48,8 +48,6 @@ pub enum Next {
 
 /// What lasts for one instruction.
 const SHADOW: Blocking = Blocking::STI.union(Blocking::MOV_SS);
-/// IA32_DEBUGCTL: TF traps on branches only.
-const DEBUGCTL_BTF: u64 = 1 << 1;
 
 /// Does what an exit asks for.
 ///
@@ -239,7 +237,7 @@ fn finish_with_traps<C: Cpu>(
     }
     let branches_only = cpu
         .hardware_msr(arch::msr::IA32_DEBUGCTL)
-        .is_some_and(|value| value & DEBUGCTL_BTF != 0);
+        .is_some_and(|value| value & DebugCtl::BTF.bits() != 0);
     let step = if rflags.contains(Rflags::TF) && !branches_only {
         Dr6::BS.bits()
     } else {

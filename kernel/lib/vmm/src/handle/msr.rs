@@ -5,7 +5,7 @@
 //! backends and moments where they do.
 
 use arch::cpuid::{ExtendedEdx, Leaf1Edx, Leaf7Edx};
-use arch::{Cr0, Cr4, Efer, Gpr, msr, mtrr};
+use arch::{Cr0, Cr4, DebugCtl, Efer, Gpr, is_canonical, msr, mtrr};
 use machine::devices::lapic::Armed;
 
 use super::apic::{self, VcpuClock};
@@ -24,9 +24,6 @@ const MISC_ENABLE_FAST_STRINGS: u64 = 1;
 const MISC_ENABLE_READ_ONLY: u64 = 1 << 11 | 1 << 12;
 /// IA32_MCG_STATUS: RIPV, EIPV and MCIP.
 const MCG_STATUS_WRITABLE: u64 = 7;
-/// IA32_DEBUGCTL: last-branch records (none are shown, the bit is ignored) and BTF.
-const DEBUGCTL_LBR: u64 = 1;
-const DEBUGCTL_BTF: u64 = 1 << 1;
 /// IA32_PRED_CMD: IBPB.
 const PRED_CMD_IBPB: u64 = 1;
 /// IA32_FLUSH_CMD: FLUSH_CMD.
@@ -171,8 +168,9 @@ fn write_msr<C: Cpu>(cpu: &mut C, vcpu: &mut VcpuState, index: u32, value: u64) 
         }
         msr::IA32_PAT => mtrr::is_valid_pat(value).then(|| store(cpu, vcpu, index, value))?,
         msr::IA32_DEBUGCTL => {
-            let valid = value & !(DEBUGCTL_LBR | DEBUGCTL_BTF) == 0;
-            valid.then(|| store(cpu, vcpu, index, value & DEBUGCTL_BTF))?
+            // No last branches are shown: the bit is ignored.
+            let valid = value & !DebugCtl::all().bits() == 0;
+            valid.then(|| store(cpu, vcpu, index, value & DebugCtl::BTF.bits()))?
         }
         msr::IA32_TSC_AUX => (value >> 32 == 0).then(|| store(cpu, vcpu, index, value))?,
         msr::IA32_SPEC_CTRL => {
@@ -282,12 +280,6 @@ fn write_efer<C: Cpu>(cpu: &mut C, vcpu: &VcpuState, value: u64) -> Option<()> {
         cpu.flush_all();
     }
     Some(())
-}
-
-/// Whether all bits above the highest of the linear address equal it.
-pub(super) const fn is_canonical(address: u64, bits: u8) -> bool {
-    let unused = 64 - bits as u32;
-    ((address << unused) as i64 >> unused) as u64 == address
 }
 
 #[cfg(test)]
