@@ -71,59 +71,44 @@ pub struct GuestOptions {
     #[arg(long)]
     screen: bool,
     /// What follows when it asks for a reset: restart or stop [default: restart; for a tiny guest, stop]
-    #[arg(long, value_name = "WHAT", value_parser = parse_policy)]
+    #[arg(long, value_name = "WHAT", value_parser = |text: &str| one_of(text, &POLICIES))]
     on_reboot: Option<EndPolicy>,
     /// What follows when it crashes: restart or stop [default: stop]
-    #[arg(long, value_name = "WHAT", value_parser = parse_policy)]
+    #[arg(long, value_name = "WHAT", value_parser = |text: &str| one_of(text, &POLICIES))]
     on_crash: Option<EndPolicy>,
     /// How much the hypervisor logs: error, warn, info, debug, trace [default: info]
-    #[arg(long, value_name = "LEVEL", value_parser = parse_level, help_heading = "Hypervisor")]
+    #[arg(long, value_name = "LEVEL", value_parser = |text: &str| one_of(text, &LOG_LEVELS), help_heading = "Hypervisor")]
     log: Option<LogLevel>,
     /// How much of the guests' local APICs the processor may do, where it can: hardware, task-priority, software
     /// [default: hardware; in Bochs task-priority, for its hardware delivers interrupts that are switched off]
-    #[arg(long, value_name = "HOW", value_parser = parse_apic, help_heading = "Hypervisor")]
+    #[arg(long, value_name = "HOW", value_parser = |text: &str| one_of(text, &APIC_HELP), help_heading = "Hypervisor")]
     apic: Option<ApicVirtualization>,
     /// The pages that code of guests may lie in: small ones, so that no guest can stop a processor with the erratum "iTLB
     /// multihit"; any; or as-needed, which looks at the processor [default: as-needed; in Bochs any, as it lacks the erratum]
-    #[arg(long, value_name = "SIZE", value_parser = parse_code_pages, help_heading = "Hypervisor")]
+    #[arg(long, value_name = "SIZE", value_parser = |text: &str| one_of(text, &CODE_PAGES), help_heading = "Hypervisor")]
     code_pages: Option<CodePages>,
 }
 
-fn parse_code_pages(text: &str) -> Result<CodePages> {
-    Ok(match text {
-        "as-needed" => CodePages::AsNeeded,
-        "small" => CodePages::Small,
-        "any" => CodePages::Any,
-        _ => bail!("it is as-needed, small or any"),
-    })
-}
+const CODE_PAGES: [(&str, CodePages); 3] = [
+    ("as-needed", CodePages::AsNeeded),
+    ("small", CodePages::Small),
+    ("any", CodePages::Any),
+];
 
-fn parse_apic(text: &str) -> Result<ApicVirtualization> {
-    Ok(match text {
-        "hardware" => ApicVirtualization::Hardware,
-        "task-priority" => ApicVirtualization::TaskPriority,
-        "software" => ApicVirtualization::Software,
-        _ => bail!("it is hardware, task-priority or software"),
-    })
-}
+const APIC_HELP: [(&str, ApicVirtualization); 3] = [
+    ("hardware", ApicVirtualization::Hardware),
+    ("task-priority", ApicVirtualization::TaskPriority),
+    ("software", ApicVirtualization::Software),
+];
 
-fn parse_policy(text: &str) -> Result<EndPolicy> {
-    match POLICIES.iter().find(|(name, _)| *name == text) {
-        Some((_, policy)) => Ok(*policy),
-        None => bail!(
-            "possible values: {}",
-            POLICIES.map(|(name, _)| name).join(", ")
-        ),
-    }
-}
-
-fn parse_level(text: &str) -> Result<LogLevel> {
-    match LOG_LEVELS.iter().find(|(name, _)| *name == text) {
-        Some((_, level)) => Ok(*level),
-        None => bail!(
-            "possible values: {}",
-            LOG_LEVELS.map(|(name, _)| name).join(", ")
-        ),
+/// What a word stands for among these.
+fn one_of<T: Copy, const COUNT: usize>(text: &str, choices: &[(&str, T); COUNT]) -> Result<T> {
+    match choices.iter().find(|(name, _)| *name == text) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let names = choices.each_ref().map(|(name, _)| *name);
+            bail!("possible values: {}", names.join(", "))
+        }
     }
 }
 

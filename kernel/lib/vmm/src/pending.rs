@@ -13,7 +13,6 @@ use crate::cpu::Cpu;
 use crate::fault::{Event, GuestFault, VmError};
 use crate::inject::Activity;
 
-
 /// The events that one vCPU has yet to take.
 #[derive(Clone, Debug, Default)]
 pub struct Pending {
