@@ -86,9 +86,9 @@ impl Facts {
     /// flush the L1 data cache for guests of its own.
     ///
     /// PSCHANGE_MC_NO may be ours: what keeps a guest from stopping the machine by the sizes of its pages keeps a guest's
-    /// guest from it, too. ITS_NO may be ours as well: a system that finds itself in a virtual machine looks at that bit only, and not at the
-    /// model, since it might move to another one. Guests of ours do not, and without need Linux makes every return a
-    /// jump to a thunk.
+    /// guest from it, too. ITS_NO may be ours as well: a system that finds itself in a virtual machine looks at that bit
+    /// only, and not at the model, since it might move to another one. Guests of ours do not, and without need Linux
+    /// makes every return a jump to a thunk.
     pub fn guest_capabilities(&self, chosen: &Mitigations) -> ArchCapabilities {
         let tellable = self.capabilities.bits() & ArchCapabilities::TELLABLE;
         let mut told = ArchCapabilities::from_bits_retain(tellable);
