@@ -14,10 +14,12 @@ use alloc::vec::Vec;
 use core::sync::atomic::AtomicU32;
 
 use spin::Mutex;
-use vmm::scheduler::balance::{
-    self, CpuSet, Elsewhere, Occupied, Plan, SharedCpuSet, Summary, Theft, allowed,
+use vmm::scheduler::balance::{self, Theft};
+use vmm::scheduler::placement;
+use vmm::scheduler::plan::{Plan, allowed};
+use vmm::scheduler::{
+    Arrival, CpuSet, Elsewhere, Occupied, RunQueue, Share, SharedCpuSet, Summary, Use,
 };
-use vmm::scheduler::{Arrival, RunQueue, Share, Use};
 
 use crate::backend::Backend;
 use crate::cpu::PcpuId;
@@ -159,7 +161,7 @@ impl<B: Backend> Crew<B> {
     /// Where else a vCPU should go that becomes ready on the CPU of this seat; nowhere where it is to stay.
     pub(crate) fn better_place(&self, here: &Seat<B>, vcpu: &Vcpu<B>) -> Option<&Seat<B>> {
         let last = Some(here.cpu.0 as u16);
-        let cpu = balance::place(&self.allowed(vcpu), last, |cpu| self.summary_of(cpu))?;
+        let cpu = placement::place(&self.allowed(vcpu), last, |cpu| self.summary_of(cpu))?;
         self.seat(PcpuId(cpu.into()))
             .filter(|seat| seat.cpu != here.cpu)
     }
@@ -167,7 +169,7 @@ impl<B: Backend> Crew<B> {
     /// Where a vCPU goes that may not run on the CPU of this seat; nowhere where it may.
     pub(crate) fn onward(&self, here: &Seat<B>, vcpu: &Vcpu<B>) -> Option<&Seat<B>> {
         let (allowed, here) = (self.allowed(vcpu), here.cpu.0 as u16);
-        let cpu = balance::onward(&allowed, here, |cpu| self.summary_of(cpu))?;
+        let cpu = placement::onward(&allowed, here, |cpu| self.summary_of(cpu))?;
         self.seat(PcpuId(cpu.into()))
     }
 

@@ -23,8 +23,7 @@ use vmm::cpuid::{CpuidTable, GuestCpuConfig};
 use vmm::inject::Delivery;
 use vmm::machine::Machine as _;
 use vmm::mtrr::Mtrrs;
-use vmm::scheduler::balance::CpuSet;
-use vmm::scheduler::{Account, Cap, Share, Weight};
+use vmm::scheduler::{Account, Cap, CpuSet, Share, Weight};
 use vmm::tsc::{self, GuestTsc, Rate};
 use vmm::{Cpu, VcpuState, paravirt};
 

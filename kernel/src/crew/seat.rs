@@ -6,8 +6,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use spin::Mutex;
 use vmm::monitor::inquiry::Number;
-use vmm::scheduler::balance::{Published, Summary};
-use vmm::scheduler::{Arrival, RunQueue, Share, Use};
+use vmm::scheduler::{Arrival, Published, RunQueue, Share, Summary, Use};
 
 use crate::backend::Backend;
 use crate::cpu::PcpuId;

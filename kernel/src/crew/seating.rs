@@ -5,8 +5,8 @@ use core::sync::atomic::Ordering;
 
 use ::log::{info, warn};
 use bundle::{Placement, VmConfig};
-use vmm::scheduler::Use;
-use vmm::scheduler::balance::{self, CpuSet, Plan};
+use vmm::scheduler::plan::{self, Plan};
+use vmm::scheduler::{CpuSet, Use};
 
 use super::Crew;
 use crate::backend::Backend;
@@ -90,7 +90,7 @@ impl<B: Backend> Crew<B> {
         let others_want = others.flat_map(|other| other.affinity.iter().copied());
         let others_want = others_want.collect();
         if config.placement == Placement::Shared
-            && !balance::is_kept(&self.plan.lock().shared(), &affinity)
+            && !plan::is_kept(&self.plan.lock().shared(), &affinity)
         {
             warn!(
                 target: "vm",

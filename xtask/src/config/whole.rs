@@ -5,7 +5,8 @@ use super::vm::Vm;
 use super::{Configuration, ForMachine};
 use bundle::{Autostart, Placement};
 use std::collections::BTreeMap;
-use vmm::scheduler::balance::{self, CpuSet, Plan};
+use vmm::scheduler::CpuSet;
+use vmm::scheduler::plan::{self, Plan};
 
 /// Memory that the hypervisor keeps for itself, at least.
 const HYPERVISOR_BYTES: u64 = 24 << 20;
@@ -108,7 +109,7 @@ fn dedicated(configuration: &Configuration, host_cpus: u32, problems: &Problems)
     }
     for vm in of(Placement::Shared) {
         if let Some(first) = vm.affinity.first()
-            && !balance::is_kept(&plan.shared(), &wanted_by(vm))
+            && !plan::is_kept(&plan.shared(), &wanted_by(vm))
         {
             let message = "other machines own all CPUs that this one may use".to_owned();
             problems.add(first.place.clone(), message);

@@ -14,7 +14,8 @@
 //! - [`Sleepers`] has those that wait for something, and the times at which they wake up by themselves.
 //! - [`Cap`] limits what all vCPUs of a VM use together, even where nobody else wants the CPU.
 //! - A vCPU that spins [gives way](RunQueue::give_way) to one of its own VM that can do something.
-//! - [`balance`] says when a CPU takes a vCPU from another's queue, and which CPUs a vCPU may use at all.
+//! - [`balance`] says when a CPU takes a vCPU from another's queue, [`plan`] which CPUs a vCPU may use at all, and
+//!   [`placement`] which of them it goes to.
 //!
 //! All CPUs share one virtual time: a vCPU that moves keeps its own, within bounds. A queue with too many vCPUs
 //! falls behind, a CPU with less to do sees that and takes one of them, so that shares hold across CPUs. A turn ends
@@ -26,23 +27,33 @@
 mod account;
 pub mod balance;
 mod cap;
+mod cpus;
+mod elsewhere;
 mod heap;
+pub mod placement;
+pub mod plan;
 mod queue;
 mod share;
 #[cfg(test)]
 mod simulator;
 mod sleepers;
 mod spinning;
+mod summary;
 #[cfg(test)]
 mod tests;
+mod time;
 mod turn;
 mod waiting;
 
 pub use account::Account;
 pub use cap::{Cap, Grant};
+pub use cpus::{CpuSet, MAX_CPUS, SharedCpuSet};
+pub use elsewhere::Elsewhere;
 pub use queue::{Arrival, RunQueue, Use};
 pub use share::Share;
 pub use sleepers::{NEVER, Sleepers, Slot};
+pub use summary::{Occupied, Published, Summary};
+pub use time::{VirtualTime, Weight};
 pub use turn::{Preemption, Slice, Turn};
 
 /// In how much time everybody that is ready gets a turn, as long as that leaves turns worth taking.
@@ -64,97 +75,3 @@ const AHEAD_ROUNDS: u64 = 2 * BORROW_ROUNDS;
 const BORROW_LIMIT_NS: u64 = 1_000_000;
 /// By how much borrowing advances a vCPU, in rounds: past any that catches up.
 const BORROW_ROUNDS: u64 = CATCH_UP_ROUNDS + 1;
-
-/// The share of a vCPU against that of the others: that of a VM, 1 to 65535, or a part of one.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub struct Weight(u32);
-
-/// Parts of a weight of 1: as many vCPUs as a VM can have divide the least weight evenly.
-const WEIGHT_PARTS: u32 = 1 << WEIGHT_PARTS_LOG2;
-const WEIGHT_PARTS_LOG2: u32 = 8;
-
-impl Weight {
-    /// The usual one.
-    pub const DEFAULT: Self = Self::new(256);
-
-    /// The nearest weight that a VM can have.
-    pub const fn new(weight: u32) -> Self {
-        Self(
-            WEIGHT_PARTS
-                * match weight {
-                    0 => 1,
-                    1..=0xffff => weight,
-                    _ => 0xffff,
-                },
-        )
-    }
-
-    /// Its number of parts, for sums of weights.
-    const fn parts(self) -> u32 {
-        self.0
-    }
-
-    /// What each of `vcpus` vCPUs has of the weight of a VM, to the nearest part.
-    #[must_use]
-    const fn divided(self, vcpus: u32) -> Self {
-        match (self.0 + vcpus / 2).checked_div(vcpus) {
-            None => self,
-            Some(0) => Self(1),
-            Some(parts) => Self(parts),
-        }
-    }
-}
-
-/// Virtual time: nanoseconds of run time, times 65536, over the weight. At the least weight it lasts for nine
-/// years of running, at the usual one for two thousand.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct VirtualTime(u64);
-
-const VIRTUAL_SCALE_LOG2: u32 = 16 + WEIGHT_PARTS_LOG2;
-
-impl VirtualTime {
-    /// The virtual time in which a vCPU of this weight runs for `ns`.
-    fn of(ns: u64, weight: Weight) -> Self {
-        let scaled = u128::from(ns) << VIRTUAL_SCALE_LOG2;
-        Self(u64::try_from(scaled / u128::from(weight.0)).unwrap_or(u64::MAX))
-    }
-
-    /// The virtual time in which all of these weights together run for `ns`.
-    fn over(ns: u64, total_weight: u64) -> Self {
-        let scaled = u128::from(ns) << VIRTUAL_SCALE_LOG2;
-        Self(u64::try_from(scaled / u128::from(total_weight.max(1))).unwrap_or(u64::MAX))
-    }
-
-    /// For how long a vCPU of this weight runs in this virtual time.
-    fn to_ns(self, weight: Weight) -> u64 {
-        let scaled = u128::from(self.0) * u128::from(weight.0);
-        u64::try_from(scaled >> VIRTUAL_SCALE_LOG2).unwrap_or(u64::MAX)
-    }
-
-    const fn times(self, factor: u64) -> Self {
-        Self(self.0.saturating_mul(factor))
-    }
-
-    const fn fraction(self, divisor: u64) -> Self {
-        Self(self.0 / divisor)
-    }
-
-    const fn saturating_add(self, other: Self) -> Self {
-        Self(self.0.saturating_add(other.0))
-    }
-
-    const fn saturating_sub(self, other: Self) -> Self {
-        Self(self.0.saturating_sub(other.0))
-    }
-
-    const fn saturating_add_signed(self, other: i64) -> Self {
-        Self(self.0.saturating_add_signed(other))
-    }
-
-    /// By how much this time is later than another one, negative where it is earlier.
-    fn ahead_of(self, other: Self) -> i64 {
-        let ahead = i128::from(self.0) - i128::from(other.0);
-        let bound = i128::from(i64::MAX);
-        ahead.clamp(-bound, bound) as i64
-    }
-}

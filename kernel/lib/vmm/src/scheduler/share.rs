@@ -3,9 +3,8 @@
 use alloc::sync::Arc;
 
 use super::account::{Account, Bounds, Place, Unclaimed};
-use super::balance::Elsewhere;
 use super::spinning::Spins;
-use super::{BORROW_ROUNDS, CATCH_UP_ROUNDS, Cap, ROUND_NS, VirtualTime, Weight};
+use super::{BORROW_ROUNDS, CATCH_UP_ROUNDS, Cap, Elsewhere, ROUND_NS, VirtualTime, Weight};
 
 /// It travels with the vCPU from queue to queue.
 #[derive(Debug)]

@@ -2,13 +2,21 @@
 
 use alloc::collections::BinaryHeap;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use core::cmp::Reverse;
 use core::ops::Range;
 
-use super::balance::{CpuSet, Elsewhere, Summary, look_around, place};
-use super::{Account, Arrival, Cap, Preemption, RunQueue, Share, Slice, Turn, Use, Weight};
+mod fair;
+mod gang;
+
+pub(super) use self::fair::{fair_shares, fair_shares_of_vms};
+use self::gang::Gang;
+use super::balance::look_around;
+use super::placement::place;
+use super::{
+    Account, Arrival, Cap, CpuSet, Elsewhere, Preemption, RunQueue, Share, Slice, Summary, Turn,
+    Use, Weight,
+};
 
 /// What a vCPU does with its time.
 #[derive(Clone, Copy, Debug)]
@@ -24,17 +32,6 @@ pub(super) enum Behaviour {
     /// It works for a random time up to `work_ns`, and then spins until all of its gang have done so. A loop of
     /// PAUSEs is noticed after `window_ns`.
     Gang { work_ns: u64, window_ns: u64 },
-}
-
-/// vCPUs that wait for each other, again and again.
-#[derive(Debug, Default)]
-pub(super) struct Gang {
-    members: usize,
-    arrived: usize,
-    /// How often all have met.
-    pub(super) meetings: u64,
-    /// What they have worked together.
-    pub(super) worked_ns: u64,
 }
 
 /// One vCPU and what happened to it.
@@ -148,10 +145,7 @@ impl Simulator {
     pub(super) fn add_gang(&mut self, weight: Weight, vcpus: usize, behaviour: Behaviour) {
         let account = Arc::new(Account::new(weight));
         let gang = self.gangs.len();
-        self.gangs.push(Gang {
-            members: vcpus,
-            ..Gang::default()
-        });
+        self.gangs.push(Gang::of(vcpus));
         for _ in 0..vcpus {
             let share = Share::of_several(&account, None);
             let all = CpuSet::first(self.cpus.len());
@@ -220,79 +214,6 @@ impl Simulator {
             | Behaviour::Relay { run_ns } => 1 + self.random(run_ns),
             Behaviour::Gang { work_ns, .. } => 1 + self.random(work_ns),
         };
-    }
-
-    /// One of a gang that runs has done its work, or has spun for so long that somebody notices. Returns whether its
-    /// turn goes on.
-    fn meet(&mut self, cpu: usize) -> bool {
-        let Some(running) = &self.cpus[cpu].running else {
-            return true;
-        };
-        let (number, did_ns) = (running.turn.vcpu, self.now_ns - running.since_ns);
-        let slice_is_over = running.slice_ends_ns <= self.now_ns;
-        let (Some(gang), Behaviour::Gang { window_ns, .. }) =
-            (self.vcpus[number].gang, self.vcpus[number].behaviour)
-        else {
-            return false;
-        };
-        let is_through = self.vcpus[number].burst_ns <= did_ns;
-        if self.vcpus[number].waits_since.is_some() {
-            return false;
-        }
-        self.gangs[gang].worked_ns += did_ns;
-        self.vcpus[number].burst_ns = self.vcpus[number].burst_ns.saturating_sub(did_ns);
-        if let Some(running) = &mut self.cpus[cpu].running {
-            running.since_ns = self.now_ns;
-        }
-        if is_through {
-            self.gangs[gang].arrived += 1;
-            self.vcpus[number].waits_since = Some(self.gangs[gang].meetings);
-            self.vcpus[number].burst_ns = window_ns;
-            if self.gangs[gang].arrived == self.gangs[gang].members {
-                self.gangs[gang].arrived = 0;
-                self.gangs[gang].meetings += 1;
-                self.all_have_met(gang);
-            }
-        }
-        if let Some(running) = &mut self.cpus[cpu].running {
-            running.ends_ns = running
-                .slice_ends_ns
-                .min(self.now_ns + self.vcpus[number].burst_ns);
-        }
-        !slice_is_over
-    }
-
-    /// Those that run see it at once, the others when they next run.
-    fn all_have_met(&mut self, gang: usize) {
-        for cpu in 0..self.cpus.len() {
-            let running = self.cpus[cpu].running.as_ref();
-            if let Some(number) = running.map(|running| running.turn.vcpu)
-                && self.vcpus[number].gang == Some(gang)
-            {
-                self.look_whether_all_have_met(number);
-                let burst_ns = self.vcpus[number].burst_ns;
-                if let Some(running) = &mut self.cpus[cpu].running {
-                    running.since_ns = self.now_ns;
-                    running.ends_ns = running.slice_ends_ns.min(self.now_ns + burst_ns);
-                }
-            }
-        }
-    }
-
-    fn look_whether_all_have_met(&mut self, number: usize) {
-        let (Some(gang), Behaviour::Gang { window_ns, .. }) =
-            (self.vcpus[number].gang, self.vcpus[number].behaviour)
-        else {
-            return;
-        };
-        if let Some(meetings) = self.vcpus[number].waits_since {
-            if self.gangs[gang].meetings > meetings {
-                self.vcpus[number].waits_since = None;
-                self.begin_burst(number);
-            } else {
-                self.vcpus[number].burst_ns = window_ns;
-            }
-        }
     }
 
     fn publish(&mut self, cpu: usize) {
@@ -508,37 +429,5 @@ impl Simulator {
         });
         let wakes = self.wake_ups.peek().map(|Reverse((at, _))| *at);
         ends.chain(wakes).min()
-    }
-}
-
-/// The shares that weights are worth on some CPUs, of which nobody can use more than one.
-pub(super) fn fair_shares(weights: &[u32], cpus: usize) -> Vec<f64> {
-    let demands: Vec<_> = weights.iter().map(|weight| (*weight, 1)).collect();
-    fair_shares_of_vms(&demands, cpus)
-}
-
-/// The same of VMs, each of which has a weight and can use so many CPUs: those that would get more get that, and the
-/// others share what is left.
-pub(super) fn fair_shares_of_vms(vms: &[(u32, usize)], cpus: usize) -> Vec<f64> {
-    let mut shares = vec![0.0; vms.len()];
-    let mut open: Vec<usize> = (0..vms.len()).collect();
-    let mut left = cpus as f64;
-    loop {
-        let total: f64 = open.iter().map(|&i| f64::from(vms[i].0)).sum();
-        let due = |i: usize| f64::from(vms[i].0) / total * left;
-        let (full, rest): (Vec<_>, Vec<_>) = open
-            .iter()
-            .partition(|&&i| total > 0.0 && due(i) >= vms[i].1 as f64);
-        if full.is_empty() {
-            for &i in &rest {
-                shares[i] = due(i);
-            }
-            return shares;
-        }
-        for &i in &full {
-            shares[i] = vms[i].1 as f64;
-            left -= shares[i];
-        }
-        open = rest;
     }
 }
