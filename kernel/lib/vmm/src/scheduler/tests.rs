@@ -90,6 +90,16 @@ fn the_vcpus_of_a_vm_have_its_weight_together_however_many_they_are() {
 }
 
 #[test]
+fn virtual_time_does_not_end_within_years_of_work_at_the_least_weight() {
+    let years_ns = 2 * 365 * 24 * 3600 * SECOND;
+    let least = Weight::new(1);
+    let end = VirtualTime::of(years_ns, least);
+    assert!(end.saturating_add(VirtualTime::of(SECOND, least)) > end);
+    // And the shortest turn at the greatest weight is not for nothing.
+    assert!(VirtualTime::of(200, Weight::new(0xffff)) > VirtualTime(0));
+}
+
+#[test]
 fn one_of_nine_hogs_on_three_cpus_is_not_a_round_ahead_because_its_queue_is_light() {
     let weights = [811, 70, 287, 248, 507, 841, 610, 108, 498];
     let mut simulator = Simulator::new(3, 0);
