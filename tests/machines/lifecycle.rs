@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use bundle::{Autostart, Console, EndPolicy, Placement};
+use bundle::{ApicVirtualization, Autostart, CodePages, Console, EndPolicy, Placement};
 use libtest_mimic::Trial;
 use plinth_tests::console::End;
 use plinth_tests::{Boot, Session};
@@ -15,11 +15,15 @@ pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial(
             "a_thousand_lives_with_three_vcpus_on_two_cpus_leave_nothing_behind",
-            || lives(1000, 3, 2),
+            || lives(1000, 3, 2, |boot| boot),
         ),
         trial(
             "lives_on_one_cpu_leave_no_frame_and_no_byte_of_heap_behind",
-            || lives(100, 1, 1),
+            || lives(100, 1, 1, |boot| boot),
+        ),
+        trial(
+            "lives_that_split_pages_and_share_tables_leave_nothing_behind",
+            || lives(40, 1, 1, with_split_pages),
         ),
         trial("a_reset_starts_a_guest_anew_with_empty_memory", || {
             reboot(CpuModel::Skylake, "the processor logs the first write")
@@ -67,10 +71,18 @@ fn open(machine: &mut Session) -> Result<()> {
     machine.send(b"\x1dm")
 }
 
+/// Memory in large pages, of which those with code become small ones, and two sets of second-level tables, which have all
+/// but one page in common.
+fn with_split_pages(boot: Boot) -> Boot {
+    boot.code_pages(CodePages::Small)
+        .apic(ApicVirtualization::Hardware)
+        .with_guests(|guests| guests[0].config.memory_bytes = 6 << 20)
+}
+
 /// Each round starts a VM, pauses it, lets it go on, resets it, stops it and destroys it. Some lives are over before its
 /// other vCPUs have been started, some while they are, and in some all spin.
-fn lives(rounds: u64, vcpus: u32, cpus: u32) -> Result<()> {
-    let mut machine = Boot::tiny(&["spin"])?
+fn lives(rounds: u64, vcpus: u32, cpus: u32, change: fn(Boot) -> Boot) -> Result<()> {
+    let machine = Boot::tiny(&["spin"])?
         .cpus(cpus)
         .with_guests(|guests| {
             let config = &mut guests[0].config;
@@ -83,8 +95,8 @@ fn lives(rounds: u64, vcpus: u32, cpus: u32) -> Result<()> {
                 _ => Console::Shared,
             };
         })
-        .patience(std::time::Duration::from_secs(400))
-        .start()?;
+        .patience(std::time::Duration::from_secs(400));
+    let mut machine = change(machine).start()?;
     machine.expect("no VM runs")?;
     open(&mut machine)?;
     command(&mut machine, "log warn")?;

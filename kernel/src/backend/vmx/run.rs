@@ -15,6 +15,7 @@ use vmm::{Event, VmExit};
 use vmx::event::{EntryEvent, InterruptionInfo};
 use vmx::exit::{self, ExitFields};
 use vmx::exit_reason::ExitReason;
+use vmx::host_timer::Order;
 use vmx::instruction_error::InstructionError;
 use vmx::private_view::Filled;
 use vmx::{EptPointer, PinControls, entry_checks, fields};
@@ -230,11 +231,11 @@ impl VmxLoaded<'_> {
                 self.change_pin(timer, timer);
                 self.set_preemption_timer(now_tsc, deadline_tsc);
             }
-        } else if self.vcpu.host_timer.arm(deadline_tsc) {
-            if deadline_tsc == u64::MAX {
-                apic::stop_timer();
-            } else {
-                apic::set_timer(deadline_tsc);
+        } else {
+            match self.vcpu.host_timer.arm(deadline_tsc) {
+                Order::Keep => {}
+                Order::Set => apic::set_timer(deadline_tsc),
+                Order::Stop => apic::stop_timer(),
             }
         }
     }

@@ -74,6 +74,7 @@ impl EptSpace {
         let large_pages = vmx.guard.large_pages();
         let plain = Root::of_ram(vmx, ram, large_pages)?;
         let splits = large_pages.most_splits(ram.pieces().map(|(guest, _)| guest));
+        let splits = Mutex::new(TablePool::new(splits)?);
         let (_, apic) = vmx.apic_level.controls(ApicMode::Xapic, &vmx.features);
         let with_apic = if apic.contains(SecondaryControls::VIRTUALIZE_APIC_ACCESSES) {
             let page = Frame::zeroed().ok_or(OutOfFrames)?;
@@ -85,6 +86,7 @@ impl EptSpace {
                 EptFlags::APIC_ACCESS,
                 PageSize::Size4K,
             )?;
+            // From here on nothing may fail that would drop both by themselves: they have tables in common.
             root.borrow(&plain);
             Some(WithApic { root, page })
         } else {
@@ -102,7 +104,7 @@ impl EptSpace {
             written,
             pieces: Pieces::new(ram.pieces()),
             large_pages,
-            splits: Mutex::new(TablePool::new(splits)?),
+            splits,
         })
     }
 
