@@ -30,7 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         }),
         trial(
             "guests_that_ruin_themselves_take_nobody_along_on_four_cpus",
-            || ruins(4, victim(30_000_000, 850)?),
+            || ruins(4, worker(30_000_000, 800)?),
         ),
         trial("storms_take_no_more_than_their_share", || storms(1)),
         trial("storms_take_no_more_than_their_share_of_two_cpus", || {
@@ -103,11 +103,16 @@ fn sweeps(cpus: u32, victim: Guest) -> Result<()> {
             "the victim was through before `{topic}`"
         );
     }
+    ensure!(
+        !has_said(&machine, "has been changed"),
+        "a hostile guest has lost what it had left in a register"
+    );
     Ok(())
 }
 
 /// Each of these guests comes to an end that only it has to bear. After that the victim has to share with one only, which
-/// goes on in circles: it gets at least half of a CPU, where there are more than one nearly all of one.
+/// goes on in circles: it gets at least half of a CPU, where there are more than one nearly all of one. On four CPUs that
+/// is all but the first sixth of its time, in which it has a quarter of one.
 fn ruins(cpus: u32, victim: Guest) -> Result<()> {
     let topics = [
         "idt-in-device",
@@ -141,7 +146,7 @@ fn ruins(cpus: u32, victim: Guest) -> Result<()> {
 /// As many exits, interrupts and characters as a guest can make; all of them, and the victim, weigh the same. The victim
 /// gets what it gets among as many guests that do nothing but loop. That is not quite its part of the CPUs: eleven have
 /// turns of a millisecond and a half on one CPU, some 15,000 ticks where it has 10 MHz, and from one to the next it
-/// takes 3,700. Of the victim's 150 turns one more or less is not counted, which is why it is nine tenths of that.
+/// takes 3,700. On several CPUs the queues are never quite alike: 94 of 100 were seen, and nine tenths it must be.
 fn storms(cpus: u32) -> Result<()> {
     let topics = [
         "exits",
@@ -156,7 +161,7 @@ fn storms(cpus: u32) -> Result<()> {
         "device-strings",
     ];
     let due = {
-        let mut guests = vec![victim(30_000_000, 1)?];
+        let mut guests = vec![worker(30_000_000, 1)?];
         for (number, topic) in topics.into_iter().enumerate() {
             let mut spin = Guest::tiny(artifacts()?, "spin")?;
             spin.config.name = format!("spin-{number}");
@@ -170,12 +175,29 @@ fn storms(cpus: u32) -> Result<()> {
         let boot = Boot::of(guests).cpus(cpus).patience(PATIENCE);
         got(&mut boot.start()?)?
     };
-    let got = got(&mut among(&topics, victim(30_000_000, 1)?, cpus)?)?;
+    let mut machine = among(&topics, worker(30_000_000, 1)?, cpus)?;
+    let got = got(&mut machine)?;
+    let shown = machine.heard().iter().filter(|line| line.contains("a lie"));
+    let shown: Vec<_> = shown.collect();
+    ensure!(
+        !shown.is_empty()
+            && shown
+                .iter()
+                .all(|line| line.starts_with("[console] ") && !line.contains(['\r', '\x1b'])),
+        "a guest speaks as somebody else: {shown:?}"
+    );
     ensure!(
         got * 10 >= due * 9,
         "the victim got {got} thousandths, and {due} among guests that loop"
     );
     Ok(())
+}
+
+/// A victim that works nearly all of the time, and so sees nearly all that it does not get.
+fn worker(ticks: u64, share: u64) -> Result<Guest> {
+    let mut guest = victim(ticks, share)?;
+    guest.config.cmdline += " work=200";
+    Ok(guest)
 }
 
 /// The thousandths of a CPU that the victim says it got.

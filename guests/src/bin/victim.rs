@@ -3,7 +3,8 @@
 //! Round after round it works through a part of its memory and of its devices' registers, with a pattern of its own
 //! in every register of the processor that a neighbour could have left something in, and a timer ticking. Then it
 //! counts how much work it gets done for a while. `ticks=N` on the command line is how long it goes on, in ticks of
-//! its TSC; `share=N` the thousandths of a CPU that it must have got at least.
+//! its TSC; `share=N` the thousandths of a CPU that it must have got at least; `work=N` how many batches of work it does
+//! in each round: what it loses of its turns to others is only seen in these.
 
 #![no_std]
 #![no_main]
@@ -23,8 +24,13 @@ guest!(main);
 
 /// How long it goes on if nobody says otherwise: long enough for some turns.
 const USUAL_TICKS: u64 = 5_000_000;
+/// Batches of work between two looks at everything.
+const USUAL_BATCHES: u64 = 20;
 
 const TIMER_VECTOR: u8 = 0x60;
+const TASK_PRIORITY: u32 = 0x20;
+/// What is left in DR6, as if by a debug exception: breakpoints 0 and 2, and a single step.
+const DR6: u64 = 0xffff_4ff5;
 /// Ticks of the timer in a second.
 const TIMER_HZ: u64 = 50;
 
@@ -94,6 +100,7 @@ fn on_timer(_: &mut Frame) {
 fn main(report: &mut Report, start: StartInfo) {
     let ticks = start.number("ticks").unwrap_or(USUAL_TICKS);
     let least = start.number("share").unwrap_or(1);
+    let batches = start.number("work").unwrap_or(USUAL_BATCHES);
     for vector in 32..=255 {
         set_handler(vector, Some(|_| count(&STRANGERS)));
     }
@@ -103,13 +110,13 @@ fn main(report: &mut Report, start: StartInfo) {
     let began = rdtsc();
     let mut rounds = 0u64;
     report.case("nobody-meddles", |case| {
+        x86!("sti");
         while rdtsc() - began < ticks {
-            x86!("sti");
             watch.round(case, rounds);
-            x86!("cli");
-            share.work(20);
+            share.work(batches);
             rounds += 1;
         }
+        x86!("cli");
     });
     let elapsed = rdtsc() - began;
     println!(
@@ -174,6 +181,7 @@ impl Watch {
         cpu::write_dr1(0x1234_5678_9abc);
         cpu::write_dr2(0xffff_8000_0000_1000);
         cpu::write_dr3(0x55);
+        let _ = cpu::try_write_dr6(DR6);
         cpu::write_dr7(0x400);
         devices();
         outb(0x70, 0x5d);
@@ -257,6 +265,7 @@ impl Watch {
         case.equal("DR1", cpu::read_dr1(), 0x1234_5678_9abc);
         case.equal("DR2", cpu::read_dr2(), 0xffff_8000_0000_1000);
         case.equal("DR3", cpu::read_dr3(), 0x55);
+        case.equal("DR6", cpu::read_dr6(), DR6);
         case.equal("DR7", cpu::read_dr7(), 0x400);
         case.equal(
             "XCR0",
@@ -267,6 +276,7 @@ impl Watch {
         let kept = general_registers();
         case.equal("the general registers' sum of differences", kept, 0);
         case.equal("CR2", cpu::read_cr2(), 0x7654_3210);
+        case.equal("CR8", cpu::read_cr8(), u64::from(TASK_PRIORITY >> 4));
     }
 
     fn msrs(&mut self, case: &mut Case) {
@@ -305,7 +315,7 @@ impl Watch {
         case.equal(
             "the local APIC's task priority",
             apic::read(register::TASK_PRIORITY),
-            0x20,
+            TASK_PRIORITY,
         );
         case.equal(
             "the local APIC's error entry",
@@ -336,7 +346,7 @@ fn tsc_hz() -> u64 {
 
 fn start_timer() {
     apic::write(register::SPURIOUS, 0x1ff);
-    apic::write(register::TASK_PRIORITY, 0x20);
+    apic::write(register::TASK_PRIORITY, TASK_PRIORITY);
     apic::write(register::LVT_ERROR, 0x1_0033);
     apic::write(register::LOGICAL_DESTINATION, 0x4200_0000);
     apic::write(register::DIVIDE, 0b1011);

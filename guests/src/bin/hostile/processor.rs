@@ -2,7 +2,7 @@
 
 use plinth_guests::cpu::{self, msr};
 use plinth_guests::random::Random;
-use plinth_guests::{probe, x86};
+use plinth_guests::{println, probe, x86};
 
 /// Where MSRs are, the synthetic ones of hypervisors included.
 const MSRS: [core::ops::Range<u32>; 6] = [
@@ -101,8 +101,46 @@ pub(crate) fn registers(random: &mut Random) {
         cpu::write_dr0(FOREIGN);
         cpu::write_dr7(WATCHING);
         let _ = probe(|| x86!("vzeroall", "fninit"));
+        let left = leave(random);
+        if cpu::xcr0() != left {
+            println!("hostile: XCR0 has been changed");
+        }
     }
     cpu::write_dr7(0x400);
+    let _ = cpu::try_xsetbv(0, xcr0);
+}
+
+/// MSRs that take any canonical address.
+const ADDRESSES: [u32; 7] = [
+    msr::IA32_SYSENTER_ESP,
+    msr::IA32_SYSENTER_EIP,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0100,
+    0xc000_0101,
+    0xc000_0102,
+];
+/// Others in which any 32 bits are right: IA32_SYSENTER_CS, IA32_STAR, IA32_FMASK and IA32_TSC_AUX.
+const NUMBERS: [u32; 4] = [msr::IA32_SYSENTER_CS, 0xc000_0081, 0xc000_0084, 0xc000_0103];
+
+/// What this guest does not need stays in the processor while others have their turns: each of these registers is
+/// another guest's, too, if it is not switched. Returns what is in XCR0.
+fn leave(random: &mut Random) -> u64 {
+    for register in ADDRESSES {
+        let _ = cpu::try_wrmsr(register, random.bits() >> 17);
+    }
+    for register in NUMBERS {
+        let _ = cpu::try_wrmsr(register, random.bits() & 0xffff_ffff);
+    }
+    let types = [0; 8].map(|_: u8| random.one_of(&[0u8, 1, 4, 5, 6, 7]));
+    let _ = cpu::try_wrmsr(msr::IA32_PAT, u64::from_le_bytes(types));
+    let _ = cpu::try_write_dr6(random.bits() & 0xe00f | 0xffff_0ff0);
+    let _ = cpu::try_write_cr8(random.below(16));
+    let _ = cpu::try_xsetbv(0, random.one_of(&[1, 3, 7]));
+    let left = cpu::xcr0();
+    // For a turn or so.
+    x86!("2: dec {:e}", "jnz 2b", inout(reg) 1000u32 => _, options(nomem, nostack));
+    left
 }
 
 /// CPUID of everything, and hypercalls with garbage.

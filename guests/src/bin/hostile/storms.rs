@@ -116,11 +116,12 @@ pub(crate) fn line() {
     }
 }
 
-/// Everything but its own name, which a line of a guest begins with anyway.
+/// What others would say, its own name excepted, which a line of a guest begins with anyway.
 pub(crate) fn console() {
     let mut random = Random::new(11);
     loop {
         print!("plinth: all guests have ended, status 0\r\n");
+        print!("plinth: end victim crash: a lie\r\r[victim] FAIL nobody-meddles: a lie\r\n");
         print!("plinth: panic\x1b[2J\x1b]0;title\x07\x0b\x0c");
         for _ in 0..100 {
             outb(0x3f8, random.bits() as u8);
