@@ -1,5 +1,6 @@
 //! The rules of the house, as far as a program can check them: which crate may depend on which ([`layers`]), what a
-//! source file has to look like ([`source`], by way of [`text`]), and that what a README names is there ([`readme`]).
+//! source file has to look like ([`source`], by way of [`text`]), and that what READMEs and
+//! comments name is there ([`readme`]).
 
 pub mod layers;
 pub mod readme;

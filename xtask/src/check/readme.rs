@@ -1,10 +1,12 @@
-//! What a README names exists: files, folders, functions and types. A map that shows what is not there leads astray.
+//! What a README names exists: files, folders, functions and types; and the files that comments name. A map that shows
+//! what is not there leads astray.
 //!
 //! Looked at is what stands between backticks. A path is one by its `/` or its ending; it may begin anywhere below the
 //! checkout, and leave out the `src` of a crate. In a row of a table whose first cell is a folder, plain words are what
 //! that folder has.
 
 use super::Violation;
+use super::text::comments_only;
 use std::collections::BTreeSet;
 
 /// What there is in the checkout.
@@ -89,6 +91,25 @@ pub fn violations(path: &str, text: &str, inventory: &Inventory) -> Vec<Violatio
         }
     }
     found
+}
+
+/// Checks the comments of a source file: the files that they name.
+#[must_use]
+pub fn stale_comments(path: &str, source: &str, inventory: &Inventory) -> Vec<Violation> {
+    let comments = comments_only(source);
+    let lines = comments.lines().enumerate();
+    let named = lines.flat_map(|(index, line)| {
+        let words = line.split('`').skip(1).step_by(2);
+        words.map(move |word| (index, word))
+    });
+    named
+        .filter(|(_, word)| word.ends_with(".rs") && matches!(kind(word), Kind::Path))
+        .filter(|(_, word)| !inventory.has_place(word))
+        .map(|(index, word)| Violation {
+            place: format!("{path}:{}", index + 1),
+            message: format!("names `{word}`, which is not there"),
+        })
+        .collect()
 }
 
 /// Checks the table of guests in a text: each program has a row, and there are no others.
@@ -190,6 +211,16 @@ mod tests {
         ] {
             assert_eq!(wrong(text), [""; 0], "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_that_has_moved_stayed_in_a_comment() {
+        let mut inventory = Inventory::default();
+        inventory.add("kernel/src/vm/port.rs", "");
+        let found = |source| stale_comments("a.rs", source, &inventory).len();
+        assert_eq!(found("//! See `vm/port.rs`, `port.rs` and `Vm`."), 0);
+        assert_eq!(found("/// See\n/// `vm/ports.rs`.\nfn f() {}"), 1);
+        assert_eq!(found("fn f() { g(\"`none.rs`\") }"), 0);
     }
 
     #[test]

@@ -137,6 +137,7 @@ fn rules(paths: &Paths) -> Result<bool> {
     for (path, text) in &files {
         if path.ends_with(".rs") {
             violations.extend(source::violations(path, text));
+            violations.extend(readme::stale_comments(path, text, &inventory));
         } else if path.ends_with("/Cargo.toml") {
             violations.extend(manifest_violation(path, text));
         } else if path.ends_with("README.md") {
