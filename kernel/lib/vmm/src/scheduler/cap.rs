@@ -50,6 +50,9 @@ struct State {
 
 const NOTHING_USED: u64 = MIN_GRANT_NS;
 
+/// By how many periods a CPU's clock may be behind another's.
+const BACKWARDS_AT_MOST: u32 = 100;
+
 impl State {
     const fn unpack(word: u64) -> Self {
         Self {
@@ -62,10 +65,11 @@ impl State {
         (self.period as u64) << 32 | self.used_ns as u64
     }
 
-    /// The state in a period, debts of earlier ones included. Time that runs backwards stands still.
+    /// The state in a period, debts of earlier ones included. Time that runs backwards, as it may by what one CPU's clock is behind
+    /// another's, stands still; by more than that it does not, however long ago the last period was.
     const fn in_period(self, period: u32, budget_ns: u64) -> Self {
         let passed = period.wrapping_sub(self.period);
-        if passed == 0 || passed > u32::MAX / 2 {
+        if passed == 0 || passed > u32::MAX - BACKWARDS_AT_MOST {
             return self;
         }
         let used_ns = (self.used_ns as u64).saturating_sub(budget_ns.saturating_mul(passed as u64));
@@ -234,5 +238,27 @@ mod tests {
         assert_eq!(cap.take(10 * MS - 1000, 2 * MS), Grant::Run { ns: 2 * MS });
         cap.settle(10 * MS - 1000, 2 * MS, MS, 11 * MS);
         assert_eq!(cap.take(11 * MS, 5 * MS), Grant::Run { ns: 2 * MS });
+    }
+
+    #[test]
+    fn a_vm_that_was_idle_for_most_of_a_year_has_its_budget() {
+        const DAY: u64 = 86_400_000 * MS;
+        for days in [200, 300, 400, 496, 600] {
+            let cap = Cap::percent(10);
+            assert_eq!(cap.take(0, MS), Grant::Run { ns: MS });
+            let now_ns = days * DAY;
+            for period in 0..10 {
+                let now_ns = now_ns + period * 10 * MS;
+                assert_eq!(cap.take(now_ns, MS), Grant::Run { ns: MS }, "{days}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_behind_gets_nothing_twice() {
+        let cap = Cap::percent(10);
+        assert_eq!(cap.take(10 * MS, MS), Grant::Run { ns: MS });
+        let wait = Grant::Wait { until_ns: 10 * MS };
+        assert_eq!(cap.take(10 * MS - 1, MS), wait);
     }
 }
