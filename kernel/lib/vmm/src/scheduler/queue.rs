@@ -316,10 +316,14 @@ impl<T> RunQueue<T> {
         if !should_steal(own, &self.summary(now_ns)) {
             return Theft::TooLate;
         }
-        let Some(Ready { vcpu, share, .. }) = self.take_among_first(may_move) else {
+        let Some(ready) = self.take_among_first(may_move) else {
             return Theft::Bound;
         };
+        let Ready {
+            vcpu, mut share, ..
+        } = ready;
         self.total_weight -= u64::from(share.weight.parts());
+        share.leave();
         Theft::Done((vcpu, share))
     }
 

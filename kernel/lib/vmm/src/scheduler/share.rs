@@ -23,6 +23,8 @@ pub struct Share {
     is_awake: bool,
     /// What its VM had been forgiven when it fell asleep.
     forgiven_before: VirtualTime,
+    /// What it is ahead by, or behind, because its CPU is, and not because of what its VM has had.
+    abroad: i64,
     pub(super) spins: Spins,
 }
 
@@ -38,6 +40,7 @@ impl Share {
             vm: None,
             is_awake: false,
             forgiven_before: VirtualTime(0),
+            abroad: 0,
             spins: Spins::NONE,
         }
     }
@@ -63,6 +66,13 @@ impl Share {
         }
     }
 
+    /// Whether it may exchange its place with a sibling that waits for another CPU: not where that CPU is at quite another time.
+    pub(super) fn is_of_one_time_with(&self, sibling: &Self) -> bool {
+        self.vm
+            .as_ref()
+            .is_none_or(|vm| vm.are_of_one_time(self.virtual_time, sibling.virtual_time))
+    }
+
     /// The virtual time that decides its turn in a queue with such rounds.
     pub(super) fn effective(&self, round: VirtualTime) -> VirtualTime {
         if self.borrowing_ns > 0 {
@@ -82,7 +92,7 @@ impl Share {
         if let Some(vm) = &self.vm
             && self.is_awake
         {
-            self.forgiven_before = vm.sleep(self.virtual_time);
+            self.forgiven_before = vm.sleep(self.virtual_time, self.abroad);
             self.is_awake = false;
         }
     }
@@ -105,7 +115,9 @@ impl Share {
             forgiven_before: self.forgiven_before,
         });
         self.is_awake = true;
-        self.set_place(vm.wake(bounds, unclaimed));
+        let (place, abroad) = vm.wake(bounds, unclaimed);
+        self.abroad = abroad;
+        self.set_place(place);
     }
 
     /// Whether it has to be woken before it is queued.
@@ -157,7 +169,7 @@ impl Share {
             return;
         }
         if let Some(vm) = &self.vm {
-            vm.moves(self.virtual_time, virtual_time);
+            self.abroad = vm.moves(self.virtual_time, virtual_time, self.abroad);
         }
         self.virtual_time = virtual_time;
     }

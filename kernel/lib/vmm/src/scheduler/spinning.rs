@@ -107,7 +107,11 @@ impl<T> RunQueue<T> {
 
     /// Lends the time of a spinner elsewhere to a sibling that waits here and cannot leave.
     pub fn lend_to_one(&mut self, spinner: &mut Share, is_called: impl Fn(&T) -> bool) {
-        if let Some(at) = self.helper_of(spinner, is_called) {
+        let is_near = |at: &usize| {
+            let helper = self.ready.iter().nth(*at);
+            helper.is_some_and(|helper| spinner.is_of_one_time_with(&helper.share))
+        };
+        if let Some(at) = self.helper_of(spinner, is_called).filter(is_near) {
             let _ = self.lend(spinner, at, 0);
         }
     }
@@ -123,8 +127,10 @@ impl<T> RunQueue<T> {
             let help = help(spinner, ready, &is_called)?;
             may_move(&ready.vcpu).then_some(help)
         })?;
-        let Ready { vcpu, share, .. } = self.ready.remove(at)?;
-        self.total_weight -= u64::from(share.weight.parts());
+        let Ready {
+            vcpu, mut share, ..
+        } = self.take(at)?;
+        share.leave();
         Some((vcpu, share))
     }
 

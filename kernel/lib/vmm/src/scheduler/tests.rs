@@ -1,5 +1,6 @@
 //! What the policy promises: here in single cases, in `properties` over random loads.
 
+mod apart;
 mod properties;
 mod spinning;
 
@@ -14,6 +15,11 @@ const SECOND: u64 = 1_000 * MS;
 
 fn share(weight: u32) -> Share {
     Share::new(Weight::new(weight), None)
+}
+
+/// One of the vCPUs of a VM.
+fn sibling(vm: &Arc<Account>) -> Share {
+    Share::of_several(vm, None)
 }
 
 fn capped(weight: u32, cap: &Arc<Cap>) -> Share {

@@ -2,11 +2,6 @@
 
 use super::*;
 
-/// One of the vCPUs of a VM.
-fn sibling(vm: &Arc<Account>) -> Share {
-    Share::of_several(vm, None)
-}
-
 fn vm() -> Arc<Account> {
     Arc::new(Account::new(Weight::DEFAULT))
 }
