@@ -439,6 +439,13 @@ fn a_message_shows_the_line_and_marks_what_is_meant() {
 }
 
 #[test]
+fn who_asks_only_for_a_cpu_that_is_not_there_is_not_told_that_others_own_it() {
+    let text = "[[vm]]\nname = 'a'\nkernel = 'spin'\naffinity = [9]\n";
+    let expected = "4:13: the machine has no CPU 9: it has CPU 0 only. Give it more by `cpus` in [host], or by --host-cpus";
+    assert_eq!(complaints(text), [expected]);
+}
+
+#[test]
 fn affinity_is_checked_against_the_machine_that_is_known() {
     let text = "[host]\ncpus = 2\n[[vm]]\nname = 'a'\nkernel = 'spin'\naffinity = [3]\n";
     assert!(complaints(text)[0].contains("its CPUs are 0 to 1"));

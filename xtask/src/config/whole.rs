@@ -81,7 +81,8 @@ fn dedicated(configuration: &Configuration, host_cpus: u32, problems: &Problems)
         let vms = configuration.vms.iter();
         vms.filter(move |vm| vm.placement == placement)
     };
-    let mut plan = Plan::new(CpuSet::first(host_cpus as usize));
+    let all = CpuSet::first(host_cpus as usize);
+    let mut plan = Plan::new(all);
     for vm in of(Placement::Dedicated) {
         let others = configuration.vms.iter();
         let others = others.filter(|other| !std::ptr::eq(*other, vm));
@@ -108,7 +109,9 @@ fn dedicated(configuration: &Configuration, host_cpus: u32, problems: &Problems)
         }
     }
     for vm in of(Placement::Shared) {
+        // That a CPU is not there at all has been told.
         if let Some(first) = vm.affinity.first()
+            && plan::is_kept(&all, &wanted_by(vm))
             && !plan::is_kept(&plan.shared(), &wanted_by(vm))
         {
             let message = "other machines own all CPUs that this one may use".to_owned();
