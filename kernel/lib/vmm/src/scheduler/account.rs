@@ -150,12 +150,12 @@ impl Account {
     pub(super) fn sleep(&self, its: VirtualTime, abroad: i64) -> VirtualTime {
         let mut state = self.state.lock();
         state.awake = state.awake.saturating_sub(1);
-        state.owed = if state.awake == 0 {
-            0
-        } else {
-            let left = its.ahead_of(state.virtual_time).saturating_sub(abroad);
-            state.owed.saturating_add(left)
-        };
+        let left = its.ahead_of(state.virtual_time).saturating_sub(abroad);
+        if state.awake == 0 {
+            state.owed = 0;
+        } else if state.is_of_one_time(left, self.weight) {
+            state.owed = state.owed.saturating_add(left);
+        }
         state.forgiven
     }
 
@@ -333,6 +333,15 @@ mod tests {
             let ran = account.charge(ran.virtual_time, 0);
             assert_eq!(ran.virtual_time, at(first + 4 * MS));
         }
+    }
+
+    #[test]
+    fn nobody_owes_what_a_sibling_has_come_to_be_ahead_by_while_both_were_awake() {
+        let account = account(2);
+        // One works for an hour where the other has no turn, since its CPU has other things to do.
+        let its = account.charge(at(0), 3_600_000 * MS);
+        account.sleep(its.virtual_time, 0);
+        assert_eq!(account.charge(at(0), MS).virtual_time, at(MS));
     }
 
     #[test]
