@@ -59,6 +59,11 @@ pub fn profile(paths: &Paths, options: &ProfileOptions) -> Result<()> {
     if machine.engine != Engine::Bochs {
         bail!("profiles are taken by Bochs's debugger: use --engine bochs");
     }
+    if machine.cpus > 1 {
+        bail!(
+            "profiles are taken of a machine with one CPU: Bochs has no breakpoint in time with several"
+        );
+    }
     let rate = Rate {
         every_ticks: options.every,
         skip_ticks: options.skip,
