@@ -4,7 +4,7 @@ use super::Violation;
 use super::text::{code_only, comments_only};
 
 /// The longest a file may be, without its tests.
-const MAX_LINES: usize = 600;
+const MAX_LINES: usize = 520;
 
 /// Where `unsafe` may be written.
 const UNSAFE_PLACES: [&str; 2] = ["kernel/src/", "guests/"];
@@ -177,7 +177,8 @@ mod tests {
     #[test]
     fn only_the_lines_before_the_tests_count() {
         let long = format!("//! x\n{}", "fn f() {}\n".repeat(MAX_LINES));
-        assert!(messages("a.rs", &long)[0].contains("601 lines"));
+        let told = format!("has {} lines", MAX_LINES + 1);
+        assert!(messages("a.rs", &long)[0].contains(&told));
         let tests = format!(
             "//! x\n#[cfg(test)]\nmod tests {{\n{}}}\n",
             "fn f() {}\n".repeat(MAX_LINES)
