@@ -41,8 +41,9 @@ impl Weight {
 }
 
 /// Virtual time: nanoseconds of run time, times 256, over the weight. At the usual weight it passes as fast as the clock.
-/// Two vCPUs of the least weight that share a CPU come to its end after four years; at the greatest it passes by one in
-/// 256 ns.
+/// At the greatest it passes by one in 256 ns. It ends after 584 years in which vCPUs of the usual weight wait for each other,
+/// but sooner where all that are busy have small ones: with two vCPUs of the least weight on a CPU after four years, with one
+/// VM of that weight on eight CPUs, while others of it wait, after 104 days. From then on weights do not count.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
 pub struct VirtualTime(pub(super) u64);
 
