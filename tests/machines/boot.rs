@@ -33,6 +33,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             missing_cpu,
         ),
         trial("the_operator_can_ask_what_a_guest_is_doing", operator),
+        trial(
+            "what_two_cpus_tell_of_their_guests_is_not_mixed",
+            two_tellers,
+        ),
         trial("a_test_that_hangs_tells_what_its_guest_was_doing", hang),
         trial("what_vtx_offers_is_shown_at_boot", feature_table),
         trial("a_log_level_shows_its_lines_and_no_lower_ones", log_levels),
@@ -252,5 +256,33 @@ fn operator() -> Result<()> {
     machine.expect("spin vCPU 0")?;
     machine.expect("rip ")?;
     machine.expect("host timer")?;
+    Ok(())
+}
+
+/// Two CPUs, each with a guest, are asked at once: the registers of each stand right below its name.
+fn two_tellers() -> Result<()> {
+    let mut machine = Boot::tiny(&["spin", "spin"])?
+        .cpus(2)
+        .with_guests(|guests| guests[1].config.name = "other".to_owned())
+        .start()?;
+    machine.expect("entering a tight loop")?;
+    machine.expect("entering a tight loop")?;
+    machine.send(b"\x1dd")?;
+    // The heads of the last table of each, below its registers and last exits.
+    machine.expect("99 %<")?;
+    machine.expect("99 %<")?;
+    let lines = machine.heard();
+    for name in ["spin", "other"] {
+        let title = format!("{name} vCPU 0");
+        let at = lines.iter().position(|line| line.contains(&title));
+        let below = at.and_then(|at| lines.get(at + 1..at + 5));
+        let below = below.with_context(|| format!("{title} has no registers: {lines:#?}"))?;
+        for (line, register) in below.iter().zip(["rip ", "rax ", "rsp ", "r8 "]) {
+            ensure!(
+                line.contains(register),
+                "no `{register}` where it belongs:\n{below:?}"
+            );
+        }
+    }
     Ok(())
 }

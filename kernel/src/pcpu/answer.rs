@@ -2,6 +2,7 @@
 
 use alloc::string::String;
 
+use spin::Mutex;
 use vmm::monitor::inquiry::Number;
 use vmm::scheduler::Arrival;
 
@@ -45,12 +46,17 @@ impl<B: Backend> Turns<'_, B> {
     }
 }
 
+/// Held by the CPU that tells of a vCPU: no lines of another one come in between.
+static TELLING: Mutex<()> = Mutex::new(());
+
 fn tell<B: Backend>(backend: &B, vcpu: &mut Vcpu<B>, about: About) {
     let mut text = String::new();
     // Writing to a string fails only where memory has run out, and then what is there must do.
     let _ = vcpu.describe(backend, about, &mut text);
+    let turn = TELLING.lock();
     for line in text.lines() {
         console::line(Colour::Text, format_args!("plinth: {line}"));
     }
+    drop(turn);
     backend.unload(vcpu.backend_mut());
 }
