@@ -152,21 +152,26 @@ struct Span {
 }
 
 impl Span {
-    /// The part of the span that the entry of a table of this level covers which `self.first` falls in.
+    /// The parts of the span that one entry each of a table of this level covers, in ascending order.
+    fn pieces(self, level: u8) -> impl Iterator<Item = Self> {
+        core::iter::successors(Some(self.piece(level)), move |piece| {
+            (piece.last < self.last).then(|| {
+                let rest = Self {
+                    first: piece.last.wrapping_add(1),
+                    last: self.last,
+                };
+                rest.piece(level)
+            })
+        })
+    }
+
+    /// The first of them.
     fn piece(self, level: u8) -> Self {
         let entry_last = self.first | (entry_bytes(level) - 1);
         Self {
             first: self.first,
             last: entry_last.min(self.last),
         }
-    }
-
-    /// What remains behind `piece`.
-    fn after(self, piece: Self) -> Option<Self> {
-        (piece.last < self.last).then(|| Self {
-            first: piece.last.wrapping_add(1),
-            last: self.last,
-        })
     }
 
     /// Whether the span is all that an entry of this level covers.

@@ -23,10 +23,7 @@ pub(super) fn map_in<F: Format, M: TableMemory>(
     target: &Target<F::Flags>,
 ) -> Result<TlbEffect, TableError> {
     let mut effect = TlbEffect::None;
-    let mut rest = Some(span);
-    while let Some(span_left) = rest {
-        let piece = span_left.piece(level);
-        rest = span_left.after(piece);
+    for piece in span.pieces(level) {
         let slot = index(piece.first, level);
         let frame = target.frame.wrapping_add(piece.first - span.first);
         let old = F::decode(memory.read_entry(table, slot), level);
@@ -77,10 +74,7 @@ pub(super) fn unmap_in<F: Format, M: TableMemory>(
     span: Span,
 ) -> Result<TlbEffect, TableError> {
     let mut effect = TlbEffect::None;
-    let mut rest = Some(span);
-    while let Some(span_left) = rest {
-        let piece = span_left.piece(level);
-        rest = span_left.after(piece);
+    for piece in span.pieces(level) {
         let slot = index(piece.first, level);
         let old = F::decode(memory.read_entry(table, slot), level);
         match old {
@@ -119,10 +113,7 @@ pub(super) fn protect_in<F: Format, M: TableMemory>(
     change: &impl Fn(F::Flags) -> F::Flags,
 ) -> Result<TlbEffect, TableError> {
     let mut effect = TlbEffect::None;
-    let mut rest = Some(span);
-    while let Some(span_left) = rest {
-        let piece = span_left.piece(level);
-        rest = span_left.after(piece);
+    for piece in span.pieces(level) {
         let slot = index(piece.first, level);
         let below = match F::decode(memory.read_entry(table, slot), level) {
             Entry::Empty => continue,
