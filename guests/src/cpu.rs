@@ -187,6 +187,8 @@ pub mod msr {
     pub const IA32_STAR: u32 = 0xc000_0081;
     /// SYSCALL: 64-bit entry point.
     pub const IA32_LSTAR: u32 = 0xc000_0082;
+    /// SYSCALL: entry point in compatibility mode.
+    pub const IA32_CSTAR: u32 = 0xc000_0083;
     /// SYSCALL: flag mask.
     pub const IA32_FMASK: u32 = 0xc000_0084;
     /// FS base.
@@ -197,6 +199,17 @@ pub mod msr {
     pub const IA32_KERNEL_GS_BASE: u32 = 0xc000_0102;
     /// RDTSCP's ECX.
     pub const IA32_TSC_AUX: u32 = 0xc000_0103;
+
+    /// Those that take any canonical address.
+    pub const OF_ADDRESSES: [u32; 7] = [
+        IA32_SYSENTER_ESP,
+        IA32_SYSENTER_EIP,
+        IA32_LSTAR,
+        IA32_CSTAR,
+        IA32_FS_BASE,
+        IA32_GS_BASE,
+        IA32_KERNEL_GS_BASE,
+    ];
 }
 
 /// The bits of IA32_EFER.

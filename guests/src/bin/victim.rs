@@ -58,17 +58,6 @@ const X87_AND_SSE: (usize, usize) = (32, 416);
 /// The states behind them that there may be: AVX, and three of AVX-512.
 const STATES: [u32; 4] = [2, 5, 6, 7];
 
-/// MSRs that take any canonical address, and what is put there.
-const ADDRESS_MSRS: [u32; 7] = [
-    msr::IA32_SYSENTER_ESP,
-    msr::IA32_SYSENTER_EIP,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
-];
-
 /// Other MSRs, with values that are not those after reset.
 const OTHER_MSRS: [(u32, u64); 6] = [
     (msr::IA32_SYSENTER_CS, 0x1238),
@@ -167,7 +156,7 @@ impl Watch {
             tsc: rdtsc(),
             has_cmos_memory: false,
         };
-        for (index, msr) in ADDRESS_MSRS.into_iter().enumerate() {
+        for (index, msr) in msr::OF_ADDRESSES.into_iter().enumerate() {
             let kept = cpu::try_wrmsr(msr, address_pattern(msr)).is_ok();
             watch.address_msrs |= u32::from(kept) << index;
         }
@@ -280,7 +269,7 @@ impl Watch {
     }
 
     fn msrs(&mut self, case: &mut Case) {
-        for (index, msr) in ADDRESS_MSRS.into_iter().enumerate() {
+        for (index, msr) in msr::OF_ADDRESSES.into_iter().enumerate() {
             if self.address_msrs & 1 << index != 0 {
                 case.equal(
                     "an MSR with an address",

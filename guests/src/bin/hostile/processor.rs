@@ -110,23 +110,18 @@ pub(crate) fn registers(random: &mut Random) {
     let _ = cpu::try_xsetbv(0, xcr0);
 }
 
-/// MSRs that take any canonical address.
-const ADDRESSES: [u32; 7] = [
-    msr::IA32_SYSENTER_ESP,
-    msr::IA32_SYSENTER_EIP,
-    0xc000_0082,
-    0xc000_0083,
-    0xc000_0100,
-    0xc000_0101,
-    0xc000_0102,
+/// MSRs in which any 32 bits are right.
+const NUMBERS: [u32; 4] = [
+    msr::IA32_SYSENTER_CS,
+    msr::IA32_STAR,
+    msr::IA32_FMASK,
+    msr::IA32_TSC_AUX,
 ];
-/// Others in which any 32 bits are right: IA32_SYSENTER_CS, IA32_STAR, IA32_FMASK and IA32_TSC_AUX.
-const NUMBERS: [u32; 4] = [msr::IA32_SYSENTER_CS, 0xc000_0081, 0xc000_0084, 0xc000_0103];
 
 /// What this guest does not need stays in the processor while others have their turns: each of these registers is
 /// another guest's, too, if it is not switched. Returns what is in XCR0.
 fn leave(random: &mut Random) -> u64 {
-    for register in ADDRESSES {
+    for register in msr::OF_ADDRESSES {
         let _ = cpu::try_wrmsr(register, random.bits() >> 17);
     }
     for register in NUMBERS {
