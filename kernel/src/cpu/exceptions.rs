@@ -114,6 +114,16 @@ unsafe extern "C" fn vector_stubs() {
     )
 }
 
+/// The interrupted code's registers, from a [`TrapFrame`] that RSP points to.
+macro_rules! restore_registers {
+    () => {
+        concat!(
+            "pop r15\npop r14\npop r13\npop r12\npop r11\npop r10\npop r9\npop r8\n",
+            "pop rbp\npop rdi\npop rsi\npop rdx\npop rcx\npop rbx\npop rax\n",
+        )
+    };
+}
+
 /// Completes the [`TrapFrame`], calls [`trap`], and returns to the interrupted code.
 ///
 /// Entered with vector and error code on the stack; changes no register of the interrupted code.
@@ -129,8 +139,7 @@ unsafe extern "C" fn save_and_call() {
         "and rsp, -16",
         "call {trap}",
         "mov rsp, rbx",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
-        "pop rbp", "pop rdi", "pop rsi", "pop rdx", "pop rcx", "pop rbx", "pop rax",
+        restore_registers!(),
         // Vector and error code.
         "add rsp, 16",
         "iretq",
@@ -193,8 +202,7 @@ unsafe extern "C" fn return_without_iret(frame: &mut TrapFrame) -> ! {
         "mov rcx, [rsp + {rip}]",
         "mov [rax], rcx",
         "mov [rsp + {rsp}], rax",
-        "pop r15", "pop r14", "pop r13", "pop r12", "pop r11", "pop r10", "pop r9", "pop r8",
-        "pop rbp", "pop rdi", "pop rsi", "pop rdx", "pop rcx", "pop rbx", "pop rax",
+        restore_registers!(),
         // Vector, error code, RIP and CS.
         "add rsp, 32",
         "popfq",
